@@ -1,0 +1,45 @@
+"""Compiles QAT-trained ONNX models into INT8 networks that compute what was trained.
+
+    import drpai_qat
+
+    report = drpai_qat.compile("model.onnx", qat_type="pytorch", output_dir="out/model")
+    network = drpai_qat.load("out/model")
+    outputs = network.run({"input": x})
+
+Everything is imported on first use: `--help` and `import drpai_qat` load neither TVM nor onnxruntime.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from drpai_qat.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from drpai_qat.errors import DrpaiQatError
+    from drpai_qat.pipeline import compile
+    from drpai_qat.report import Report
+    from drpai_qat.runtime import Network, load
+
+_PUBLIC = {
+    "compile": "drpai_qat.pipeline",
+    "load": "drpai_qat.runtime",
+    "Network": "drpai_qat.runtime",
+    "Report": "drpai_qat.report",
+    "DrpaiQatError": "drpai_qat.errors",
+}
+
+__all__ = ["DrpaiQatError", "Network", "Report", "__version__", "compile", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        value = getattr(importlib.import_module(_PUBLIC[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
