@@ -1,0 +1,47 @@
+"""The samples' networks, by name.
+
+torchvision's own definitions are used where torchvision is installed; otherwise those of this package, which have the same
+parameter names, so that one checkpoint serves both.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+
+from torch import nn
+
+from .efficientnet_lite import efficientnet_lite0
+from .mobilenet import mobilenet_v2
+from .resnet import resnet18, resnet50
+from .small import mnist_mlp, small_cnn
+
+_OWN: dict[str, Callable[[int, bool], nn.Module]] = {
+    "resnet18": resnet18,
+    "resnet50": resnet50,
+    "mobilenet_v2": mobilenet_v2,
+    "efficientnet_lite0": efficientnet_lite0,
+    "small_cnn": small_cnn,
+    "mnist_mlp": mnist_mlp,
+}
+_IN_TORCHVISION = ("resnet18", "resnet50", "mobilenet_v2")
+NAMES = tuple(_OWN)
+
+
+def build(name: str, num_classes: int, *, quantizable: bool = False) -> nn.Module:
+    """Build a network with random weights.
+
+    Args:
+        name: one of `NAMES`.
+        num_classes: number of outputs.
+        quantizable: with stubs, observed sums and a `fuse_model(is_qat)` method, for recipes that fuse modules.
+    Returns: the network, in training mode, float32.
+    Raises: KeyError: no such name.
+    """
+    if name in _IN_TORCHVISION and importlib.util.find_spec("torchvision") is not None:
+        from torchvision import models
+
+        if quantizable:
+            return getattr(models.quantization, name)(weights=None, num_classes=num_classes, quantize=False)
+        return getattr(models, name)(weights=None, num_classes=num_classes)
+    return _OWN[name](num_classes, quantizable)

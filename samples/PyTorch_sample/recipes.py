@@ -1,0 +1,122 @@
+"""How a float network is prepared for quantization-aware training: the four recipes of `qat_retrain.py --recipe`.
+
+All of them leave a module that trains like the float one and computes with fake-quantized weights and activations.
+
+    drpai   the recipe for DRP-AI: no module fusion, no stubs; 7-bit activations in uint8, int8 weights per channel
+    fused   conv, batch norm and ReLU fused first, quantize stubs at the ends, PyTorch's x86 ranges
+    fx      graph mode of torch.ao.quantization
+    pt2e    torchao's export-based flow (needs the package torchao)
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.ao.quantization import (
+    FakeQuantize,
+    MovingAverageMinMaxObserver,
+    MovingAveragePerChannelMinMaxObserver,
+    QConfig,
+    QConfigMapping,
+    disable_observer,
+    enable_observer,
+    prepare_qat,
+)
+
+RECIPES = ("drpai", "fused", "fx", "pt2e")
+FUSING_RECIPES = ("fused",)
+
+
+def drpai_qconfig(*, reduce_range: bool = True) -> QConfig:
+    """The DRP-AI recipe's ranges.
+
+    Activations: quint8, 0..255 (0..127 after `reduce_range`), per-tensor affine, moving average of min and max.
+    Weights: qint8, -128..127, per-channel symmetric over axis 0, moving average of min and max.
+    `FakeQuantize` and not PyTorch's default fused observer, which has no ONNX form.
+    """
+    return QConfig(
+        activation=FakeQuantize.with_args(
+            observer=MovingAverageMinMaxObserver,
+            quant_min=0,
+            quant_max=255,
+            dtype=torch.quint8,
+            qscheme=torch.per_tensor_affine,
+            reduce_range=reduce_range,
+        ),
+        weight=FakeQuantize.with_args(
+            observer=MovingAveragePerChannelMinMaxObserver,
+            quant_min=-128,
+            quant_max=127,
+            dtype=torch.qint8,
+            qscheme=torch.per_channel_symmetric,
+            ch_axis=0,
+        ),
+    )
+
+
+def prepare(model: nn.Module, recipe: str, example: Tensor) -> nn.Module:
+    """Prepare a copy of a float network for quantization-aware training.
+
+    Args:
+        model: float network; for the recipes of `FUSING_RECIPES` one with a `fuse_model(is_qat)` method.
+        recipe: one of `RECIPES`.
+        example: float32 input, as the network takes it; graph-based recipes trace with it.
+    Returns: the prepared network, in training mode where the recipe keeps modules.
+    Raises: ValueError: no such recipe. ImportError: `pt2e` without torchao.
+    """
+    if recipe not in _PREPARE:
+        raise ValueError(f"no recipe {recipe!r}; there are {', '.join(RECIPES)}")
+    return _PREPARE[recipe](copy.deepcopy(model).train(), example)
+
+
+def _prepare_drpai(model: nn.Module, example: Tensor) -> nn.Module:
+    model.qconfig = drpai_qconfig()
+    return prepare_qat(model)
+
+
+def _prepare_fused(model: nn.Module, example: Tensor) -> nn.Module:
+    model.fuse_model(is_qat=True)
+    model.qconfig = drpai_qconfig()
+    return prepare_qat(model)
+
+
+def _prepare_fx(model: nn.Module, example: Tensor) -> nn.Module:
+    from torch.ao.quantization.quantize_fx import prepare_qat_fx
+
+    return prepare_qat_fx(model, QConfigMapping().set_global(drpai_qconfig()), (example,))
+
+
+def _prepare_pt2e(model: nn.Module, example: Tensor) -> nn.Module:
+    from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
+    from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
+        X86InductorQuantizer,
+        get_default_x86_inductor_quantization_config,
+    )
+
+    quantizer = X86InductorQuantizer().set_global(get_default_x86_inductor_quantization_config(is_qat=True))
+    exported = torch.export.export(model, (example,)).module()
+    return prepare_qat_pt2e(exported, quantizer)
+
+
+_PREPARE: dict[str, Callable[[nn.Module, Tensor], nn.Module]] = {
+    "drpai": _prepare_drpai,
+    "fused": _prepare_fused,
+    "fx": _prepare_fx,
+    "pt2e": _prepare_pt2e,
+}
+
+
+@torch.no_grad()
+def settle_ranges(model: nn.Module, batches: list[Tensor]) -> None:
+    """Let the observers see `batches` once more with batch norm frozen, then freeze the ranges. Leaves `model` in eval mode.
+
+    The last training steps still move weights and batch-norm statistics; ranges taken then lag behind what is exported.
+    """
+    model.eval()
+    model.apply(enable_observer)
+    for batch in batches:
+        model(batch)
+    model.apply(disable_observer)
