@@ -1,0 +1,68 @@
+"""What a pass is, and what it tells: every fake-quant of the source ends in the graph or in this log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import onnx_graphsurgeon as gs
+
+Action: TypeAlias = Literal["folded", "skipped", "note"]
+
+
+@dataclass(frozen=True)
+class Note:
+    """One line of the log.
+
+    Attributes:
+        action: "folded": absorbed without changing what is computed; "skipped": left as it was; "note": for the reader.
+        pass_name: pass that says so.
+        node: name of the node, or of its first output if it has none.
+        reason: why, in a few words.
+    """
+
+    action: Action
+    pass_name: str
+    node: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.pass_name}: {self.action} {self.node}: {self.reason}"
+
+
+@dataclass
+class PassLog:
+    """Collects the notes of one run; `running` is the name of the pass at work."""
+
+    notes: list[Note] = field(default_factory=list)
+    running: str = ""
+
+    def folded(self, node: gs.Node, reason: str) -> None:
+        """Note that `node` was absorbed."""
+        self.notes.append(Note("folded", self.running, label(node), reason))
+
+    def skipped(self, node: gs.Node, reason: str) -> None:
+        """Note that a pass refused `node`, and why."""
+        self.notes.append(Note("skipped", self.running, label(node), reason))
+
+    def note(self, where: str, text: str) -> None:
+        """Note something about the model that its user should know."""
+        self.notes.append(Note("note", self.running, where, text))
+
+
+Pass: TypeAlias = Callable[[gs.Graph, PassLog], gs.Graph]
+"""A pass rewrites the graph in place where it can and returns it. Order matters: the lists say why."""
+
+
+def label(node: gs.Node) -> str:
+    """Name of a node for messages: its own, else that of its first output."""
+    return node.name or (node.outputs[0].name if node.outputs else node.op)
+
+
+def run(passes: tuple[Pass, ...], graph: gs.Graph, log: PassLog) -> gs.Graph:
+    """Apply `passes` in order."""
+    for one in passes:
+        log.running = one.__name__
+        graph = one(graph, log)
+    return graph

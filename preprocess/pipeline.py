@@ -1,0 +1,59 @@
+"""The whole way from a QAT model to the canonical QDQ graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from drpai_qat.errors import ModelError
+from preprocess import pytorch, tensorflow
+from preprocess.opening import open_graph
+from preprocess.passlog import Note, Pass, PassLog, run
+
+PIPELINES: Mapping[str, tuple[Pass, ...]] = MappingProxyType(
+    {"pytorch": pytorch.PASSES, "tensorflow": tensorflow.PASSES}
+)
+
+
+@dataclass(frozen=True)
+class Preprocessed:
+    """A canonical QDQ model.
+
+    Attributes:
+        model: valid ONNX with the source's input and output names; the invariants are in validate.py.
+        log: what was folded, what was skipped and why, in order.
+        qat_type: "pytorch" or "tensorflow": the pipeline that was used.
+    """
+
+    model: onnx.ModelProto
+    log: tuple[Note, ...]
+    qat_type: str
+
+
+def preprocess(model: onnx.ModelProto, qat_type: str | None = None) -> Preprocessed:
+    """Fold the fake-quant of a QAT model into the canonical QDQ graph.
+
+    Args:
+        model: loaded ONNX model with static input shapes; not changed.
+        qat_type: "pytorch" or "tensorflow"; None looks at the file.
+    Raises:
+        ModelError: the model is not QDQ, has no fake-quant, or can't be made static.
+        QuantizationError: a scale or zero point means nothing; names node and tensor.
+    """
+    log = PassLog()
+    graph = open_graph(model, log)
+    found = detect(model, graph)
+    if qat_type is not None and qat_type not in PIPELINES:
+        raise ModelError(f"unknown QAT type {qat_type}; choose one of {', '.join(PIPELINES)}")
+    chosen = qat_type or found
+    graph = run(PIPELINES[chosen], graph, log)
+    return Preprocessed(gs.export_onnx(graph), tuple(log.notes), chosen)
+
+
+def detect(model: onnx.ModelProto, graph: gs.Graph) -> str:
+    """Framework that the file comes from."""
+    return "tensorflow" if model.producer_name in ("tf2onnx", "keras2onnx") else "pytorch"

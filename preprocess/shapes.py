@@ -1,0 +1,110 @@
+"""Static shapes for every tensor, and shape arithmetic (Shape, Gather, Concat, ...) evaluated to constants.
+
+The network's input shapes are static when a model comes here. Shape inference and constant folding feed each other:
+a folded Reshape target makes the next shape known, which makes the next Shape node foldable.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from drpai_qat.errors import ModelError
+from preprocess.constants import evaluate_constants
+from preprocess.passlog import PassLog
+
+_LARGE = 1024
+"""Initializers of more elements can't be a shape: inference gets their type only, so its cost doesn't depend on them."""
+_MAX_ROUNDS = 8
+
+
+def make_shapes_static(graph: gs.Graph, log: PassLog) -> gs.Graph:
+    """Infer all shapes, evaluate what depends on shapes alone, until nothing changes.
+
+    Raises: ModelError: shapes contradict each other.
+    """
+    for _ in range(_MAX_ROUNDS):
+        infer_shapes(graph, log)
+        folded = _fold_shape_nodes(graph)
+        before = len(graph.nodes)
+        evaluate_constants(graph)
+        if not folded and len(graph.nodes) == before:
+            break
+    return graph
+
+
+def infer_shapes(graph: gs.Graph, log: PassLog) -> gs.Graph:
+    """Set dtype and shape of every tensor that ONNX shape inference knows.
+
+    Raises: ModelError: inference finds a contradiction.
+    """
+    skeleton = _without_large_values(gs.export_onnx(graph, do_type_check=False))
+    try:
+        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True, strict_mode=False)
+    except onnx.shape_inference.InferenceError as error:
+        raise ModelError(f"shapes contradict each other: {_first_line(error)}") from error
+    tensors = graph.tensors()
+    for info in (*inferred.graph.value_info, *inferred.graph.output):
+        tensor = tensors.get(info.name)
+        kind = info.type.tensor_type
+        if not isinstance(tensor, gs.Variable) or not info.type.HasField("tensor_type"):
+            continue
+        if kind.elem_type:
+            tensor.dtype = _dtype(kind.elem_type)
+        if kind.HasField("shape"):
+            tensor.shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim]
+    return graph
+
+
+def is_static(shape: object) -> bool:
+    """True if `shape` is known and every dimension is a number."""
+    return isinstance(shape, (list, tuple)) and all(isinstance(d, int) and d >= 0 for d in shape)
+
+
+def _fold_shape_nodes(graph: gs.Graph) -> bool:
+    """Turn the output of every Shape and Size node with a static input into a constant; true if there was one."""
+    changed = False
+    for node in graph.nodes:
+        if node.op not in ("Shape", "Size") or not node.inputs or not node.outputs or not is_static(node.inputs[0].shape):
+            continue
+        dims = list(node.inputs[0].shape)
+        if node.op == "Size":
+            value = np.array(int(np.prod(dims)), dtype=np.int64)
+        else:
+            value = np.array(dims[node.attrs.get("start", 0) : node.attrs.get("end", len(dims))], dtype=np.int64)
+        output = node.outputs[0]
+        if any(output is one for one in graph.outputs):
+            continue
+        node.outputs.clear()
+        output.to_constant(value)
+        changed = True
+    if changed:
+        graph.cleanup()
+    return changed
+
+
+def _without_large_values(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Replace large initializers by inputs of the same type and shape."""
+    small = []
+    for tensor in model.graph.initializer:
+        if int(np.prod(tensor.dims, dtype=np.int64)) <= _LARGE:
+            small.append(tensor)
+        else:
+            model.graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(small)
+    return model
+
+
+def _dtype(elem_type: int) -> object:
+    try:
+        return onnx.helper.tensor_dtype_to_np_dtype(elem_type)
+    except KeyError:
+        return elem_type
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
