@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from drpai_qat.version import VERSION as __version__
+from drpai_qat.version import __version__
 
 if TYPE_CHECKING:
     from drpai_qat.errors import DrpaiQatError

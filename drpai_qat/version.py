@@ -1,3 +1,3 @@
 """The version: setup.cfg, `drpai-qat --version` and deploy.json read it here."""
 
-VERSION = "0.1.0"
+__version__ = "0.1.0"

@@ -1,0 +1,15 @@
+#!/usr/bin/env python3
+"""Compile a QAT-trained ONNX model into an INT8 deployment network.
+
+usage: python compile_onnx_model_quant.py MODEL.onnx -a -m pytorch|tensorflow [-o DIR] [-s SHAPE] ...
+The same as `drpai-qat compile`; --help lists the options.
+"""
+
+import sys
+
+if __name__ == "__main__":
+    try:
+        from drpai_qat.cli import compile_main
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(compile_main())
