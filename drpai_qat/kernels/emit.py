@@ -1,0 +1,151 @@
+"""Vectorized TIR for `expr` trees: one call computes the value of `lanes` neighbouring channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from drpai_qat.kernels import expr as E
+from drpai_qat.kernels.isa import Isa, Vector, round_to_int, splat, vector
+
+# Cephes expf: 2^n * p(r), |r| <= ln2/2, error under 1 ulp.
+_EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+# Rational approximation of erf on [-4, 4] (the one XLA and Eigen document); error under 4 ulp.
+_ERF_P = (
+    -2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05,
+    -7.34990630326855e-04, -2.95459980854025e-03, -1.60960333262415e-02,
+)  # fmt: skip
+_ERF_Q = (
+    -1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03,
+    -1.42647390514189e-02,
+)  # fmt: skip
+
+
+def _const(value: float, lanes: int) -> Vector:
+    return splat(T.float32(value), lanes)
+
+
+def _polynomial(x: Vector, coefficients: tuple[float, ...], lanes: int) -> Vector:
+    result = _const(coefficients[0], lanes)
+    for coefficient in coefficients[1:]:
+        result = result * x + _const(coefficient, lanes)
+    return result
+
+
+def _exp(isa: Isa, x: Vector, lanes: int) -> Vector:
+    x = T.Bind(T.max(T.min(x, _const(88.3762626647949, lanes)), _const(-87.3365478515625, lanes)))
+    n = T.Bind(tirx.op.nearbyint(x * _const(1.44269504088896341, lanes)))
+    r = T.Bind((x - n * _const(0.693359375, lanes)) + n * _const(2.12194440e-4, lanes))
+    p = _polynomial(r, _EXP, lanes) * (r * r) + r + _const(1.0, lanes)
+    exponent = T.shift_left(T.Cast(vector("int32", lanes), n) + splat(T.int32(127), lanes), splat(T.int32(23), lanes))
+    return p * T.reinterpret(exponent, dtype=vector("float32", lanes))
+
+
+def _sigmoid(isa: Isa, x: Vector, lanes: int) -> Vector:
+    one = _const(1.0, lanes)
+    return one / (one + _exp(isa, _const(0.0, lanes) - x, lanes))
+
+
+def _tanh(isa: Isa, x: Vector, lanes: int) -> Vector:
+    one, two = _const(1.0, lanes), _const(2.0, lanes)
+    return one - two / (_exp(isa, x * two, lanes) + one)
+
+
+def _erf(isa: Isa, x: Vector, lanes: int) -> Vector:
+    x = T.Bind(T.max(T.min(x, _const(4.0, lanes)), _const(-4.0, lanes)))
+    x2 = T.Bind(x * x)
+    return x * _polynomial(x2, _ERF_P, lanes) / _polynomial(x2, _ERF_Q, lanes)
+
+
+_UNARY: dict[str, Callable[[Isa, Vector, int], Vector]] = {
+    "exp": _exp,
+    "sigmoid": _sigmoid,
+    "tanh": _tanh,
+    "erf": _erf,
+    "sqrt": lambda isa, x, lanes: tirx.op.sqrt(x),
+    "log": lambda isa, x, lanes: tirx.op.log(x),
+    "abs": lambda isa, x, lanes: T.max(x, _const(0.0, lanes) - x),
+    "neg": lambda isa, x, lanes: _const(0.0, lanes) - x,
+    "reciprocal": lambda isa, x, lanes: _const(1.0, lanes) / x,
+    "round": lambda isa, x, lanes: tirx.op.nearbyint(x),
+    "floor": lambda isa, x, lanes: tirx.op.floor(x),
+    "ceil": lambda isa, x, lanes: tirx.op.ceil(x),
+}
+_BINARY: dict[str, Callable[[Vector, Vector], Vector]] = {
+    "add": lambda x, y: x + y,
+    "sub": lambda x, y: x - y,
+    "mul": lambda x, y: x * y,
+    "div": lambda x, y: x / y,
+    "min": T.min,
+    "max": T.max,
+}
+
+def emit(
+    isa: Isa,
+    root: E.Expr,
+    lanes: int,
+    acc: Vector | None,
+    load: Callable[[int, int], Vector],
+    constant: Callable[[E.Expr, str, int], Vector],
+    lookup: Callable[[E.Table, Vector], Vector],
+) -> Vector:
+    """The tree's value for `lanes` channels as float32; a Snap at the root is left unrounded for the caller.
+
+    Args:
+        acc: the accumulator converted to float32, `lanes` wide; None where the tree has no Acc.
+        load: (operand index, lanes) -> float32 vector of the operand at the current position.
+        constant: (node, field, lanes) -> float32 vector of a node's constant at the current channels.
+        lookup: (table node, int32 index vector) -> float32 vector.
+    """
+    values: dict[int, Vector] = {}
+    for node in E.walk(root):
+        match node:
+            case E.Acc():
+                value = acc
+            case E.Load(index=index):
+                value = load(index, lanes)
+            case E.Affine(x=x, mul=mul, add=add):
+                value = values[id(x)]
+                if not _is(mul, 1.0):
+                    value = value * constant(node, "mul", lanes)
+                if not _is(add, 0.0):
+                    value = value + constant(node, "add", lanes)
+            case E.Snap(x=x):
+                value = T.max(T.min(values[id(x)], constant(node, "hi", lanes)), constant(node, "lo", lanes))
+                if node is not root:
+                    value = tirx.op.nearbyint(value)
+            case E.Clamp(x=x, lo=lo, hi=hi):
+                value = values[id(x)]
+                if np.isfinite(hi):
+                    value = T.min(value, constant(node, "hi", lanes))
+                if np.isfinite(lo):
+                    value = T.max(value, constant(node, "lo", lanes))
+            case E.Binary(op=op, x=x, y=y):
+                value = _BINARY[op](values[id(x)], values[id(y)])
+            case E.Unary(fn=fn, x=x):
+                value = _UNARY[fn](isa, values[id(x)], lanes)
+            case E.Table(x=x, first=first):
+                index = round_to_int(isa, values[id(x)], lanes) - splat(T.int32(first), lanes)
+                value = lookup(node, index)
+            case _:
+                raise TypeError(f"no TIR for {type(node).__name__}")
+        values[id(node)] = T.Bind(value)  # a name: TIR trees would repeat the operand at each use
+    return values[id(root)]
+
+
+def _is(values: np.ndarray, number: float) -> bool:
+    return values.size == 1 and float(values.item()) == number
+
+
+def constants_of(node: E.Expr) -> tuple[tuple[str, np.ndarray], ...]:
+    """The numbers of a node that `emit` asks its caller for, in a fixed order."""
+    match node:
+        case E.Affine(mul=mul, add=add):
+            pairs = (("mul", mul, 1.0), ("add", add, 0.0))
+            return tuple((name, values) for name, values, neutral in pairs if not _is(values, neutral))
+        case E.Snap(lo=lo, hi=hi) | E.Clamp(lo=lo, hi=hi):
+            return tuple((name, np.asarray(v, np.float64)) for name, v in (("lo", lo), ("hi", hi)) if np.isfinite(v))
+    return ()

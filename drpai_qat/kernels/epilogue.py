@@ -1,0 +1,195 @@
+"""The epilogue: what happens between a kernel's accumulator and the one store of its output element."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from drpai_qat.kernels import expr as E
+from drpai_qat.kernels.emit import constants_of, emit
+from drpai_qat.kernels.isa import Isa, Vector, round_to_int, span, splat, vector
+
+Constant = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor an epilogue reads beside the accumulator.
+
+    Attributes:
+        shape: as stored, the output's rank, each dim 1 or the output's.
+        dtype: uint8, int8, int16, uint16, int32 or float32.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """Elementwise tail of a kernel.
+
+        out = cast(round(expr) + zero_point)      integer outputs; expr must be an integer by construction
+        out = expr                                float32 outputs
+
+    Attributes:
+        expr: value of one output element; see `expr.py`.
+        out_dtype: uint8, int8, int16, uint16, int32 or float32.
+        zero_point: added after rounding; 0 for float32.
+        operands: what the tree's Load nodes index.
+    """
+
+    expr: E.Expr
+    out_dtype: str
+    zero_point: int = 0
+    operands: tuple[Operand, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.out_dtype != "float32" and not E.is_integer(self.expr):
+            raise ValueError(f"{self.out_dtype} output of an expression that is not rounded to integers")
+
+    def evaluate(self, acc: Constant | None, operands: list[Constant]) -> Constant:
+        """The stored output in numpy: what the emitted code computes, up to float32 contraction."""
+        value = E.evaluate(self.expr, acc, operands)
+        if self.out_dtype == "float32":
+            return value
+        return (np.rint(value).astype(np.int64) + self.zero_point).astype(self.out_dtype)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A compiled-to-be function and the constants it is called with.
+
+    Arguments of `func`, in order: the kernel's inputs, the epilogue's operands, `constants`, the output; all of them flat
+    (one-dimensional, row-major), whatever the shape.
+    """
+
+    func: tirx.PrimFunc
+    constants: tuple[Constant, ...]
+    out_shape: tuple[int, ...]
+    out_dtype: str
+
+
+class EpilogueEmitter:
+    """Emits one epilogue inside a kernel under construction.
+
+    All numbers travel as arguments, so two layers that differ only in their scales share one compiled function.
+    Use, in this order: declare the kernel's inputs, `declare_operands()`, the kernel's own constants,
+    `declare_constants()`, `declare_output()`; then `store()` for each vector.
+    """
+
+    def __init__(self, epilogue: Epilogue, out_shape: tuple[int, ...], isa: Isa) -> None:
+        self.epilogue = epilogue
+        self.out_shape = out_shape
+        self.isa = isa
+        self._channels = out_shape[-1]
+        self._slots: dict[tuple[int, str], tuple[str, int]] = {}
+        self._tables: dict[int, int] = {}
+        scalars: list[float] = []
+        vectors: list[Constant] = []
+        self._full: list[Constant] = []
+        self._table_values: list[Constant] = []
+        for node in E.walk(epilogue.expr):
+            if isinstance(node, E.Table):
+                self._tables[id(node)] = len(self._table_values)
+                self._table_values.append(np.ascontiguousarray(node.values, np.float32))
+            for name, values in constants_of(node):
+                self._slots[id(node), name] = self._place(values, scalars, vectors)
+        if epilogue.zero_point:
+            scalars.append(float(epilogue.zero_point))
+        self._scalars = np.asarray(scalars, np.float32)
+        self._vectors = np.asarray(vectors, np.float32).reshape(len(vectors), self._channels)
+
+    def _place(self, values: Constant, scalars: list[float], vectors: list[Constant]) -> tuple[str, int]:
+        if values.size == 1:
+            scalars.append(float(values.item()))
+            return "scalar", len(scalars) - 1
+        if values.shape[-1] == values.size == self._channels:
+            vectors.append(values.reshape(-1))
+            return "vector", len(vectors) - 1
+        shape = (1,) * (len(self.out_shape) - values.ndim) + values.shape
+        self._full.append(np.ascontiguousarray(values.reshape(shape), np.float32))
+        return "full", len(self._full) - 1
+
+    @property
+    def constants(self) -> tuple[Constant, ...]:
+        """In the order `declare_constants` declares them."""
+        some = [c for c in (self._scalars, self._vectors) if c.size]
+        return tuple(c.reshape(-1) for c in (*some, *self._full, *self._table_values))
+
+    def declare_operands(self) -> None:
+        operands = enumerate(self.epilogue.operands)
+        self._operand_buffers = [flat_arg(f"operand{i}", o.shape, o.dtype) for i, o in operands]
+
+    def declare_constants(self) -> None:
+        self._scalar_buffer = flat_arg("scalars", self._scalars.shape, "float32") if self._scalars.size else None
+        self._vector_buffer = flat_arg("vectors", self._vectors.shape, "float32") if self._vectors.size else None
+        self._full_buffers = [flat_arg(f"full{i}", c.shape, "float32") for i, c in enumerate(self._full)]
+        self._table_buffers = [flat_arg(f"table{i}", c.shape, "float32") for i, c in enumerate(self._table_values)]
+
+    def declare_output(self, name: str = "out") -> None:
+        self.output = flat_arg(name, self.out_shape, self.epilogue.out_dtype)
+
+    def store(self, row: Any, channel: Any, acc: Vector | None, lanes: int) -> None:
+        """Compute and store out[row, channel : channel + lanes]; row counts all dims but the last, row-major.
+
+        acc: the accumulator as float32, `lanes` wide, at most the instruction set's; None where there is none.
+        """
+
+        def load(index: int, width: int) -> Vector:
+            operand = self.epilogue.operands[index]
+            return self._read(self._operand_buffers[index], operand.shape, operand.dtype, row, channel, width)
+
+        def constant(node: E.Expr, name: str, width: int) -> Vector:
+            kind, index = self._slots[id(node), name]
+            if kind == "scalar":
+                return splat(self._scalar_buffer[index], width)
+            if kind == "vector":
+                return self._vector_buffer.vload([index * self._channels + channel], vector("float32", width))
+            return self._read(self._full_buffers[index], self._full[index].shape, "float32", row, channel, width)
+
+        def lookup(node: E.Table, index: Vector) -> Vector:
+            return self._table_buffers[self._tables[id(node)]][index]
+
+        value = emit(self.isa, self.epilogue.expr, lanes, acc, load, constant, lookup)
+        out_dtype = self.epilogue.out_dtype
+        if out_dtype != "float32":
+            value = round_to_int(self.isa, value, lanes)
+            if self.epilogue.zero_point:
+                zero = T.Cast("int32", self._scalar_buffer[len(self._scalars) - 1])
+                value = value + splat(zero, lanes)
+            value = T.Cast(vector(out_dtype, lanes), value)
+        T.buffer_store(self.output, value, [span(row * self._channels + channel, lanes)])
+
+    def _read(self, buffer: Any, shape: tuple[int, ...], dtype: str, row: Any, channel: Any, lanes: int) -> Vector:
+        """float32 vector of a broadcast tensor at (row, channel)."""
+        base = self._row_offset(shape, row)
+        if shape[-1] == 1 and self._channels != 1:
+            return splat(T.Cast("float32", buffer[base]), lanes)
+        return T.Cast(vector("float32", lanes), buffer.vload([base + channel], vector(dtype, lanes)))
+
+    def _row_offset(self, shape: tuple[int, ...], row: Any) -> Any:
+        leading, out = shape[:-1], self.out_shape[:-1]
+        if leading == out:
+            return row * shape[-1]
+        if math.prod(leading) == 1:
+            return 0
+        offset: Any = 0
+        inner = math.prod(out)
+        for i, (size, extent) in enumerate(zip(leading, out, strict=True)):
+            inner //= extent
+            if size != 1:
+                stride = math.prod(shape[i + 1 :])
+                offset = offset + tirx.floormod(tirx.floordiv(row, inner), extent) * stride
+        return offset
+
+
+def flat_arg(name: str, shape: tuple[int, ...], dtype: str) -> Any:
+    """A function argument: stored tensors are flat, so that reshapes cost nothing and kernels are shared by size."""
+    return T.arg(name, T.buffer((math.prod(shape),), dtype))

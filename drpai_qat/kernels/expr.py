@@ -1,0 +1,240 @@
+"""Elementwise float32 expressions: what an epilogue or a pointwise kernel computes for each output element.
+
+An expression is a small immutable tree (a DAG where a value is used twice). Leaves are the kernel's accumulator and
+loads of other tensors; inner nodes are affine steps with constants, roundings onto an integer grid, clamps, two-operand
+arithmetic, unary functions and 256-entry tables. Dequantize-then-affine chains fold into one affine step when they are
+built (in float64, rounded once), so the tree holds exactly the roundings that training put there and no others.
+
+`emit.py` turns a tree into vectorized TIR; `evaluate` here is the same arithmetic in numpy, for tests and tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Expr:
+    """One value per output element, computed in float32."""
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return ()
+
+
+@dataclass(frozen=True, eq=False)
+class Acc(Expr):
+    """The kernel's accumulator as float32 (int32 accumulators are converted)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Load(Expr):
+    """Element of operand `index`, converted to float32; the operand broadcasts against the output's dims."""
+
+    index: int
+
+
+@dataclass(frozen=True, eq=False)
+class Affine(Expr):
+    """x * mul + add. Constants are float64 until they are emitted; each is size 1 or broadcasts to the output's dims."""
+
+    x: Expr
+    mul: Array
+    add: Array
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return (self.x,)
+
+
+@dataclass(frozen=True, eq=False)
+class Snap(Expr):
+    """clamp(round_half_even(x), lo, hi): the rounding of a QuantizeLinear, zero point taken off."""
+
+    x: Expr
+    lo: float
+    hi: float
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return (self.x,)
+
+
+@dataclass(frozen=True, eq=False)
+class Clamp(Expr):
+    """min(max(x, lo), hi); an infinite bound is no bound."""
+
+    x: Expr
+    lo: float
+    hi: float
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return (self.x,)
+
+
+@dataclass(frozen=True, eq=False)
+class Binary(Expr):
+    """x op y, op one of add sub mul div min max."""
+
+    op: str
+    x: Expr
+    y: Expr
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return (self.x, self.y)
+
+
+@dataclass(frozen=True, eq=False)
+class Unary(Expr):
+    """fn(x), fn one of UNARY."""
+
+    fn: str
+    x: Expr
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return (self.x,)
+
+
+@dataclass(frozen=True, eq=False)
+class Table(Expr):
+    """values[x - first] for integer-valued x in [first, first + len(values)); values are float32."""
+
+    x: Expr
+    first: int
+    values: npt.NDArray[np.float32]
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return (self.x,)
+
+
+def _erf(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    from math import erf
+
+    return np.vectorize(erf, otypes=[np.float32])(x)
+
+
+_f32 = np.float32
+UNARY: dict[str, Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]] = {
+    "exp": np.exp,
+    "sigmoid": lambda x: (_f32(1) / (_f32(1) + np.exp(-x))).astype(np.float32),
+    "tanh": np.tanh,
+    "erf": _erf,
+    "sqrt": np.sqrt,
+    "log": np.log,
+    "abs": np.abs,
+    "neg": np.negative,
+    "reciprocal": lambda x: (_f32(1) / x).astype(np.float32),
+    "round": np.rint,
+    "floor": np.floor,
+    "ceil": np.ceil,
+}
+BINARY: dict[str, Callable[..., npt.NDArray[np.float32]]] = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": np.divide,
+    "min": np.minimum,
+    "max": np.maximum,
+}
+
+
+def affine(x: Expr, mul: npt.ArrayLike = 1.0, add: npt.ArrayLike = 0.0) -> Expr:
+    """x * mul + add, folded into a preceding affine step; nothing at all where mul is 1 and add is 0."""
+    m, a = np.asarray(mul, np.float64), np.asarray(add, np.float64)
+    if isinstance(x, Affine):
+        x, m, a = x.x, x.mul * m, x.add * m + a
+    m, a = _shrink(m), _shrink(a)
+    if m.size == 1 and a.size == 1 and float(m.item()) == 1.0 and float(a.item()) == 0.0:
+        return x
+    return Affine(x, m, a)
+
+
+def _shrink(values: Array) -> Array:
+    """A constant that is the same everywhere becomes a scalar: cheaper to load, and kernels are shared."""
+    if values.size and bool((values == values.flat[0]).all()):
+        return np.asarray(values.flat[0], np.float64)
+    return values
+
+
+def is_integer(x: Expr) -> bool:
+    """True when the value is an integer by construction, so storing it needs no rounding."""
+    if isinstance(x, Snap):
+        return True
+    if isinstance(x, Clamp):
+        bounds = [b for b in (x.lo, x.hi) if np.isfinite(b)]
+        return is_integer(x.x) and all(float(b).is_integer() for b in bounds)
+    if isinstance(x, Table):
+        return bool((x.values == np.rint(x.values)).all())
+    if isinstance(x, Binary):
+        return x.op in ("min", "max") and is_integer(x.x) and is_integer(x.y)
+    return False
+
+
+def walk(x: Expr) -> Iterator[Expr]:
+    """Each distinct node once, operands before the nodes that use them."""
+    seen: set[int] = set()
+
+    def visit(node: Expr) -> Iterator[Expr]:
+        if id(node) in seen:
+            return
+        seen.add(id(node))
+        for child in node.children:
+            yield from visit(child)
+        yield node
+
+    return visit(x)
+
+
+def evaluate(
+    x: Expr, acc: npt.NDArray[np.generic] | None, operands: list[npt.NDArray[np.generic]]
+) -> npt.NDArray[np.float32]:
+    """The expression's value in numpy float32.
+
+    Args:
+        acc: accumulators, int32 or float32, shape of the output (None where the tree has no Acc).
+        operands: the tensors that Load nodes name, as stored, broadcastable to the output.
+    Returns: float32, shape of the output.
+    """
+    values: dict[int, npt.NDArray[np.float32]] = {}
+    for node in walk(x):
+        args = [values[id(child)] for child in node.children]
+        values[id(node)] = np.asarray(_evaluate_node(node, args, acc, operands), np.float32)
+    return values[id(x)]
+
+
+def _evaluate_node(
+    node: Expr,
+    args: list[npt.NDArray[np.float32]],
+    acc: npt.NDArray[np.generic] | None,
+    operands: list[npt.NDArray[np.generic]],
+) -> npt.NDArray[np.generic]:
+    match node:
+        case Acc():
+            if acc is None:
+                raise ValueError("the expression reads an accumulator, but none was given")
+            return acc.astype(np.float32)
+        case Load(index=index):
+            return operands[index].astype(np.float32)
+        case Affine(mul=mul, add=add):
+            return args[0] * mul.astype(np.float32) + add.astype(np.float32)
+        case Snap(lo=lo, hi=hi):
+            return np.clip(np.rint(args[0]), np.float32(lo), np.float32(hi))
+        case Clamp(lo=lo, hi=hi):
+            return np.clip(args[0], np.float32(lo), np.float32(hi))
+        case Binary(op=op):
+            return BINARY[op](*args)
+        case Unary(fn=fn):
+            return UNARY[fn](args[0])
+        case Table(first=first, values=table):
+            return table[np.clip(args[0].astype(np.int64) - first, 0, len(table) - 1)]
+    raise TypeError(f"no arithmetic for {type(node).__name__}")

@@ -1,0 +1,107 @@
+"""Instruction sets: vector width and the multiply-accumulate instructions a kernel may use.
+
+Three products exist, named by how many activations one 32-bit lane consumes:
+    dot4  uint8 (x86) or int8 (Arm) activations times int8 weights, four per lane
+    dot2  int16 activations times int8 weights widened to int16, two per lane; exact on every instruction set
+    fma   float32, one per lane
+`dot4` is exact without conditions only where the hardware accumulates in int32 (`dot4_exact`). On AVX2 and SSE it is
+vpmaddubsw, which saturates at int16: the caller must prove for its weights and range that no sum of a pair leaves int16.
+Source: Intel Intrinsics Guide; Arm Architecture Reference Manual (SDOT).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+Vector = Any  # a tirx expression; TVM's own types are not precise enough to say more
+
+
+@dataclass(frozen=True)
+class Isa:
+    """One instruction set.
+
+    Attributes:
+        name: as users write it after `--mcpu` and as it stands in deploy.json.
+        lanes: 32-bit lanes of one vector register.
+        registers: vector registers.
+        dot4_exact: dot4 accumulates in int32, so no saturation can occur.
+        activation: dtype in which 8-bit activations are stored ("uint8" on x86, "int8" on Arm).
+        features: what the CPU must report for code of this set to run (names as in /proc/cpuinfo).
+    """
+
+    name: str
+    lanes: int
+    registers: int
+    dot4_exact: bool
+    activation: str
+    features: tuple[str, ...]
+
+
+SSE42 = Isa("x86-64-v2", 4, 16, False, "uint8", ("ssse3", "sse4_1", "sse4_2", "popcnt"))
+AVX2 = Isa("avx2", 8, 16, False, "uint8", ("avx2", "fma"))
+AVX_VNNI = Isa("avx-vnni", 8, 16, True, "uint8", ("avx2", "fma", "avx_vnni"))
+AVX512_VNNI = Isa("avx512-vnni", 16, 32, True, "uint8", ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"))
+
+ISAS = {isa.name: isa for isa in (SSE42, AVX2, AVX_VNNI, AVX512_VNNI)}
+
+_MADDUBS = {4: "llvm.x86.ssse3.pmadd.ub.sw.128", 8: "llvm.x86.avx2.pmadd.ub.sw", 16: "llvm.x86.avx512.pmaddubs.w.512"}
+_MADDWD = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
+_DPBUSD = {8: "llvm.x86.avx512.vpdpbusd.256", 16: "llvm.x86.avx512.vpdpbusd.512"}
+_DPWSSD = {8: "llvm.x86.avx512.vpdpwssd.256", 16: "llvm.x86.avx512.vpdpwssd.512"}
+_CVTPS2DQ = {4: "llvm.x86.sse2.cvtps2dq", 8: "llvm.x86.avx.cvt.ps2dq.256"}
+
+
+def vector(dtype: str, lanes: int) -> str:
+    """TIR's name of a vector dtype; one lane is the scalar."""
+    return dtype if lanes == 1 else f"{dtype}x{lanes}"
+
+
+def splat(value: Vector, lanes: int) -> Vector:
+    return value if lanes == 1 else T.broadcast(value, lanes)
+
+
+def span(start: Vector, lanes: int) -> Vector:
+    """Index of `lanes` neighbouring elements."""
+    return start if lanes == 1 else tirx.Ramp(start, 1, lanes)
+
+
+def llvm(name: str, dtype: str, *args: Vector) -> Vector:
+    return T.call_llvm_pure_intrin(T.llvm_lookup_intrinsic_id(name), *args, dtype=dtype)
+
+
+def spread(scalar_group: Vector, dtype: str, lanes: int) -> Vector:
+    """One 32-bit group of activations (uint8x4, int16x2) copied into every lane, as a vector of `dtype`."""
+    return T.reinterpret(T.broadcast(T.reinterpret(scalar_group, dtype="int32"), lanes), dtype=dtype)
+
+
+def dot4_int16(isa: Isa, activations: Vector, weights: Vector) -> Vector:
+    """uint8 x int8 summed in pairs to int16 (saturating): lanes*4 bytes in, lanes*2 int16 out."""
+    return llvm(_MADDUBS[isa.lanes], vector("int16", isa.lanes * 2), activations, weights)
+
+
+def widen_pairs(isa: Isa, sums: Vector) -> Vector:
+    """int16 sums of pairs -> int32 lanes."""
+    return llvm(_MADDWD[isa.lanes], vector("int32", isa.lanes), sums, T.broadcast(T.int16(1), isa.lanes * 2))
+
+
+def dot4_int32(isa: Isa, acc: Vector, activations: Vector, weights: Vector) -> Vector:
+    """acc + the sum of four uint8 x int8 products a lane, in int32 (VNNI)."""
+    return llvm(_DPBUSD[isa.lanes], vector("int32", isa.lanes), acc, activations, weights)
+
+
+def dot2(isa: Isa, acc: Vector, activations: Vector, weights: Vector) -> Vector:
+    """acc + the sum of two int16 x int16 products a lane, in int32."""
+    if isa.dot4_exact:
+        return llvm(_DPWSSD[isa.lanes], vector("int32", isa.lanes), acc, activations, weights)
+    return acc + llvm(_MADDWD[isa.lanes], vector("int32", isa.lanes), activations, weights)
+
+
+def round_to_int(isa: Isa, value: Vector, lanes: int) -> Vector:
+    """float32 -> int32, round half to even. The value must lie within int32."""
+    if isa.activation == "uint8" and lanes in _CVTPS2DQ:
+        return llvm(_CVTPS2DQ[lanes], vector("int32", lanes), value)
+    return T.Cast(vector("int32", lanes), tirx.op.nearbyint(value))

@@ -1,0 +1,109 @@
+"""How a tile multiplies and accumulates: one small value type per arithmetic.
+
+    name   activations      weights  accumulators  exact when
+    dot4   uint8            int8     int32         always with VNNI; otherwise where `dot4_steps` proves it
+    dot2   int16, centred   int8     int32         always
+    fma    float32          float32  float32       (float)
+
+`steps` of dot4 without VNNI: how many vpmaddubsw results are added in int16 before they are widened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from drpai_qat.kernels.isa import Isa, dot2, dot4_int16, dot4_int32, splat, spread, vector, widen_pairs
+
+
+@dataclass(frozen=True)
+class Product:
+    """One way to multiply; see the module's table."""
+
+    name: str
+    pack: int
+    in_dtype: str
+    weight_dtype: str
+    acc_dtype: str
+    steps: int = 1
+
+    def accumulate(
+        self, isa: Isa, acc: Any, data: Any, weights: Any, bases: list[Any], offset: Any, weight: Any, vectors: int, group: int
+    ) -> None:
+        """Add `group` steps of pack channels each to every accumulator of the tile.
+
+        Args:
+            acc: local buffer, [pixel][vector][lane].
+            bases: input offset of each pixel; offset: of this step within it; weight: of this step in the weights.
+        """
+        lanes, pack = isa.lanes, self.pack
+        width = vectors * lanes * pack
+        for j in range(vectors):
+            columns = [self._weights(weights, weight + g * width + j * lanes * pack, lanes * pack) for g in range(group)]
+            for i, base in enumerate(bases):
+                index = tirx.Ramp((i * vectors + j) * lanes, 1, lanes)
+                inputs = [self._input(isa, data, base + offset + g * pack) for g in range(group)]
+                T.buffer_store(acc, self._multiply(isa, acc[index], inputs, columns), [index])
+
+    def _weights(self, weights: Any, start: Any, count: int) -> Any:
+        value = weights.vload([start], vector(self.weight_dtype, count))
+        return T.Cast(vector("int16", count), value) if self.name == "dot2" else value
+
+    def _input(self, isa: Isa, data: Any, start: Any) -> Any:
+        if self.name == "fma":
+            return splat(data[start], isa.lanes)
+        group = data.vload([start], vector(self.in_dtype, self.pack))
+        return spread(group, vector(self.in_dtype, isa.lanes * self.pack), isa.lanes)
+
+    def _multiply(self, isa: Isa, acc: Any, inputs: list[Any], columns: list[Any]) -> Any:
+        if self.name == "dot4" and not isa.dot4_exact:
+            sums = dot4_int16(isa, inputs[0], columns[0])
+            for x, w in zip(inputs[1:], columns[1:], strict=True):
+                sums = sums + dot4_int16(isa, x, w)
+            return acc + widen_pairs(isa, sums)
+        for x, w in zip(inputs, columns, strict=True):
+            if self.name == "fma":
+                acc = acc + x * w
+            elif self.name == "dot4":
+                acc = dot4_int32(isa, acc, x, w)
+            else:
+                acc = dot2(isa, acc, x, w)
+        return acc
+
+
+DOT2 = Product("dot2", 2, "int16", "int8", "int32")
+FMA = Product("fma", 1, "float32", "float32", "float32")
+
+
+def dot4(steps: int = 1) -> Product:
+    return Product("dot4", 4, "uint8", "int8", "int32", steps)
+
+
+def dot4_steps(weights: npt.NDArray[np.int8], qmax: int, limit: int = 4) -> int:
+    """How many vpmaddubsw results may be added in int16, proven for these weights; 0 where even one may saturate.
+
+    vpmaddubsw adds neighbouring products a0*w0 + a1*w1 with 0 <= a <= qmax: at most qmax * (w0+ + w1+), at least
+    qmax * (w0- + w1-). Steps are added pair by pair, so the bound of a sum is the sum of the bounds.
+
+    Args:
+        weights: int8, shape (out_channels, rows, columns, channels), channels a multiple of 4.
+        qmax: largest stored activation (uint8).
+    Returns: 4, 2, 1 or 0, a divisor of channels / 4.
+    """
+    pairs = weights.reshape(-1, weights.shape[-1] // 4, 2, 2).astype(np.int32)
+    high, low = np.maximum(pairs, 0).sum(-1) * qmax, np.minimum(pairs, 0).sum(-1) * qmax
+    count = high.shape[1]
+    steps = limit
+    while steps:
+        if count % steps == 0:
+            high_sum = high.reshape(len(high), count // steps, steps, 2).sum(2)
+            low_sum = low.reshape(len(low), count // steps, steps, 2).sum(2)
+            if high_sum.max(initial=0) <= 32767 and low_sum.min(initial=0) >= -32768:
+                return steps
+        steps //= 2
+    return 0

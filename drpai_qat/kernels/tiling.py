@@ -1,0 +1,76 @@
+"""Tile sizes and loop order of the convolution template."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from drpai_qat.kernels.isa import Isa
+
+if TYPE_CHECKING:
+    from drpai_qat.kernels.conv import ConvShape
+    from drpai_qat.kernels.products import Product
+
+# Registers besides accumulators and weights: the spread activation, and for dot4 without VNNI the ones and a product.
+_SCRATCH = {"dot4": 3, "dot2": 4, "fma": 2}
+_MAX_PIXELS = 8  # each pixel takes a general register for its address
+_L2_BYTES = 256 * 1024  # part of L2 that one thread's weights or input chunk may fill
+_MIN_TASKS = 8  # enough parallel tasks that 2 to 4 threads stay balanced
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Shape of a register tile and how tiles are walked.
+
+    Attributes:
+        pixels, vectors: output pixels and vector registers of output channels in one tile.
+        parallel: which loop is shared by the threads.
+        chunk: tiles of one task where pixels are shared.
+    """
+
+    pixels: int
+    vectors: int
+    parallel: Literal["pixels", "channels"]
+    chunk: int
+
+
+def choose_tiling(shape: ConvShape, product: Product, isa: Isa) -> Tiling:
+    """The tile that loads least per product within the registers, and the loop order that moves least memory."""
+    vectors_needed = math.ceil(shape.out_channels / shape.groups / isa.lanes)
+    pixels, vectors = _tile(shape.out_pixels, shape.out_width, vectors_needed, product, isa)
+    tiles = math.ceil(shape.out_pixels / pixels)
+    blocks = shape.groups * math.ceil(vectors_needed / vectors)
+    reduction = math.prod(shape.kernel) * shape.channels
+    weight_bytes = blocks * vectors * isa.lanes * reduction * (4 if product.name == "fma" else 1)
+    input_bytes = shape.in_size // shape.batch * {"uint8": 1, "int8": 1, "int16": 2, "float32": 4}[product.in_dtype]
+    chunk = max(1, min(tiles, math.ceil(tiles / _MIN_TASKS), _chunk_tiles(shape, pixels, input_bytes)))
+    by_pixels = math.ceil(tiles / chunk) * weight_bytes
+    by_channels = blocks * input_bytes
+    enough_blocks = blocks >= _MIN_TASKS or tiles < _MIN_TASKS
+    if enough_blocks and by_channels < by_pixels and shape.batch * blocks > 1:
+        return Tiling(pixels, vectors, "channels", 1)
+    return Tiling(pixels, vectors, "pixels", chunk)
+
+
+def _chunk_tiles(shape: ConvShape, pixels: int, input_bytes: int) -> int:
+    per_pixel = max(1, input_bytes // shape.out_pixels)
+    return max(1, _L2_BYTES // (per_pixel * pixels))
+
+
+def _tile(out_pixels: int, out_width: int, vectors_needed: int, product: Product, isa: Isa) -> tuple[int, int]:
+    scratch = _SCRATCH[product.name] - (1 if product.name == "dot4" and isa.dot4_exact else 0)
+    best, best_cost = (1, 1), math.inf
+    for vectors in range(1, min(4, vectors_needed) + 1):
+        for pixels in range(1, min(_MAX_PIXELS, out_pixels) + 1):
+            if pixels * vectors + vectors + scratch > isa.registers:
+                continue
+            waste = math.ceil(out_pixels / pixels) * pixels / out_pixels
+            waste *= math.ceil(vectors_needed / vectors) * vectors / vectors_needed
+            loads = 1 / pixels + 1 / vectors  # of weights and of activations, per product
+            across_rows = 0.25 if out_width % pixels and out_pixels != out_width else 0.0
+            short = 2.0 / (pixels * vectors)  # few accumulators leave the multipliers waiting
+            cost = waste * (1.0 + 0.5 * loads + across_rows + short)
+            if cost < best_cost:
+                best, best_cost = (pixels, vectors), cost
+    return best
