@@ -6,37 +6,89 @@ QuantizeLinear and DequantizeLinear stay: they carry what training learned, and 
 from __future__ import annotations
 
 import onnx_graphsurgeon as gs
+import onnxruntime
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from drpai_qat.errors import ModelError
 from preprocess.passlog import PassLog
 
+_KEPT = (
+    "QuantizeLinear", "DequantizeLinear",
+    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli",
+)  # fmt: skip
+_ERRORS_ONLY = 3
+
 
 def fold_constants(graph: gs.Graph, log: PassLog) -> gs.Graph:
-    """Replace every node whose inputs are all constants by its value, except QuantizeLinear and DequantizeLinear."""
-    return evaluate_constants(graph)
+    """Replace every node whose inputs are all constants by its value; branches on constants by what they choose."""
+    evaluate_constants(graph)
+    if any(node.op == "If" and isinstance(node.inputs[0], gs.Constant) for node in graph.nodes):
+        with G_LOGGER.suppress(G_LOGGER.ERROR):
+            graph.fold_constants(fold_shapes=False, recurse_functions=False)
+        graph.cleanup().toposort()
+    return graph
 
 
 def evaluate_constants(graph: gs.Graph) -> gs.Graph:
-    """Evaluate constant expressions in one onnxruntime session.
+    """Evaluate all constant expressions in one onnxruntime session.
 
     Raises: ModelError: onnxruntime can't evaluate one of them.
     """
     _lower_constant_nodes(graph)
     graph.cleanup().toposort()
-    with G_LOGGER.suppress(G_LOGGER.ERROR):
-        try:
-            graph.fold_constants(fold_shapes=False, error_ok=False)
-        except Exception as error:  # onnxruntime raises plain Exception subclasses of its own, one per status code
-            raise ModelError(f"a constant expression can't be evaluated: {str(error).strip().splitlines()[0]}") from error
+    nodes, frontier = _constant_nodes(graph)
+    if not frontier:
+        return graph
+    part = gs.Graph(nodes, [], frontier, name="constants", opset=graph.opset, ir_version=graph.ir_version)
+    values = _run(gs.export_onnx(part, do_type_check=False).SerializeToString(), [tensor.name for tensor in frontier])
+    for node in nodes:
+        node.outputs.clear()
+    for tensor, value in zip(frontier, values, strict=True):
+        tensor.to_constant(value)
     return graph.cleanup()
 
 
 def _lower_constant_nodes(graph: gs.Graph) -> None:
     """Turn Constant nodes into initializers without reading their values."""
+    outputs = {id(tensor) for tensor in graph.outputs}
     for node in graph.nodes:
         value = node.attrs.get("value")
-        if node.op == "Constant" and isinstance(value, gs.Constant) and node.outputs:
+        if node.op == "Constant" and isinstance(value, gs.Constant) and id(node.outputs[0]) not in outputs:
             output = node.outputs[0]
             node.outputs.clear()
             output.to_constant(value._values)
+
+
+def _constant_nodes(graph: gs.Graph) -> tuple[list[gs.Node], list[gs.Tensor]]:
+    """Nodes that depend on constants alone, in order, and those of their outputs that others read."""
+    known: set[int] = set()
+    nodes: list[gs.Node] = []
+    outputs = {id(tensor) for tensor in graph.outputs}
+    for node in graph.nodes:
+        if node.op in _KEPT or any(isinstance(value, gs.Graph) for value in node.attrs.values()):
+            continue
+        if any(id(output) in outputs for output in node.outputs):
+            continue
+        if all(isinstance(one, gs.Constant) or one.is_empty() or id(one) in known for one in node.inputs):
+            known.update(id(output) for output in node.outputs)
+            nodes.append(node)
+    inside = {id(node) for node in nodes}
+    frontier = [
+        output
+        for node in nodes
+        for output in node.outputs
+        if not output.is_empty() and any(id(reader) not in inside for reader in output.outputs)
+    ]
+    return nodes, frontier
+
+
+def _run(model: bytes, names: list[str]) -> list[object]:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = _ERRORS_ONLY
+    options.intra_op_num_threads = 1
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return list(session.run(names, {}))
+    except Exception as error:  # onnxruntime's exceptions, one class a status code, derive from Exception alone
+        raise ModelError(f"a constant expression can't be evaluated: {str(error).strip().splitlines()[0]}") from error

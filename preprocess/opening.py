@@ -1,8 +1,8 @@
 """From a loaded ONNX model to the graph that the passes work on.
 
-In order: custom dialects are refused by name, local functions are inlined (the dynamo exporter writes them),
-initializers stop being inputs (IR version 3 listed both), files older than opset 13 are converted
-(QuantizeLinear has its channel axis only from there).
+In order: local functions are inlined (the dynamo exporter writes them), custom dialects are refused by name,
+initializers stop being inputs (IR version 3 listed both), files older than opset 13 are converted (QuantizeLinear has
+its channel axis only from there), and so are files with 16-bit grids (standard only from opset 21).
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import onnx.version_converter
 import onnx_graphsurgeon as gs
 
 from drpai_qat.errors import ModelError
+from preprocess.dialects import STANDARD, refuse_dialects, rename_standard_nodes
 from preprocess.passlog import PassLog
 
 MIN_OPSET = 13
-STANDARD_DOMAINS = ("", "ai.onnx")
+MIN_OPSET_16_BIT = 21
+_16_BIT = (onnx.TensorProto.INT16, onnx.TensorProto.UINT16)
 
 
 def open_graph(model: onnx.ModelProto, log: PassLog) -> gs.Graph:
@@ -25,14 +27,19 @@ def open_graph(model: onnx.ModelProto, log: PassLog) -> gs.Graph:
     Args:
         model: loaded model with static input shapes; not changed.
         log: receives what was converted.
-    Raises: ModelError: another dialect, an opset that can't be converted, a graph that is not valid.
+    Raises: ModelError: another dialect, an opset that can't be converted.
     """
     log.running = "open_graph"
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
-    model = _with_plain_inputs(model)
-    model = _with_recent_opset(model, log)
-    return gs.import_onnx(model)
+    refuse_dialects(model)
+    own = onnx.ModelProto()
+    own.CopyFrom(model)
+    renamed = rename_standard_nodes(own, log)
+    _keep_plain_inputs(own)
+    sixteen_bit = renamed and any(tensor.data_type in _16_BIT for tensor in own.graph.initializer)
+    own = _at_least_opset(own, MIN_OPSET_16_BIT if sixteen_bit else MIN_OPSET, log)
+    return gs.import_onnx(own)
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -41,33 +48,29 @@ def opset_of(model: onnx.ModelProto) -> int:
     Raises: ModelError: the file imports none.
     """
     for opset in model.opset_import:
-        if opset.domain in STANDARD_DOMAINS:
+        if opset.domain in STANDARD:
             return int(opset.version)
     raise ModelError("the file imports no standard ONNX operator set; export it again")
 
 
-def _with_plain_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
+def _keep_plain_inputs(model: onnx.ModelProto) -> None:
     """Drop initializers from the list of inputs."""
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [one for one in model.graph.input if one.name not in constants]
-    if len(inputs) == len(model.graph.input):
-        return model
-    plain = onnx.ModelProto()
-    plain.CopyFrom(model)
-    del plain.graph.input[:]
-    plain.graph.input.extend(inputs)
-    return plain
+    if len(inputs) < len(model.graph.input):
+        del model.graph.input[:]
+        model.graph.input.extend(inputs)
 
 
-def _with_recent_opset(model: onnx.ModelProto, log: PassLog) -> onnx.ModelProto:
-    """Convert to opset 13 if older."""
+def _at_least_opset(model: onnx.ModelProto, wanted: int, log: PassLog) -> onnx.ModelProto:
+    """Convert to opset `wanted` if older."""
     version = opset_of(model)
-    if version >= MIN_OPSET:
+    if version >= wanted:
         return model
     try:
-        converted = onnx.version_converter.convert_version(model, MIN_OPSET)
+        converted = onnx.version_converter.convert_version(model, wanted)
     except Exception as error:  # the converter raises RuntimeError and subclasses that it does not export
         reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"can't convert opset {version} to {MIN_OPSET}: {reason}; export with opset 13 or later") from error
-    log.note("model", f"converted from opset {version} to {MIN_OPSET}")
+        raise ModelError(f"can't convert opset {version} to {wanted}: {reason}; export with opset {wanted}") from error
+    log.note("model", f"converted from opset {version} to {wanted}")
     return converted

@@ -1,0 +1,119 @@
+"""Trained activation ranges in one form.
+
+    Q -> Clip(low, high) -> [Cast] -> DQ   =>   Clip(reals of low, high) -> Q -> DQ
+    Q -> Cast to a wider integer -> DQ     =>   Q -> DQ
+
+A Clip of the reals before rounding selects the same integers as a Clip of the integers after it: rounding is
+monotonic, and (q - z) * s in float32, divided by s, rounds to q - z again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from drpai_qat.quantization import QuantParams
+from preprocess.graph import Names, is_graph_output, params_of, readers, value_of
+from preprocess.passlog import PassLog
+from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
+
+
+@dataclass(frozen=True)
+class _Path:
+    """From a QuantizeLinear to one DequantizeLinear: the range that integer Clips leave, and how many they are."""
+
+    dequantize: gs.Node
+    low: int
+    high: int
+    steps: int
+
+
+def clip_before_quantize(graph: gs.Graph, log: PassLog) -> gs.Graph:
+    """Move integer ranges between Q and DQ in front of Q, and drop casts between them."""
+    names = Names(graph)
+    made: list[gs.Node] = []
+    for node in graph.nodes:
+        if node.op != QUANTIZE or not node.outputs or isinstance(node.inputs[0], gs.Constant):
+            continue
+        params = params_of(node)
+        paths = list(_paths(graph, node.outputs[0], params.qmin, params.qmax, 0))
+        for low, high in sorted({(path.low, path.high) for path in paths if path.steps}):
+            members = [path for path in paths if path.steps and (path.low, path.high) == (low, high)]
+            made += _ranged(node, params, low, high, members, names, log)
+    graph.nodes.extend(made)
+    return graph.cleanup().toposort() if made else graph
+
+
+def _paths(graph: gs.Graph, tensor: gs.Tensor, low: int, high: int, steps: int) -> Iterator[_Path]:
+    """Every DequantizeLinear that `tensor` reaches through Clip and Cast alone."""
+    for node in readers(tensor):
+        if node.op == DEQUANTIZE and node.inputs[0] is tensor:
+            yield _Path(node, low, high, steps)
+        elif node.op == "Cast" and not is_graph_output(graph, node.outputs[0]):
+            limits = _integer_limits(node.attrs["to"])
+            if limits is not None and limits[0] <= low and high <= limits[1]:
+                yield from _paths(graph, node.outputs[0], low, high, steps + 1)
+        elif node.op in ("Clip", "Min", "Max") and not is_graph_output(graph, node.outputs[0]):
+            bounds = _bounds(node, tensor)
+            if bounds is not None:
+                inner = max(low, bounds[0]), min(high, bounds[1])
+                yield from _paths(graph, node.outputs[0], *inner, steps + 1)
+
+
+def _bounds(node: gs.Node, data: gs.Tensor) -> tuple[int, int] | None:
+    """Range that a Clip, Min or Max leaves; None if its bounds aren't constant scalars."""
+    huge = 2**40
+    if node.op != "Clip":
+        others = [value_of(tensor) for tensor in node.inputs if tensor is not data]
+        if len(others) != 1 or others[0] is None or others[0].size != 1:
+            return None
+        bound = int(others[0].reshape(-1)[0])
+        return (-huge, bound) if node.op == "Min" else (bound, huge)
+    result = [-huge, huge]
+    for index in (1, 2):
+        if index < len(node.inputs) and not node.inputs[index].is_empty():
+            value = value_of(node.inputs[index])
+            if value is None or value.size != 1:
+                return None
+            result[index - 1] = int(value.reshape(-1)[0])
+    return result[0], result[1]
+
+
+def _integer_limits(elem_type: int) -> tuple[int, int] | None:
+    dtype = np.dtype(gs.importers.onnx_importer.get_numpy_type(elem_type))
+    if not np.issubdtype(dtype, np.integer):
+        return None
+    limits = np.iinfo(dtype)
+    return int(limits.min), int(limits.max)
+
+
+def _ranged(
+    node: gs.Node, params: QuantParams, low: int, high: int, members: list[_Path], names: Names, log: PassLog
+) -> list[gs.Node]:
+    """A Q of its own, with a Clip of the reals if the range is narrower than its type, for the DQ nodes of `members`."""
+    source, output = node.inputs[0], node.outputs[0]
+    made: list[gs.Node] = []
+    if params.axis is None and (low > params.qmin or high < params.qmax):
+        ranged = QuantParams.of(params.scale, params.zero_point, params.dtype, qmin=low, qmax=high)
+        bounds = [
+            gs.Constant(names(f"{source.name}_{side}"), real)
+            for side, real in zip(("min", "max"), ranged.real_range(), strict=True)
+        ]
+        clipped = gs.Variable(names(f"{source.name}_clipped"), np.dtype(np.float32), source.shape)
+        made.append(gs.Node("Clip", names(f"{node.name}_range"), {}, [source, *bounds], [clipped]))
+        source = clipped
+        log.folded(node, f"integer range {low}..{high} is a Clip in front")
+    elif low > params.qmin or high < params.qmax:
+        log.skipped(node, "range of a per-channel activation")
+        return []
+    integers = gs.Variable(names(f"{output.name}_q"), params.dtype, output.shape)
+    made.append(gs.Node(QUANTIZE, names(f"{node.name}_ranged"), dict(node.attrs), [source, *node.inputs[1:]], [integers]))
+    for path in members:
+        path.dequantize.inputs[0] = integers
+        point = path.dequantize.inputs[2]
+        if point.dtype != params.dtype:
+            path.dequantize.inputs[2] = gs.Constant(names(point.name), point.values.astype(params.dtype))
+    return made

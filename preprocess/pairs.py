@@ -1,0 +1,160 @@
+"""Q/DQ pairs brought to one rule: each QuantizeLinear is read by DequantizeLinear nodes of its own parameters.
+
+    Q(x, s) -> DQ(s'), other parameters    =>   Q(s) -> DQ(s) -> Mul(s'/s) -> Add((z - z') s')
+    Q(x, s[C]) -> DQ(s[C]), one zero point =>   Div(x, s[C]) -> Q(1) -> DQ(1) -> Mul(s[C])     bit-equal
+    DQ(s) -> Q(s)                          =>   nothing: a grid rounds to itself
+    two equal nodes on one tensor          =>   one node
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from drpai_qat.quantization import QuantParams
+from preprocess.graph import Names, detach, is_graph_output, params_of, produced_by, replace_input, value_of
+from preprocess.passlog import PassLog
+from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
+
+_SAME_SCALE = 1e-6
+"""Two exporters' roundings of one trained scale differ by less than this, relatively."""
+
+
+def scale_per_channel_outside(graph: gs.Graph, log: PassLog) -> gs.Graph:
+    """Give per-channel activations a scalar grid between a division and a multiplication by their scales."""
+    names = Names(graph)
+    made: list[gs.Node] = []
+    for node in graph.nodes:
+        if node.op not in (QUANTIZE, DEQUANTIZE) or isinstance(node.inputs[0], gs.Constant) or not node.outputs:
+            continue
+        if node.attrs.get("block_size", 0):
+            log.skipped(node, "block-wise activation")
+            continue
+        params, data, output = params_of(node), node.inputs[0], node.outputs[0]
+        if params.axis is None:
+            continue
+        if np.ptp(params.zero_point):
+            log.skipped(node, "per-channel activation with different zero points")
+            continue
+        rank = len((data.shape if data.shape is not None else output.shape) or ())
+        shape = [params.scale.size if at == params.axis else 1 for at in range(rank)]
+        scale = gs.Constant(names(f"{node.name}_channel_scale"), params.scale.reshape(shape))
+        one = gs.Constant(names(f"{node.name}_one"), np.array(1, np.float32))
+        point = gs.Constant(names(f"{node.name}_zero_point"), np.array(params.zero_point[0], params.dtype))
+        between = gs.Variable(names(f"{node.name}_steps"), np.dtype(np.float32), data.shape)
+        if node.op == QUANTIZE:
+            made.append(gs.Node("Div", names(f"{node.name}_div"), {}, [data, scale], [between]))
+            node.inputs = [between, one, point]
+        else:
+            node.inputs = [data, one, point]
+            node.outputs = [between]
+            made.append(gs.Node("Mul", names(f"{node.name}_mul"), {}, [between, scale], [output]))
+        node.attrs.pop("axis", None)
+        log.note(node.name, "per-channel activation: scaled by channel outside a common grid")
+    graph.nodes.extend(made)
+    return graph.toposort() if made else graph
+
+
+def match_pairs(graph: gs.Graph, log: PassLog) -> gs.Graph:
+    """Let each DequantizeLinear use the parameters of the QuantizeLinear that feeds it."""
+    names = Names(graph)
+    made: list[gs.Node] = []
+    for node in graph.nodes:
+        writer = produced_by(node.inputs[0], QUANTIZE) if node.op == DEQUANTIZE else None
+        if writer is None:
+            continue
+        wrote, reads = params_of(writer), params_of(node)
+        if wrote == reads or wrote.axis is not None or reads.axis is not None:
+            continue
+        if wrote.zero_point != reads.zero_point or not np.isclose(wrote.scale, reads.scale, rtol=_SAME_SCALE, atol=0):
+            made += _rescaled(node, wrote, reads, names)
+            log.skipped(node, "reads another grid than was written: rescaled in float32")
+        node.inputs[1], node.inputs[2] = writer.inputs[1], writer.inputs[2]
+    graph.nodes.extend(made)
+    return graph.toposort() if made else graph
+
+
+def _rescaled(node: gs.Node, wrote: QuantParams, reads: QuantParams, names: Names) -> list[gs.Node]:
+    """What turns reals of the grid that was written into those of the grid that is read."""
+    output = node.outputs[0]
+    ratio = np.float64(reads.scale) / np.float64(wrote.scale)
+    offset = np.float64(wrote.zero_point - reads.zero_point) * np.float64(reads.scale)
+    steps = [("Mul", ratio)] + ([("Add", offset)] if offset else [])
+    tensors = [gs.Variable(names(f"{output.name}_grid"), np.dtype(np.float32), output.shape) for _ in steps] + [output]
+    node.outputs = [tensors[0]]
+    return [
+        gs.Node(
+            op,
+            names(f"{node.name}_{op.lower()}"),
+            {},
+            [tensors[at], gs.Constant(names(f"{output.name}_{op.lower()}"), np.array(value, np.float32))],
+            [tensors[at + 1]],
+        )
+        for at, (op, value) in enumerate(steps)
+    ]
+
+
+def merge_equal_nodes(graph: gs.Graph, log: PassLog) -> gs.Graph:
+    """Merge equal Clip, QuantizeLinear and DequantizeLinear nodes on one tensor."""
+    first: dict[tuple[object, ...], gs.Node] = {}
+    for node in graph.nodes:
+        if node.op not in (QUANTIZE, DEQUANTIZE, "Clip") or not node.outputs:
+            continue
+        constants = [value_of(tensor) if not tensor.is_empty() else np.zeros(0) for tensor in node.inputs[1:]]
+        if any(value is None for value in constants):
+            continue
+        values = tuple((value.dtype.str, value.shape, value.tobytes()) for value in constants if value is not None)
+        key = (node.op, id(node.inputs[0]), values, tuple(sorted(node.attrs.items())))
+        twin = first.setdefault(key, node)
+        if twin is not node and not is_graph_output(graph, node.outputs[0]):
+            if node.op == QUANTIZE:
+                log.folded(node, f"same as {twin.name}")
+            output = node.outputs[0]
+            detach(node)
+            replace_input(output, twin.outputs[0])
+    return graph.cleanup()
+
+
+def drop_repeated_grids(graph: gs.Graph, log: PassLog) -> gs.Graph:
+    """Remove a Q/DQ pair right behind a DequantizeLinear of the same grid and of no wider range."""
+    for node in graph.nodes:
+        if node.op != QUANTIZE or not node.outputs or is_graph_output(graph, node.outputs[0]):
+            continue
+        source, bounds = node.inputs[0], None
+        clip = produced_by(source, "Clip")
+        if clip is not None:
+            source, bounds = clip.inputs[0], _clip_range(clip)
+        before = produced_by(source, DEQUANTIZE)
+        if before is None or params_of(before) != params_of(node):
+            continue
+        if clip is not None and not _within(_range_of(before), bounds):
+            continue
+        output = node.outputs[0]
+        log.folded(node, f"repeats the grid of {before.name}")
+        detach(node)
+        replace_input(output, before.inputs[0])
+    return graph.cleanup()
+
+
+def _clip_range(clip: gs.Node) -> tuple[float, float] | None:
+    """Bounds of a Clip; None if they are computed at run time."""
+    bounds = [-np.inf, np.inf]
+    for index, tensor in enumerate(clip.inputs[1:3]):
+        if tensor.is_empty():
+            continue
+        value = value_of(tensor)
+        if value is None:
+            return None
+        bounds[index] = float(value.reshape(-1)[0])
+    return bounds[0], bounds[1]
+
+
+def _range_of(dequantize: gs.Node) -> tuple[float, float] | None:
+    """Range that the Clip in front of the pair of `dequantize` leaves."""
+    quantize = produced_by(dequantize.inputs[0], QUANTIZE)
+    clip = produced_by(quantize.inputs[0], "Clip") if quantize is not None else None
+    return _clip_range(clip) if clip is not None else None
+
+
+def _within(inner: tuple[float, float] | None, outer: tuple[float, float] | None) -> bool:
+    return inner is not None and outer is not None and outer[0] <= inner[0] and inner[1] <= outer[1]

@@ -1,0 +1,63 @@
+"""One float type: float32.
+
+Half-precision exports (ModelOpt, autocast) compute in float16 between Cast nodes. The integer network has float32
+scales and float32 input and output; float16 values are float32 values, so nothing but the intermediate rounding to
+half precision goes away.
+"""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from preprocess.graph import bypass
+from preprocess.passlog import PassLog
+
+_OTHERS = {
+    onnx.TensorProto.FLOAT16: np.dtype(np.float16),
+    onnx.TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
+    onnx.TensorProto.DOUBLE: np.dtype(np.float64),
+}
+
+
+def use_float32(graph: gs.Graph, log: PassLog) -> gs.Graph:
+    """Turn float16, bfloat16 and float64 tensors and casts into float32; drop casts that then do nothing."""
+    for tensor in (*graph.inputs, *graph.outputs):
+        if _is_other(tensor.dtype):
+            log.note(tensor.name, f"{np.dtype(tensor.dtype).name} in the source, float32 here")
+    for tensor in graph.tensors().values():
+        _convert(tensor)
+    for node in graph.nodes:
+        for key in ("to", "dtype", "output_dtype"):
+            if node.attrs.get(key) in _OTHERS:
+                node.attrs[key] = int(onnx.TensorProto.FLOAT)
+        value = node.attrs.get("value")
+        if isinstance(value, gs.Constant):
+            _convert(value)
+    return graph
+
+
+def remove_idle_casts(graph: gs.Graph, log: PassLog) -> gs.Graph:
+    """Bypass casts to the type that a tensor has already; needs inferred types."""
+    for node in graph.nodes:
+        if node.op != "Cast" or node.inputs[0].dtype is None:
+            continue
+        if np.dtype(node.inputs[0].dtype) == onnx.helper.tensor_dtype_to_np_dtype(node.attrs["to"]):
+            bypass(graph, node)
+    return graph.cleanup()
+
+
+def _is_other(dtype: object) -> bool:
+    """True for a float type other than float32; graphsurgeon keeps numpy types, or ONNX numbers where numpy has none."""
+    return dtype is not None and (dtype in _OTHERS if isinstance(dtype, int) else np.dtype(dtype) in _OTHERS.values())
+
+
+def _convert(tensor: gs.Tensor) -> None:
+    if not _is_other(tensor.dtype):
+        return
+    if isinstance(tensor, gs.Constant):
+        tensor.values = tensor.values.astype(np.float32)
+    else:
+        tensor.dtype = np.dtype(np.float32)

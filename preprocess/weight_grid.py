@@ -1,0 +1,118 @@
+"""Float weights of one layer as int8 with scale and zero point.
+
+    w[c] = scale[c] * (q[c] - zero_point[c])
+
+A grid for all channels is preferred (per-tensor training leaves one even where a channel alone would allow a coarser
+grid), then one a channel. The integers k of the lattice become q = k where they fit -128..127, else q = k + zero_point
+with the zero point that fits: asymmetric training, or a range -127..128 from a batch norm that flipped the sign.
+
+Two kinds of channel leave the scale open, and what is chosen then changes no weight:
+- all zero: the median scale of the others;
+- on a coarser grid than the layer's (one or two distinct values, a common divisor): a power-of-two fraction of the
+  scale, exact to the bit, so that a bias on scale s_x * s_w is rounded no coarser than its neighbours'.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drpai_qat.quantization import SMALLEST_SCALE
+from preprocess.lattice import MAX_STEPS, TOLERANCE, Grid, fit_rows, float32_scale, nearest_miss, ulp
+
+
+@dataclass(frozen=True)
+class WeightGrid:
+    """Recovered integers.
+
+    Attributes:
+        q: int8, shape (channels, n).
+        scale: float32, shape (channels,), or () where one grid explains all channels.
+        zero_point: int8, shape of scale.
+        residual: largest distance of a weight from the grid, in float32 ulp of its channel's largest magnitude.
+    """
+
+    q: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    zero_point: NDArray[np.int8]
+    residual: float
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """Why there is no 8-bit grid: the first channel without one, and how far it misses the best candidate."""
+
+    channels: int
+    channel: int
+    ulp: float
+    steps: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.channels} channel(s) on no 8-bit grid; channel {self.channel} misses the nearest by "
+            f"{self.steps:.2g} steps ({self.ulp:.2g} ulp; up to {TOLERANCE:g} would be rounding)"
+        )
+
+
+def recover_grid(weights: NDArray[np.float32]) -> WeightGrid | Misfit:
+    """Recover the grid of fake-quantized weights.
+
+    Args:
+        weights: finite float32, shape (channels, n).
+    Returns: the grid, or why there is none.
+    """
+    peak = np.abs(weights).max(axis=1, initial=0.0).astype(np.float64)
+    alive = peak >= MAX_STEPS * SMALLEST_SCALE  # below, the scale would be denormal: as good as zero
+    if not alive.any():
+        return WeightGrid(np.zeros(weights.shape, np.int8), np.array(1, np.float32), np.array(0, np.int8), 0.0)
+    weights = np.ascontiguousarray(np.where(alive[:, None], weights, np.float32(0)))
+    unit = ulp(peak)
+    grid = _one_grid(weights, float(unit[alive].min()))
+    if grid is None:
+        by_channel = fit_rows(weights, unit)
+        lost = np.flatnonzero(np.isnan(by_channel.scale))
+        if lost.size:  # older TensorFlow adds the lower end of the range last: the noise is that of the whole tensor
+            grid = _one_grid(weights, float(unit.max()))
+        else:
+            grid = _even_out(by_channel)
+    if grid is None:
+        return Misfit(lost.size, int(lost[0]), *nearest_miss(weights[lost[0]]))
+    return _as_int8(weights, grid, unit)
+
+
+def _one_grid(weights: NDArray[np.float32], unit: float) -> Grid | None:
+    """A lattice for all channels, to TOLERANCE * unit; None if there is none."""
+    grid = fit_rows(weights.reshape(1, -1), np.array([unit]))
+    return None if np.isnan(grid.scale[0]) else Grid(grid.k.reshape(weights.shape), grid.scale)
+
+
+def _even_out(grid: Grid) -> Grid:
+    """Choose the scales that the weights leave open: of zero channels and of channels on a coarse grid."""
+    low, high = int(grid.k.min()), int(grid.k.max())
+    k, scale = grid.k.copy(), grid.scale.copy()
+    for row in np.flatnonzero(scale > 0):
+        row_low, row_high = int(k[row].min()), int(k[row].max())
+        doublings = 0
+        while 2 * row_low >= low and 2 * row_high <= high and doublings < 8:
+            row_low, row_high, doublings = 2 * row_low, 2 * row_high, doublings + 1
+        k[row] <<= doublings
+        scale[row] /= 1 << doublings
+    scale[scale == 0] = np.median(scale[scale > 0])
+    return Grid(k, scale)
+
+
+def _as_int8(weights: NDArray[np.float32], grid: Grid, unit: NDArray[np.float64]) -> WeightGrid:
+    """Integers shifted into int8, scales rounded to float32, the residual as computed in float32."""
+    single = grid.scale.size == 1
+    rows, k = (weights.reshape(1, -1), grid.k.reshape(1, -1)) if single else (weights, grid.k)
+    scale = float32_scale(rows, k, grid.scale)
+    low, high = k.min(axis=1, initial=0), k.max(axis=1, initial=0)
+    fits = (low >= -128) & (high <= 127)
+    zero_point = np.where(fits, 0, -128 - low).astype(np.int8)
+    off = np.abs(k.astype(np.float32) * scale[:, None] - rows).reshape(weights.shape)
+    residual = float((off.max(axis=1, initial=0) / np.where(unit > 0, unit, 1)).max())
+    q = (k + zero_point[:, None]).astype(np.int8).reshape(weights.shape)
+    shape = () if single else scale.shape
+    return WeightGrid(q, scale.reshape(shape), zero_point.reshape(shape), residual)
