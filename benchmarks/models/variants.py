@@ -4,8 +4,8 @@
     fused   PyTorch eager QAT on fused modules with stubs at the ends
     clean   the float network through onnxruntime's static quantizer, QDQ, per-channel weights
 
-Beside NAME.onnx stands NAME.npz: `x`, a few photos, and `y` (`y1`, `y2` for further outputs), what the framework that made
-the file computes for them with its own fake-quant.
+Beside NAME.onnx stands NAME.npz: `x`, a few photos, and `y` (`y1`, `y2` for further outputs), what the framework that
+made the file computes for them with its own fake-quant.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ import torch
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
-from torch import Tensor, nn
-
 from recipes import prepare, settle_ranges
+from torch import Tensor, nn
 
 OPSET = 13
 VARIANTS = ("raw", "fused", "clean")

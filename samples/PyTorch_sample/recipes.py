@@ -11,7 +11,7 @@ All of them leave a module that trains like the float one and computes with fake
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -110,13 +110,21 @@ _PREPARE: dict[str, Callable[[nn.Module, Tensor], nn.Module]] = {
 
 
 @torch.no_grad()
-def settle_ranges(model: nn.Module, batches: list[Tensor]) -> None:
-    """Let the observers see `batches` once more with batch norm frozen, then freeze the ranges. Leaves `model` in eval mode.
+def settle_ranges(model: nn.Module, batches: Sequence[Tensor]) -> None:
+    """Take the activation ranges anew, as the mean over `batches`, then freeze them. Leaves `model` in eval mode.
 
-    The last training steps still move weights and batch-norm statistics; ranges taken then lag behind what is exported.
+    Training sees batch norm with the statistics of the batch, inference with the running ones, and the last steps move
+    the weights; the recipe's moving averages, which forget only 1% a step, lag far behind both after a short training.
     """
+    observers = [module for module in model.modules() if type(module) is MovingAverageMinMaxObserver]
+    for observer in observers:
+        observer.reset_min_max_vals()
     model.eval()
     model.apply(enable_observer)
-    for batch in batches:
+    for index, batch in enumerate(batches):
+        for observer in observers:
+            observer.averaging_constant = 1.0 / (index + 1)
         model(batch)
+    for observer in observers:
+        observer.averaging_constant = 0.01
     model.apply(disable_observer)

@@ -1,7 +1,7 @@
 """The samples' networks, by name.
 
-torchvision's own definitions are used where torchvision is installed; otherwise those of this package, which have the same
-parameter names, so that one checkpoint serves both.
+torchvision's own definitions are used where torchvision is installed; otherwise those of this package, which have the
+same parameter names, so that one checkpoint serves both.
 """
 
 from __future__ import annotations

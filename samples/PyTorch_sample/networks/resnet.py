@@ -1,8 +1,8 @@
 """ResNet-18 and ResNet-50 with torchvision's parameter names.
 
-torchvision's checkpoints load into these classes and the other way round. Module structure matters as much as names: eager
-QAT puts one observer on every leaf module, so a block that shares one ReLU between two places, as torchvision's does, decides
-what the ONNX export looks like.
+torchvision's checkpoints load into these classes and the other way round. Module structure matters as much as names:
+eager QAT puts one observer on every leaf module, so a block that shares one ReLU between two places, as torchvision's
+does, decides what the ONNX export looks like.
 
 `quantizable=True` builds what module fusion needs: one ReLU for each place, the residual sum as a `FloatFunctional` (so
 that it is observed), and quantize/dequantize stubs at the ends. Parameters and their names stay the same.
