@@ -12,7 +12,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,17 +53,24 @@ def staged(output_dir: Path) -> Iterator[Path]:
         raise
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 @contextlib.contextmanager
 def named_os_errors(output_dir: Path) -> Iterator[None]:
     """Say what an OSError means for the user: full disk, no permission."""
     try:
         yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        why = "no space left" if full else error.strerror or str(error)
-        where = f" ({error.filename})" if error.filename and not full else ""
-        what_to_do = "free some or choose another disk with -o" if full else "choose a folder you may write with -o"
-        raise DeploymentError(f"{output_dir} can't be written: {why}{where}: {what_to_do}") from None
+    except (OSError, RuntimeError) as error:
+        # The linker's own failure comes as a RuntimeError that quotes it.
+        if (isinstance(error, OSError) and error.errno in _FULL) or "No space left on device" in str(error):
+            why, what_to_do = "no space left", "free some, or choose another disk with -o"
+        elif isinstance(error, OSError):
+            where = f" ({error.filename})" if error.filename else ""
+            why, what_to_do = f"{error.strerror or error}{where}", "choose a folder you may write with -o"
+        else:
+            raise
+        raise DeploymentError(f"{output_dir} can't be written: {why}: {what_to_do}") from None
 
 
 def check_replaceable(final: Path) -> None:
@@ -114,6 +121,16 @@ def write_arrays(
 def write_float32(path: Path, array: NDArray) -> None:
     """Write an array as raw little-endian float32."""
     path.write_bytes(np.ascontiguousarray(array, "<f4").tobytes())
+
+
+def write_params(path: Path, params: Mapping[str, NDArray]) -> None:
+    """Write deploy.params in TVM's own format.
+
+    Raises: OSError: the disk is full (TVM's writer would leave half a file without a word).
+    """
+    from tvm import runtime
+
+    path.write_bytes(runtime.save_param_dict(dict(params)))
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -1,0 +1,155 @@
+"""How far one tensor is from another, in the units that decide: steps of its grid (LSB), dB, cosine, top-1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drpai_qat.options import Thresholds
+from drpai_qat.quantization import QuantParams
+
+
+@dataclass(frozen=True)
+class Top1:
+    """Agreement of the largest class.
+
+    Attributes:
+        equal: samples whose largest class is the reference's.
+        ties: further samples whose class differs, but lies within one step of the reference's largest.
+        total: samples.
+    """
+
+    equal: int
+    ties: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"{self.equal}/{self.total}" + (f" (+{self.ties} within one step)" if self.ties else "")
+
+
+@dataclass(frozen=True)
+class OutputFigures:
+    """One network output, over all samples.
+
+    Attributes:
+        name: output.
+        max_error: largest absolute difference, in the output's own unit.
+        lsb: step that errors are counted in; 0 where the reference is all zero.
+        lsb_trained: True if the step is the output's trained scale, False if it is max|y|/127.
+        max_error_lsb: max_error / lsb.
+        sqnr_db: 10 log10(sum y^2 / sum (y - reference)^2); inf if equal.
+        cosine: similarity of all values, 1 if equal.
+        top1: for outputs of shape (batch, classes), else None.
+    """
+
+    name: str
+    max_error: float
+    lsb: float
+    lsb_trained: bool
+    max_error_lsb: float
+    sqnr_db: float
+    cosine: float
+    top1: Top1 | None
+
+    def shortfalls(self, thresholds: Thresholds) -> list[str]:
+        """What falls short of the thresholds, in words."""
+        found = []
+        if self.sqnr_db < thresholds.min_sqnr_db:
+            found.append(f"{self.name}: SQNR {self.sqnr_db:.1f} dB is below {thresholds.min_sqnr_db:g} dB")
+        if thresholds.max_lsb is not None and self.max_error_lsb > thresholds.max_lsb:
+            found.append(f"{self.name}: error of {self.max_error_lsb:.2f} LSB is above {thresholds.max_lsb:g}")
+        if thresholds.min_cosine is not None and self.cosine < thresholds.min_cosine:
+            found.append(f"{self.name}: cosine {self.cosine:.5f} is below {thresholds.min_cosine:g}")
+        if self.top1 and (self.top1.equal + self.top1.ties) / self.top1.total < thresholds.min_top1:
+            found.append(f"{self.name}: top-1 agrees on {self.top1} samples, below {thresholds.min_top1:.0%}")
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in report.json; an infinite SQNR is null beside "exact": true."""
+        return {
+            "name": self.name,
+            "exact": self.max_error == 0,
+            "max_error": finite(self.max_error),
+            "lsb": self.lsb,
+            "lsb_trained": self.lsb_trained,
+            "max_error_lsb": finite(self.max_error_lsb),
+            "sqnr_db": finite(self.sqnr_db),
+            "cosine": finite(self.cosine),
+            "top1": None
+            if self.top1 is None
+            else {"equal": self.top1.equal, "ties": self.top1.ties, "total": self.top1.total},
+        }
+
+
+def compare_output(
+    name: str, found: Sequence[NDArray], reference: Sequence[NDArray], grid: QuantParams | None
+) -> OutputFigures:
+    """Compare an output over samples.
+
+    Args:
+        name: of the output.
+        found, reference: one array per sample, of equal shapes; integers and booleans count as numbers.
+        grid: trained grid of the output, if it has one per tensor.
+    """
+    ours = np.stack([np.asarray(array, np.float64) for array in found])
+    theirs = np.stack([np.asarray(array, np.float64) for array in reference])
+    trained = grid is not None and not grid.per_channel
+    step = float(grid.scale) if grid is not None and trained else float(np.abs(theirs).max(initial=0)) / 127
+    error = float(np.abs(ours - theirs).max(initial=0)) if np.isfinite(ours).all() else math.inf
+    return OutputFigures(
+        name=name,
+        max_error=error,
+        lsb=step,
+        lsb_trained=trained,
+        max_error_lsb=0.0 if error == 0 else error / step if step else math.inf,
+        sqnr_db=sqnr_db(ours, theirs),
+        cosine=cosine(ours, theirs),
+        top1=_top1(ours, theirs, step),
+    )
+
+
+def sqnr_db(found: NDArray, reference: NDArray) -> float:
+    """Signal to quantization noise ratio in dB: inf if equal, -inf where a silent reference is not met."""
+    signal = float(np.square(reference, dtype=np.float64).sum())
+    noise = float(np.square(found - reference, dtype=np.float64).sum())
+    if noise == 0:
+        return math.inf
+    if signal == 0 or not math.isfinite(noise):
+        return -math.inf
+    return 10 * math.log10(signal / noise)
+
+
+def cosine(found: NDArray, reference: NDArray) -> float:
+    """Cosine of the angle between two tensors; 1 if both are zero, 0 if one is."""
+    ours, theirs = found.ravel(), reference.ravel()
+    lengths = float(np.linalg.norm(ours)) * float(np.linalg.norm(theirs))
+    if not math.isfinite(lengths):
+        return 0.0
+    if lengths == 0:
+        return float(not ours.any() and not theirs.any())
+    return float(ours @ theirs) / lengths
+
+
+def finite(value: float) -> float | None:
+    """JSON has no infinity: None stands for it."""
+    return value if math.isfinite(value) else None
+
+
+def _top1(ours: NDArray, theirs: NDArray, step: float) -> Top1 | None:
+    """Agreement of argmax for arrays of shape (samples, batch, classes[, 1, 1])."""
+    while theirs.ndim > 3 and theirs.shape[-1] == 1:
+        ours, theirs = ours[..., 0], theirs[..., 0]
+    if theirs.ndim != 3 or theirs.shape[-1] < 2:
+        return None
+    ours, theirs = ours.reshape(-1, ours.shape[-1]), theirs.reshape(-1, theirs.shape[-1])
+    if not np.isfinite(ours).all():
+        return Top1(0, 0, len(ours))
+    chosen = ours.argmax(axis=1)
+    equal = chosen == theirs.argmax(axis=1)
+    near = np.take_along_axis(theirs, chosen[:, None], 1)[:, 0] >= theirs.max(axis=1) - step
+    return Top1(int(equal.sum()), int((near & ~equal).sum()), len(ours))

@@ -1,0 +1,279 @@
+"""The whole way from a QAT file to a checked output folder.
+
+load -> static shapes -> preprocess -> lower -> build -> run samples -> check -> deploy.json, report.json
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+from numpy.typing import NDArray
+
+import preprocess
+from drpai_qat import deployment, manifest
+from drpai_qat.check.fidelity import (
+    CheckResult,
+    RunOnce,
+    check_layers,
+    check_outputs,
+    first_divergence,
+    fold_divergence,
+)
+from drpai_qat.check.layers import Cut
+from drpai_qat.check.reference import Reference
+from drpai_qat.check.samples import make_samples
+from drpai_qat.errors import DrpaiQatError
+from drpai_qat.loading import Source, load
+from drpai_qat.options import CompileOptions, Thresholds, compile_options
+from drpai_qat.progress import Silent, Stages
+from drpai_qat.report import FoldNote, NodeCoverage, Report
+from drpai_qat.runtime import Network
+from drpai_qat.shapes import specialize
+from drpai_qat.version import __version__
+
+if TYPE_CHECKING:  # both import TVM, which takes a second: bad input is refused before
+    from drpai_qat.lowering import Lowered
+    from drpai_qat.targets import Target
+
+CANONICAL = "model_int8.onnx"
+_VERSIONS_OF = ("apache-tvm", "numpy", "onnx", "onnx-graphsurgeon", "onnxruntime")
+
+
+def compile(
+    model: str | Path,
+    *,
+    qat_type: str | None = None,
+    output_dir: str | Path | None = None,
+    input_shape: str | Iterable[str] = (),
+    input_name: str | Iterable[str] = (),
+    target: str = "host",
+    check: str = "outputs",
+    thresholds: Thresholds | None = None,
+    samples: int = 4,
+    seed: int = 0,
+    progress: Stages | None = None,
+) -> Report:
+    """Compile a QAT ONNX file into an INT8 network, as the command does.
+
+    Args:
+        model: the ONNX file.
+        qat_type: "pytorch" or "tensorflow"; None: found out.
+        output_dir: folder to write; default out/<model name>.
+        input_shape: "1,3,224,224" or "name:1,3,224,224", or several: sizes of dynamic dimensions.
+        input_name: network inputs that shapes without a name are for.
+        target: machine to compile for.
+        check: "outputs", "layers" or "none".
+        thresholds: what the check must reach.
+        samples: number of sample inputs.
+        seed: of the sample inputs.
+        progress: told of each stage; default: silent.
+    Returns: the report; `report.passed` is False if the check fell short (the folder is written all the same).
+    Raises: DrpaiQatError: see drpai_qat.errors.
+    """
+    options = compile_options(
+        model,
+        qat_type=qat_type,
+        output_dir=output_dir,
+        input_shape=input_shape,
+        input_name=input_name,
+        target=target,
+        check=check,
+        thresholds=thresholds,
+        samples=samples,
+        seed=seed,
+    )
+    return run(options, progress or Silent())
+
+
+@dataclass(frozen=True)
+class _Folded:
+    """The model before and after preprocess, both with static inputs."""
+
+    source: Source
+    static: onnx.ModelProto
+    canonical: onnx.ModelProto
+    qat_type: str
+    notes: tuple[FoldNote, ...]
+
+
+def run(options: CompileOptions, progress: Stages) -> Report:
+    """Compile with checked options.
+
+    Raises: DrpaiQatError: see drpai_qat.errors.
+    """
+    with deployment.staged(options.output_dir) as folder:
+        folded = _fold(options, progress)
+        with progress.stage("starting the compiler"):
+            from drpai_qat import targets
+
+            target = targets.by_name(options.target)
+        lowered, here = _build(folded, target, folder, progress)
+        samples = make_samples(folded.canonical, options.samples, options.seed)
+        with progress.stage("running the samples"):
+            first = here.run(samples[0])
+        check = None
+        if options.check != "none":
+            check = _check(folded, here, samples, folder, options, progress)
+        with progress.stage("writing the folder"):
+            onnx.save(folded.canonical, folder / CANONICAL)
+            inputs = [samples[0][info.name] for info in lowered.inputs]
+            deployment.write_arrays(folder, inputs, [first[info.name] for info in lowered.outputs])
+            report = _report(folded, lowered, target, check, options, progress)
+            report.write(folder)
+            _manifest(report, lowered, folder).write(folder)
+    return report
+
+
+def _fold(options: CompileOptions, progress: Stages) -> _Folded:
+    with progress.stage("loading the model"):
+        source = load(options.model)
+        static = specialize(source.path.name, source.model, options.input_shapes)
+    with progress.stage("folding the fake-quant"), _blaming(source):
+        result = preprocess.preprocess(static, options.qat_type)
+    notes = tuple(FoldNote(note.action, note.node, note.reason) for note in result.log)
+    return _Folded(source, static, result.model, result.qat_type, notes)
+
+
+def _build(folded: _Folded, target: Target, folder: Path, progress: Stages) -> tuple[Lowered, Network]:
+    """Compile for the target; returns the lowered network and one that runs here, the same one if it can."""
+    from drpai_qat import targets
+    from drpai_qat.lowering import lower
+
+    with progress.stage("lowering"), _blaming(folded.source):
+        lowered = lower(folded.canonical, target)
+    with progress.stage(f"compiling for {target.name}"):
+        _compile(lowered, target, folder)
+    if targets.cpu_features().issuperset(target.isa.features):
+        return lowered, _network(lowered, folder)
+    host = targets.host()
+    with progress.stage(f"compiling for {host.name}, to check here"):
+        return lowered, _compile_and_load(folded.canonical, host, folder)
+
+
+def _compile(lowered: Lowered, target: Target, folder: Path) -> None:
+    from drpai_qat.build import build
+
+    build(lowered, target, folder / manifest.LIBRARY)
+    deployment.write_params(folder / manifest.PARAMS, lowered.params)
+
+
+def _network(lowered: Lowered, folder: Path) -> Network:
+    library, params = folder / manifest.LIBRARY, folder / manifest.PARAMS
+    return Network(library, params, tuple(lowered.params), lowered.inputs, lowered.outputs)
+
+
+def _compile_and_load(model: onnx.ModelProto, target: Target, folder: Path) -> Network:
+    """Compile into a folder that is gone afterwards: the code stays mapped."""
+    from drpai_qat.lowering import lower
+
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        lowered = lower(model, target)
+        _compile(lowered, target, Path(name))
+        return _network(lowered, Path(name))
+
+
+def _check(
+    folded: _Folded,
+    here: Network,
+    samples: list[dict[str, NDArray]],
+    folder: Path,
+    options: CompileOptions,
+    progress: Stages,
+) -> CheckResult:
+    from drpai_qat import targets
+
+    def compile_cut(cut: Cut) -> RunOnce:
+        return _compile_and_load(cut.model, targets.host(), folder).run
+
+    with progress.stage("checking against onnxruntime"):
+        source = Reference(folded.source.path, folded.source.path.name)
+        grids = {info.name: info.quantization for info in here.outputs}
+        middle = Reference(folded.canonical, CANONICAL)
+        result = check_outputs(source, middle, here.run, grids, samples, options.thresholds)
+    if options.check == "layers" or not result.passed:
+        with progress.stage("checking layer by layer"):
+            layers = check_layers(folded.canonical, compile_cut, samples)
+            result = replace(result, layers=layers, divergence=first_divergence(layers))
+            if not result.passed and not result.divergence:
+                result = replace(result, divergence=fold_divergence(folded.static, folded.canonical, samples[0]))
+    return result
+
+
+def _report(
+    folded: _Folded,
+    lowered: Lowered,
+    target: Target,
+    check: CheckResult | None,
+    options: CompileOptions,
+    progress: Stages,
+) -> Report:
+    weights, activations = count_quantized(folded.canonical)
+    return Report(
+        model={
+            "name": folded.source.path.name,
+            "sha256": folded.source.sha256,
+            "qat_type": folded.qat_type,
+        },
+        output_dir=options.output_dir,
+        target=target.name,
+        weights=weights,
+        activations=activations,
+        notes=folded.notes,
+        coverage=tuple(NodeCoverage(one.node, one.op, one.compute, one.macs, one.reason) for one in lowered.coverage),
+        int8_mac_fraction=lowered.int8_mac_fraction,
+        check=check,
+        seconds=dict(progress.seconds),
+    )
+
+
+def count_quantized(model: onnx.ModelProto) -> tuple[int, int]:
+    """Numbers of quantized weights and activations of a canonical model; int32 biases are not counted."""
+    stored = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    weights = {
+        node.input[0]
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear"
+        and stored.get(node.input[0], onnx.TensorProto.INT32) != onnx.TensorProto.INT32
+    }
+    return len(weights), sum(node.op_type == "QuantizeLinear" for node in model.graph.node)
+
+
+def _manifest(report: Report, lowered: Lowered, folder: Path) -> manifest.Manifest:
+    check = None
+    if report.check is not None:
+        outputs = [one.to_json() for one in report.check.outputs]
+        check = {"passed": report.check.passed, "samples": report.check.samples, "outputs": outputs}
+    versions = {name: importlib.metadata.version(name) for name in _VERSIONS_OF}
+    return manifest.Manifest(
+        model=report.model,
+        inputs=tuple(lowered.inputs),
+        outputs=tuple(lowered.outputs),
+        parameters=tuple(lowered.params),
+        target={"name": report.target},
+        int8_mac_fraction=report.int8_mac_fraction,
+        versions={"drpai-qat": __version__, **versions},
+        check=check,
+        files=deployment.hashes(folder),
+    )
+
+
+@contextlib.contextmanager
+def _blaming(source: Source) -> Iterator[None]:
+    """Name the file in every error; where a pass breaks unexpectedly, see whether onnxruntime refuses the file too."""
+    name = source.path.name
+    try:
+        yield
+    except DrpaiQatError as error:
+        if name in str(error):
+            raise
+        raise type(error)(f"{name}: {error}") from error
+    except Exception:
+        Reference(source.path, name)  # raises ModelError if the file is at fault
+        raise
