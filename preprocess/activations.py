@@ -110,7 +110,9 @@ def _ranged(
         log.skipped(node, "range of a per-channel activation")
         return []
     integers = gs.Variable(names(f"{output.name}_q"), params.dtype, output.shape)
-    made.append(gs.Node(QUANTIZE, names(f"{node.name}_ranged"), dict(node.attrs), [source, *node.inputs[1:]], [integers]))
+    made.append(
+        gs.Node(QUANTIZE, names(f"{node.name}_ranged"), dict(node.attrs), [source, *node.inputs[1:]], [integers])
+    )
     for path in members:
         path.dequantize.inputs[0] = integers
         point = path.dequantize.inputs[2]

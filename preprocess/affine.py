@@ -158,9 +158,7 @@ def _step(
     return (ones, -operand) if first else (-ones, operand)
 
 
-def _batchnorm_step(
-    node: gs.Node, channels: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+def _batchnorm_step(node: gs.Node, channels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """gamma / sqrt(var + eps) and beta - mean * that, in float64."""
     values = [value_of(tensor) for tensor in node.inputs[1:5]]
     if any(value is None for value in values) or len(node.outputs) != 1:

@@ -42,7 +42,7 @@ def canonical_biases(graph: gs.Graph, log: PassLog) -> gs.Graph:
             continue
         if maker is not None and not is_dequantized_constant(maker):
             continue
-        scale = _accumulator_scale(layer)
+        scale = accumulator_scale(layer)
         reals = bias.values if maker is None else params_of(maker).dequantize(maker.inputs[0].values)
         integers = None if scale is None else _on_grid(reals, scale)
         if integers is not None and scale is not None:
@@ -57,7 +57,7 @@ def canonical_biases(graph: gs.Graph, log: PassLog) -> gs.Graph:
     return graph.cleanup().toposort()
 
 
-def _accumulator_scale(layer: gs.Node) -> NDArray[np.float32] | None:
+def accumulator_scale(layer: gs.Node) -> NDArray[np.float32] | None:
     """s_x * s_w, float32 of shape (channels,); None if the layer has no integer accumulators."""
     weights = producer(layer.inputs[1])
     x = grid_of(layer.inputs[0])
@@ -94,5 +94,3 @@ def _on_grid(reals: Array, scale: NDArray[np.float32]) -> NDArray[np.int32] | No
     if (np.abs(steps - nearest) > _ON_GRID + _FLOAT32_ULPS * np.abs(nearest)).any():
         return None
     return nearest.astype(np.int32)
-
-

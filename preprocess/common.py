@@ -11,7 +11,13 @@ from preprocess.biases import canonical_biases
 from preprocess.constants import fold_constants
 from preprocess.inference import name_nodes, remove_identities, use_inference_batchnorm
 from preprocess.integers import canonical_weights
-from preprocess.pairs import drop_repeated_grids, match_pairs, merge_equal_nodes, scale_per_channel_outside
+from preprocess.pairs import (
+    dequantize_before_moves,
+    drop_repeated_grids,
+    match_pairs,
+    merge_equal_nodes,
+    scale_per_channel_outside,
+)
 from preprocess.passlog import Pass
 from preprocess.precision import remove_idle_casts, use_float32
 from preprocess.quantize_nodes import complete_quantize_nodes
@@ -32,6 +38,7 @@ PREPARE: tuple[Pass, ...] = (
 
 FOLD: tuple[Pass, ...] = (
     fold_weight_fake_quant,  # before the layers are looked at: their weights are then integers behind one DQ
+    dequantize_before_moves,  # before the clips: they look for the DQ right behind the integers
     clip_before_quantize,
     scale_per_channel_outside,  # after the clips, which need the integers next to their Q
     match_pairs,

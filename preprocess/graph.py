@@ -159,7 +159,9 @@ def params_of(node: gs.Node) -> QuantParams:
     )
 
 
-def make_dequantize(names: Callable[[str], str], base: str, q: Array, params: QuantParams, output: gs.Tensor) -> gs.Node:
+def make_dequantize(
+    names: Callable[[str], str], base: str, q: Array, params: QuantParams, output: gs.Tensor
+) -> gs.Node:
     """DequantizeLinear of constant integers; the caller appends it to the graph.
 
     Args:

@@ -1,8 +1,8 @@
 """Integers of weights as int8, around zero where they fit.
 
-    uint8, z        =>  int8, q - 128, z - 128
-    |q - z| <= 127  =>  q - z, zero point 0:  the same reals, and kernels without a zero-point correction
-    int16, int32    =>  int8 if the values fit
+uint8, z        =>  int8, q - 128, z - 128
+|q - z| <= 127  =>  q - z, zero point 0:  the same reals, and kernels without a zero-point correction
+int16, int32    =>  int8 if the values fit
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def to_int8(q: Array, params: QuantParams) -> tuple[Array, QuantParams] | None:
         along[params.axis] = -1
     points = params.zero_point.reshape(along) if params.axis is not None else params.zero_point
     steps = q.astype(np.int32) - points.astype(np.int32)
-    if q.size and -128 <= steps.min() and steps.max() <= 127:
+    if q.size and steps.min() >= -128 and steps.max() <= 127:
         centred = QuantParams.of(params.scale, 0, np.int8, axis=params.axis)
         return steps.astype(np.int8), centred
     shift = 128 if params.dtype == np.uint8 else 0

@@ -1,9 +1,10 @@
 """Q/DQ pairs brought to one rule: each QuantizeLinear is read by DequantizeLinear nodes of its own parameters.
 
-    Q(x, s) -> DQ(s'), other parameters    =>   Q(s) -> DQ(s) -> Mul(s'/s) -> Add((z - z') s')
-    Q(x, s[C]) -> DQ(s[C]), one zero point =>   Div(x, s[C]) -> Q(1) -> DQ(1) -> Mul(s[C])     bit-equal
-    DQ(s) -> Q(s)                          =>   nothing: a grid rounds to itself
-    two equal nodes on one tensor          =>   one node
+Q(x, s) -> DQ(s'), other parameters    =>   Q(s) -> DQ(s) -> Mul(s'/s) -> Add((z - z') s')
+Q(x, s[C]) -> DQ(s[C]), one zero point =>   Div(x, s[C]) -> Q(1) -> DQ(1) -> Mul(s[C])     bit-equal
+DQ(s) -> Q(s)                          =>   nothing: a grid rounds to itself
+Q -> Transpose -> DQ                   =>   Q -> DQ -> Transpose
+two equal nodes on one tensor          =>   one node
 """
 
 from __future__ import annotations
@@ -12,9 +13,22 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from drpai_qat.quantization import QuantParams
-from preprocess.graph import Names, detach, is_graph_output, params_of, produced_by, replace_input, value_of
+from preprocess.graph import (
+    Names,
+    bypass,
+    detach,
+    is_graph_output,
+    params_of,
+    produced_by,
+    readers,
+    replace_input,
+    value_of,
+)
+from preprocess.moves import MOVES
 from preprocess.passlog import PassLog
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
+
+_INTEGER_MOVES = (*MOVES, "MaxPool", "DepthToSpace", "SpaceToDepth", "Expand", "Tile")
 
 _SAME_SCALE = 1e-6
 """Two exporters' roundings of one trained scale differ by less than this, relatively."""
@@ -53,6 +67,50 @@ def scale_per_channel_outside(graph: gs.Graph, log: PassLog) -> gs.Graph:
         log.note(node.name, "per-channel activation: scaled by channel outside a common grid")
     graph.nodes.extend(made)
     return graph.toposort() if made else graph
+
+
+def dequantize_before_moves(graph: gs.Graph, log: PassLog) -> gs.Graph:
+    """Let Transpose, Reshape and the like between Q and DQ move reals: DequantizeLinear comes right behind its Q."""
+    names = Names(graph)
+    made: list[gs.Node] = []
+    for node in graph.nodes:
+        if node.op != QUANTIZE or not node.outputs or params_of(node).axis is not None:
+            continue
+        integers = node.outputs[0]
+        moved = _moved_tensors(graph, integers, params_of(node))
+        if not moved:
+            continue
+        real = gs.Variable(names(f"{integers.name}_real"), np.dtype(np.float32), integers.shape)
+        made.append(gs.Node(DEQUANTIZE, names(f"{node.name}_dequantize"), {}, [integers, *node.inputs[1:]], [real]))
+        for reader in readers(integers):
+            if reader.op in _INTEGER_MOVES:
+                reader.inputs[0] = real
+        for tensor in moved:
+            tensor.dtype = np.dtype(np.float32)
+            for reader in readers(tensor):
+                if reader.op == DEQUANTIZE:
+                    bypass(graph, reader)
+    graph.nodes.extend(made)
+    return graph.cleanup().toposort() if made else graph
+
+
+def _moved_tensors(graph: gs.Graph, integers: gs.Tensor, params: QuantParams) -> list[gs.Tensor]:
+    """Outputs of the moves behind `integers`; none if anything but DequantizeLinear of `params` reads one of them."""
+    found: list[gs.Tensor] = []
+    waiting = [integers]
+    while waiting:
+        tensor = waiting.pop()
+        for reader in readers(tensor):
+            if reader.op in _INTEGER_MOVES and reader.inputs[0] is tensor:
+                if len(reader.outputs) > 1 and reader.op == "MaxPool":
+                    return []
+                found += reader.outputs
+                waiting += reader.outputs
+            elif tensor is not integers and (reader.op != DEQUANTIZE or params_of(reader) != params):
+                return []
+        if tensor is not integers and is_graph_output(graph, tensor):
+            return []
+    return found
 
 
 def match_pairs(graph: gs.Graph, log: PassLog) -> gs.Graph:

@@ -25,7 +25,7 @@ _OTHERS = {
 def use_float32(graph: gs.Graph, log: PassLog) -> gs.Graph:
     """Turn float16, bfloat16 and float64 tensors and casts into float32; drop casts that then do nothing."""
     for tensor in (*graph.inputs, *graph.outputs):
-        if _is_other(tensor.dtype):
+        if is_other_float(tensor.dtype):
             log.note(tensor.name, f"{np.dtype(tensor.dtype).name} in the source, float32 here")
     for tensor in graph.tensors().values():
         _convert(tensor)
@@ -49,13 +49,13 @@ def remove_idle_casts(graph: gs.Graph, log: PassLog) -> gs.Graph:
     return graph.cleanup()
 
 
-def _is_other(dtype: object) -> bool:
+def is_other_float(dtype: object) -> bool:
     """True for a float type other than float32; graphsurgeon keeps numpy types, or ONNX numbers where numpy has none."""
     return dtype is not None and (dtype in _OTHERS if isinstance(dtype, int) else np.dtype(dtype) in _OTHERS.values())
 
 
 def _convert(tensor: gs.Tensor) -> None:
-    if not _is_other(tensor.dtype):
+    if not is_other_float(tensor.dtype):
         return
     if isinstance(tensor, gs.Constant):
         tensor.values = tensor.values.astype(np.float32)

@@ -149,5 +149,3 @@ def _set_input(node: gs.Node, index: int, value: Array, names: Names) -> None:
         node.inputs[index] = new
     else:
         node.inputs.append(new)
-
-

@@ -1,8 +1,8 @@
 """Multiply quantized weights by a constant without touching what training rounded: only scales and signs change.
 
-    c > 0:  s' = s * c                  float64, rounded once to float32
-    c < 0:  s' = s * |c|,  real = -s(q - z) = s((-q) - (-z));  where -q leaves the type (-128): q' = ~q, z' = ~z
-    c = 0:  q' = z (all reals zero), s' = s
+c > 0:  s' = s * c                  float64, rounded once to float32
+c < 0:  s' = s * |c|,  real = -s(q - z) = s((-q) - (-z));  where -q leaves the type (-128): q' = ~q, z' = ~z
+c = 0:  q' = z (all reals zero), s' = s
 """
 
 from __future__ import annotations

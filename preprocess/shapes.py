@@ -66,7 +66,12 @@ def _fold_shape_nodes(graph: gs.Graph) -> bool:
     """Turn the output of every Shape and Size node with a static input into a constant; true if there was one."""
     changed = False
     for node in graph.nodes:
-        if node.op not in ("Shape", "Size") or not node.inputs or not node.outputs or not is_static(node.inputs[0].shape):
+        if (
+            node.op not in ("Shape", "Size")
+            or not node.inputs
+            or not node.outputs
+            or not is_static(node.inputs[0].shape)
+        ):
             continue
         dims = list(node.inputs[0].shape)
         if node.op == "Size":
