@@ -66,7 +66,11 @@ class ConvShape:
     @property
     def is_dense_product(self) -> bool:
         """Input pixels are output pixels, in order: the pixels form one long row."""
-        return self.kernel == (1, 1) and self.stride == (1, 1) and (self.height, self.width) == (self.out_height, self.out_width)
+        return (
+            self.kernel == (1, 1)
+            and self.stride == (1, 1)
+            and (self.height, self.width) == (self.out_height, self.out_width)
+        )
 
     @property
     def in_size(self) -> int:
@@ -140,7 +144,9 @@ def conv(
             T.func_name("conv")
             T.func_attr({"global_symbol": "conv", "tirx.noalias": True})
             data = flat_arg("data", (shape.in_size,), product.in_dtype)
-            dynamic = flat_arg("matrix", (shape.batch * weight_count,), product.weight_dtype) if weights is None else None
+            dynamic = (
+                flat_arg("matrix", (shape.batch * weight_count,), product.weight_dtype) if weights is None else None
+            )
             emitter.declare_operands()
             packed = dynamic if weights is None else flat_arg("weights", (weight_count,), product.weight_dtype)
             start = None if padded_bias is None else flat_arg("bias", padded_bias.shape, "int32")

@@ -35,7 +35,7 @@ def _polynomial(x: Vector, coefficients: tuple[float, ...], lanes: int) -> Vecto
     return result
 
 
-def _exp(isa: Isa, x: Vector, lanes: int) -> Vector:
+def exp(isa: Isa, x: Vector, lanes: int) -> Vector:
     x = T.Bind(T.max(T.min(x, _const(88.3762626647949, lanes)), _const(-87.3365478515625, lanes)))
     n = T.Bind(tirx.op.nearbyint(x * _const(1.44269504088896341, lanes)))
     r = T.Bind((x - n * _const(0.693359375, lanes)) + n * _const(2.12194440e-4, lanes))
@@ -46,12 +46,12 @@ def _exp(isa: Isa, x: Vector, lanes: int) -> Vector:
 
 def _sigmoid(isa: Isa, x: Vector, lanes: int) -> Vector:
     one = _const(1.0, lanes)
-    return one / (one + _exp(isa, _const(0.0, lanes) - x, lanes))
+    return one / (one + exp(isa, _const(0.0, lanes) - x, lanes))
 
 
 def _tanh(isa: Isa, x: Vector, lanes: int) -> Vector:
     one, two = _const(1.0, lanes), _const(2.0, lanes)
-    return one - two / (_exp(isa, x * two, lanes) + one)
+    return one - two / (exp(isa, x * two, lanes) + one)
 
 
 def _erf(isa: Isa, x: Vector, lanes: int) -> Vector:
@@ -61,7 +61,7 @@ def _erf(isa: Isa, x: Vector, lanes: int) -> Vector:
 
 
 _UNARY: dict[str, Callable[[Isa, Vector, int], Vector]] = {
-    "exp": _exp,
+    "exp": exp,
     "sigmoid": _sigmoid,
     "tanh": _tanh,
     "erf": _erf,
@@ -82,6 +82,7 @@ _BINARY: dict[str, Callable[[Vector, Vector], Vector]] = {
     "min": T.min,
     "max": T.max,
 }
+
 
 def emit(
     isa: Isa,

@@ -43,12 +43,15 @@ class Epilogue:
         out_dtype: uint8, int8, int16, uint16, int32 or float32.
         zero_point: added after rounding; 0 for float32.
         operands: what the tree's Load nodes index.
+        out_shape: the output's dims as operands and constants broadcast against them, where they are not the kernel's own
+            (the rows of a matrix product may be several dims); same element order, same last dim.
     """
 
     expr: E.Expr
     out_dtype: str
     zero_point: int = 0
     operands: tuple[Operand, ...] = ()
+    out_shape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.out_dtype != "float32" and not E.is_integer(self.expr):
@@ -86,7 +89,7 @@ class EpilogueEmitter:
 
     def __init__(self, epilogue: Epilogue, out_shape: tuple[int, ...], isa: Isa) -> None:
         self.epilogue = epilogue
-        self.out_shape = out_shape
+        self.out_shape = out_shape = epilogue.out_shape or out_shape
         self.isa = isa
         self._channels = out_shape[-1]
         self._slots: dict[tuple[int, str], tuple[str, int]] = {}

@@ -2,7 +2,7 @@
 
     name   activations      weights  accumulators  exact when
     dot4   uint8            int8     int32         always with VNNI; otherwise where `dot4_steps` proves it
-    dot2   int16, centred   int8     int32         always
+    dot2   int16, centred   int8     int32         always (weights int16 in DOT2_WIDE: products of two activations)
     fma    float32          float32  float32       (float)
 
 `steps` of dot4 without VNNI: how many vpmaddubsw results are added in int16 before they are widened.
@@ -33,7 +33,16 @@ class Product:
     steps: int = 1
 
     def accumulate(
-        self, isa: Isa, acc: Any, data: Any, weights: Any, bases: list[Any], offset: Any, weight: Any, vectors: int, group: int
+        self,
+        isa: Isa,
+        acc: Any,
+        data: Any,
+        weights: Any,
+        bases: list[Any],
+        offset: Any,
+        weight: Any,
+        vectors: int,
+        group: int,
     ) -> None:
         """Add `group` steps of pack channels each to every accumulator of the tile.
 
@@ -44,7 +53,9 @@ class Product:
         lanes, pack = isa.lanes, self.pack
         width = vectors * lanes * pack
         for j in range(vectors):
-            columns = [self._weights(weights, weight + g * width + j * lanes * pack, lanes * pack) for g in range(group)]
+            columns = [
+                self._weights(weights, weight + g * width + j * lanes * pack, lanes * pack) for g in range(group)
+            ]
             for i, base in enumerate(bases):
                 index = tirx.Ramp((i * vectors + j) * lanes, 1, lanes)
                 inputs = [self._input(isa, data, base + offset + g * pack) for g in range(group)]
@@ -52,7 +63,7 @@ class Product:
 
     def _weights(self, weights: Any, start: Any, count: int) -> Any:
         value = weights.vload([start], vector(self.weight_dtype, count))
-        return T.Cast(vector("int16", count), value) if self.name == "dot2" else value
+        return T.Cast(vector("int16", count), value) if (self.name, self.weight_dtype) == ("dot2", "int8") else value
 
     def _input(self, isa: Isa, data: Any, start: Any) -> Any:
         if self.name == "fma":
@@ -77,6 +88,7 @@ class Product:
 
 
 DOT2 = Product("dot2", 2, "int16", "int8", "int32")
+DOT2_WIDE = Product("dot2", 2, "int16", "int16", "int32")  # both operands are activations
 FMA = Product("fma", 1, "float32", "float32", "float32")
 
 
