@@ -2,14 +2,12 @@
 
     w[c] = scale[c] * (q[c] - zero_point[c])
 
-A grid for all channels is preferred (per-tensor training leaves one even where a channel alone would allow a coarser
+A grid for all channels is preferred (per-tensor training leaves one, also where a channel alone would allow a coarser
 grid), then one a channel. The integers k of the lattice become q = k where they fit -128..127, else q = k + zero_point
 with the zero point that fits: asymmetric training, or a range -127..128 from a batch norm that flipped the sign.
 
-Two kinds of channel leave the scale open, and what is chosen then changes no weight:
-- all zero: the median scale of the others;
-- on a coarser grid than the layer's (one or two distinct values, a common divisor): a power-of-two fraction of the
-  scale, exact to the bit, so that a bias on scale s_x * s_w is rounded no coarser than its neighbours'.
+A channel of few distinct values, or whose integers have a common divisor, gets the coarsest grid that explains it: any
+finer one holds the same weights. A channel of zeros gets the median scale of the others.
 """
 
 from __future__ import annotations
@@ -76,7 +74,8 @@ def recover_grid(weights: NDArray[np.float32]) -> WeightGrid | Misfit:
         if lost.size:  # older TensorFlow adds the lower end of the range last: the noise is that of the whole tensor
             grid = _one_grid(weights, float(unit.max()))
         else:
-            grid = _even_out(by_channel)
+            scale = by_channel.scale
+            grid = Grid(by_channel.k, np.where(scale > 0, scale, np.median(scale[scale > 0])))
     if grid is None:
         return Misfit(lost.size, int(lost[0]), *nearest_miss(weights[lost[0]]))
     return _as_int8(weights, grid, unit)
@@ -86,21 +85,6 @@ def _one_grid(weights: NDArray[np.float32], unit: float) -> Grid | None:
     """A lattice for all channels, to TOLERANCE * unit; None if there is none."""
     grid = fit_rows(weights.reshape(1, -1), np.array([unit]))
     return None if np.isnan(grid.scale[0]) else Grid(grid.k.reshape(weights.shape), grid.scale)
-
-
-def _even_out(grid: Grid) -> Grid:
-    """Choose the scales that the weights leave open: of zero channels and of channels on a coarse grid."""
-    low, high = int(grid.k.min()), int(grid.k.max())
-    k, scale = grid.k.copy(), grid.scale.copy()
-    for row in np.flatnonzero(scale > 0):
-        row_low, row_high = int(k[row].min()), int(k[row].max())
-        doublings = 0
-        while 2 * row_low >= low and 2 * row_high <= high and doublings < 8:
-            row_low, row_high, doublings = 2 * row_low, 2 * row_high, doublings + 1
-        k[row] <<= doublings
-        scale[row] /= 1 << doublings
-    scale[scale == 0] = np.median(scale[scale > 0])
-    return Grid(k, scale)
 
 
 def _as_int8(weights: NDArray[np.float32], grid: Grid, unit: NDArray[np.float64]) -> WeightGrid:

@@ -1,0 +1,163 @@
+"""Operators between QuantizeLinear and DequantizeLinear that only move integers: they move the reals instead.
+
+    Q -> Transpose -> DQ               =>   Q -> DQ -> Transpose
+    Q, Q -> Concat -> DQ (one grid)    =>   Q -> DQ, Q -> DQ -> Concat
+
+tf2onnx pushes QuantizeLinear up and DequantizeLinear down through whatever moves elements; TFLite files come with
+integer inputs and outputs. Moving and dequantizing per tensor commute exactly. Afterwards each QuantizeLinear is read
+by DequantizeLinear nodes only, and the network's input and output are float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from drpai_qat.quantization import QuantParams
+from preprocess.graph import Names, is_graph_output, params_of, produced_by, producer, readers
+from preprocess.passlog import PassLog
+from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
+
+MOVERS = (
+    "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Expand", "Tile", "Slice", "Split", "Gather",
+    "GatherND", "GatherElements", "DepthToSpace", "SpaceToDepth", "ReverseSequence", "Compress", "MaxPool", "Concat",
+)  # fmt: skip
+"""Their outputs hold elements of their first input (Concat: of all inputs) and nothing else. MaxPool picks elements,
+and dequantizing keeps their order."""
+
+
+def use_float_interface(graph: gs.Graph, log: PassLog) -> gs.Graph:
+    """Give integer inputs and outputs of the network their reals: float32 of the same name, shape and meaning."""
+    names = Names(graph)
+    made: list[gs.Node] = []
+    for index, tensor in enumerate(graph.inputs):
+        dequantize = _first_dequantize(tensor)
+        if dequantize is None or not _is_integer(tensor):
+            continue
+        float_input = gs.Variable(tensor.name, np.dtype(np.float32), tensor.shape)
+        tensor.name = names(f"{tensor.name}_integers")
+        made.append(
+            gs.Node(
+                QUANTIZE, names(f"{float_input.name}_quantize"), {}, [float_input, *dequantize.inputs[1:]], [tensor]
+            )
+        )
+        graph.inputs[index] = float_input
+        log.note(float_input.name, f"{np.dtype(tensor.dtype).name} input in the source, float32 here")
+    for index, tensor in enumerate(graph.outputs):
+        quantize = _last_quantize(tensor)
+        if quantize is None or not _is_integer(tensor):
+            continue
+        float_output = gs.Variable(tensor.name, np.dtype(np.float32), tensor.shape)
+        tensor.name = names(f"{tensor.name}_integers")
+        made.append(
+            gs.Node(
+                DEQUANTIZE, names(f"{float_output.name}_dequantize"), {}, [tensor, *quantize.inputs[1:]], [float_output]
+            )
+        )
+        graph.outputs[index] = float_output
+        log.note(float_output.name, f"{np.dtype(tensor.dtype).name} output in the source, float32 here")
+    graph.nodes.extend(made)
+    return graph.toposort() if made else graph
+
+
+def dequantize_before_moves(graph: gs.Graph, log: PassLog) -> gs.Graph:
+    """Let data movement between Q and DQ work on reals."""
+    graph.toposort()
+    names = Names(graph)
+    moved: dict[int, QuantParams] = {}  # tensors that held integers of a grid and now hold its reals
+    made: list[gs.Node] = []
+    for node in list(graph.nodes):
+        if node.op not in MOVERS or not node.inputs:
+            continue
+        data = list(node.inputs) if node.op == "Concat" else node.inputs[:1]
+        grids = [moved.get(id(tensor)) or _grid_of_integers(tensor) for tensor in data]
+        params = grids[0]
+        if params is None or any(one != params for one in grids):
+            continue
+        for index, tensor in enumerate(data):
+            if id(tensor) not in moved:
+                node.inputs[index] = _dequantized(tensor, names, made)
+        for output in node.outputs:
+            moved[id(output)] = params
+            output.dtype = np.dtype(np.float32)
+    for output in [tensor for node in graph.nodes for tensor in node.outputs if id(tensor) in moved]:
+        made += _requantize_for_others(graph, output, moved, names)
+    graph.nodes.extend(made)
+    return graph.cleanup().toposort()
+
+
+def _is_integer(tensor: gs.Tensor) -> bool:
+    return tensor.dtype is not None and np.issubdtype(np.dtype(tensor.dtype), np.integer)
+
+
+def _first_dequantize(tensor: gs.Tensor) -> gs.Node | None:
+    """The DequantizeLinear that `tensor` reaches through data movement alone."""
+    for node in readers(tensor):
+        if node.op == DEQUANTIZE:
+            return node
+        if node.op in MOVERS:
+            return _first_dequantize(node.outputs[0])
+    return None
+
+
+def _last_quantize(tensor: gs.Tensor) -> gs.Node | None:
+    """The QuantizeLinear that `tensor` comes from through data movement alone."""
+    node = producer(tensor)
+    while node is not None and node.op in MOVERS:
+        node = producer(node.inputs[0])
+    return node if node is not None and node.op == QUANTIZE else None
+
+
+def _grid_of_integers(tensor: gs.Tensor) -> QuantParams | None:
+    """Parameters of the per-tensor QuantizeLinear that writes `tensor`."""
+    quantize = produced_by(tensor, QUANTIZE)
+    if quantize is None or quantize.attrs.get("block_size", 0) or isinstance(quantize.inputs[0], gs.Constant):
+        return None
+    params = params_of(quantize)
+    return params if params.axis is None else None
+
+
+def _dequantized(tensor: gs.Tensor, names: Names, made: list[gs.Node]) -> gs.Tensor:
+    """Reals of an integer tensor that a QuantizeLinear writes; uses a DequantizeLinear that is there."""
+    quantize = producer(tensor)
+    assert quantize is not None
+    for node in readers(tensor):
+        if node.op == DEQUANTIZE and node.outputs and params_of(node) == params_of(quantize):
+            return node.outputs[0]
+    output = gs.Variable(names(f"{tensor.name}_reals"), np.dtype(np.float32), tensor.shape)
+    made.append(gs.Node(DEQUANTIZE, names(f"{tensor.name}_dequantize"), {}, [tensor, *quantize.inputs[1:]], [output]))
+    return output
+
+
+def _requantize_for_others(
+    graph: gs.Graph, tensor: gs.Tensor, moved: dict[int, QuantParams], names: Names
+) -> Iterator[gs.Node]:
+    """Drop the DequantizeLinear nodes behind a tensor that holds reals now; give other readers their integers."""
+    params = moved[id(tensor)]
+    others = []
+    for node in readers(tensor):
+        if node.op == DEQUANTIZE and node.inputs[0] is tensor and params_of(node) == params:
+            _bypass_dequantize(graph, node, tensor)
+        elif not (node.op in MOVERS and node.outputs and id(node.outputs[0]) in moved):
+            others.append(node)
+    if others:
+        integers = gs.Variable(names(f"{tensor.name}_integers"), params.dtype, tensor.shape)
+        scale = gs.Constant(names(f"{tensor.name}_scale"), params.scale)
+        point = gs.Constant(names(f"{tensor.name}_zero_point"), params.zero_point.astype(params.dtype))
+        for node in others:
+            node.inputs = [integers if one is tensor else one for one in node.inputs]
+        yield gs.Node(QUANTIZE, names(f"{tensor.name}_quantize"), {}, [tensor, scale, point], [integers])
+
+
+def _bypass_dequantize(graph: gs.Graph, node: gs.Node, reals: gs.Tensor) -> None:
+    """Let readers of a DequantizeLinear read `reals`; a graph output keeps its name through an Identity."""
+    output = node.outputs[0]
+    if is_graph_output(graph, output):
+        node.op, node.attrs, node.inputs = "Identity", {}, [reals]
+        return
+    node.inputs.clear()
+    node.outputs.clear()
+    for reader in readers(output):
+        reader.inputs = [reals if one is output else one for one in reader.inputs]

@@ -1,0 +1,66 @@
+"""Weights that training left on an int8 grid, but the exporter wrote as float constants.
+
+    Conv(x, W)   =>   Conv(x, DequantizeLinear(q, scale, zero_point))        W = scale * (q - zero_point)
+
+tf2onnx evaluates the fake-quant of weights, and often batch norm on top, so the file holds no trace of the scale but
+the numbers themselves. `recover_grid` proves the grid or refuses; what it refuses stays float32.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from drpai_qat.quantization import QuantParams
+from preprocess.graph import LAYERS, Names, channel_axis, make_dequantize
+from preprocess.passlog import PassLog
+from preprocess.weight_grid import Misfit, WeightGrid, recover_grid
+
+
+def recover_weights(graph: gs.Graph, log: PassLog) -> gs.Graph:
+    """Put int8 weights behind DequantizeLinear wherever float weights lie on a grid."""
+    names = Names(graph)
+    made: list[gs.Node] = []
+    known: dict[tuple[int, int], gs.Tensor | Misfit | None] = {}
+    for layer in graph.nodes:
+        if layer.op not in LAYERS or not isinstance(layer.inputs[1], gs.Constant):
+            continue
+        weights, axis = layer.inputs[1], channel_axis(layer)
+        if weights.dtype != np.float32 or not weights.values.size or weights.values.ndim < 2:
+            continue
+        key = (id(weights), axis)
+        if key not in known:
+            known[key] = _recovered(weights, axis, names, made, log)
+        found = known[key]
+        if isinstance(found, gs.Tensor):
+            layer.inputs[1] = found
+        else:
+            log.skipped(layer, f"weights stay float32: {found if found is not None else 'they hold NaN or infinity'}")
+    graph.nodes.extend(made)
+    return graph.cleanup().toposort() if made else graph
+
+
+def _recovered(
+    weights: gs.Constant, axis: int, names: Names, made: list[gs.Node], log: PassLog
+) -> gs.Tensor | Misfit | None:
+    """Output of a new DequantizeLinear that stands for `weights`; why there is none; None if they aren't finite."""
+    values = weights.values
+    if not np.isfinite(values).all():
+        return None
+    by_channel = np.moveaxis(values, axis, 0)
+    grid = recover_grid(by_channel.reshape(by_channel.shape[0], -1))
+    if isinstance(grid, Misfit):
+        return grid
+    q = np.moveaxis(grid.q.reshape(by_channel.shape), 0, axis)
+    params = QuantParams.of(grid.scale, grid.zero_point, np.int8, axis=axis if grid.scale.ndim else None)
+    output = gs.Variable(names(f"{weights.name}_trained"), np.dtype(np.float32), list(values.shape))
+    made.append(make_dequantize(names, weights.name, q, params, output))
+    log.note(weights.name, _describe(grid))
+    return output
+
+
+def _describe(grid: WeightGrid) -> str:
+    kind = "one scale" if grid.scale.ndim == 0 else f"{grid.scale.size} scales"
+    offset = ", asymmetric" if grid.zero_point.any() else ""
+    integers = f"integers {grid.q.min()}..{grid.q.max()}"
+    return f"int8 weights recovered: {kind}{offset}, {integers}, residual {grid.residual:.2g} ulp"
