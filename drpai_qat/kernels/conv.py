@@ -1,13 +1,14 @@
 """Convolution and matrix product: one register-tiled template for every dtype and instruction set.
 
-    acc[n, p, k] = bias[k] + sum over r, s, c of  x[n, row(p)*stride + r*dilation, col(p)*stride + s*dilation, c] * w[k, r, s, c]
+    acc[n, p, k] = bias[k] + sum over r, s, c of  x[n, y(p, r), x(p, s), c] * w[k, r, s, c]
+    y(p, r) = row(p) * stride + r * dilation;   x(p, s) = column(p) * stride + s * dilation
 
 p counts output pixels, row-major. A tile is `pixels` output pixels times `vectors * lanes` output channels, held in
 registers over the whole reduction; its epilogue runs on the same registers. A matrix product is the 1x1 case.
 
 Inputs come channels-last, already padded, the channels of each group a multiple of the product's pack (`prepare.py`).
-Weights are packed once, when compiling: [block of channels][r][s][c / pack][channel][pack], so that the inner loop reads
-them in order. Source: shared practice of register-tiled GEMM; measured in benchmarks/kernels.py.
+Weights are packed once, when compiling: [block of channels][r][s][c / pack][channel][pack], so that the inner loop
+reads them in order. Source: shared practice of register-tiled GEMM; measured in benchmarks/kernels.py.
 """
 
 from __future__ import annotations
@@ -56,10 +57,12 @@ class ConvShape:
 
     @property
     def out_pixels(self) -> int:
+        """Pixels of one output image."""
         return self.out_height * self.out_width
 
     @property
     def macs(self) -> int:
+        """Multiply-accumulates, those with padding included."""
         rows, columns = self.kernel
         return self.batch * self.out_pixels * self.out_channels * rows * columns * self.channels
 
@@ -74,6 +77,7 @@ class ConvShape:
 
     @property
     def in_size(self) -> int:
+        """Elements of the input."""
         return self.batch * self.height * self.width * self.groups * self.channels
 
 
@@ -128,8 +132,8 @@ def conv(
     """A convolution kernel with its packed weights.
 
     Args:
-        weights: int8 or float32, shape (out_channels, rows, columns, channels); None where they are a second input of the
-            function (one packed matrix per batch element), as for products of two activations.
+        weights: int8 or float32, shape (out_channels, rows, columns, channels); None where they are a second input of
+            the function (one packed matrix per batch element), as for products of two activations (`pack.py`).
         bias: int32, shape (out_channels,): what the accumulators start from (bias and zero-point correction).
     Returns: the kernel; output shape (batch, out_height, out_width, out_channels).
     """
@@ -139,21 +143,18 @@ def conv(
     emitter = EpilogueEmitter(epilogue, out_shape, isa)
     padded_bias = _pad_bias(bias, blocks, isa.lanes) if bias is not None else None
     weight_count = blocks[-1].weight_offset + blocks[-1].vectors * isa.lanes * math.prod(shape.kernel) * shape.channels
-    with IRBuilder() as builder:
-        with T.prim_func(s_tir=True):
-            T.func_name("conv")
-            T.func_attr({"global_symbol": "conv", "tirx.noalias": True})
-            data = flat_arg("data", (shape.in_size,), product.in_dtype)
-            dynamic = (
-                flat_arg("matrix", (shape.batch * weight_count,), product.weight_dtype) if weights is None else None
-            )
-            emitter.declare_operands()
-            packed = dynamic if weights is None else flat_arg("weights", (weight_count,), product.weight_dtype)
-            start = None if padded_bias is None else flat_arg("bias", padded_bias.shape, "int32")
-            emitter.declare_constants()
-            emitter.declare_output()
-            batch_stride = weight_count if weights is None else 0
-            _Body(shape, product, isa, tiling, blocks, emitter, data, packed, start, batch_stride).emit()
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name("conv")
+        T.func_attr({"global_symbol": "conv", "tirx.noalias": True})
+        data = flat_arg("data", (shape.in_size,), product.in_dtype)
+        dynamic = flat_arg("matrix", (shape.batch * weight_count,), product.weight_dtype) if weights is None else None
+        emitter.declare_operands()
+        packed = dynamic if weights is None else flat_arg("weights", (weight_count,), product.weight_dtype)
+        start = None if padded_bias is None else flat_arg("bias", padded_bias.shape, "int32")
+        emitter.declare_constants()
+        emitter.declare_output()
+        batch_stride = weight_count if weights is None else 0
+        _Body(shape, product, isa, tiling, blocks, emitter, data, packed, start, batch_stride).emit()
     own = () if weights is None else (pack_weights(weights, shape, blocks, isa.lanes, product.pack),)
     start_values = () if padded_bias is None else (padded_bias,)
     return Kernel(builder.get(), (*own, *start_values, *emitter.constants), out_shape, epilogue.out_dtype)
@@ -193,11 +194,10 @@ class _Body:
             with T.parallel(self.shape.batch * chunks) as task:
                 batch, first = _split(task, chunks, self.shape.batch)
                 for run in runs:
-                    with T.serial(len(run)) as index:
-                        with T.serial(chunk) as t:
-                            # The last chunk repeats its last tile rather than branch: same values, written again.
-                            tile = T.min(first * chunk + t, tiles - 1) if tiles % chunk else first * chunk + t
-                            self._tile(batch, tile, run, index)
+                    with T.serial(len(run)) as index, T.serial(chunk) as t:
+                        # The last chunk repeats its last tile rather than branch: same values, written again.
+                        tile = T.min(first * chunk + t, tiles - 1) if tiles % chunk else first * chunk + t
+                        self._tile(batch, tile, run, index)
         else:
             for run in runs:
                 with T.parallel(self.shape.batch * len(run)) as task:
@@ -265,12 +265,11 @@ class _Body:
         group = product.steps if steps % product.steps == 0 else 1
         row_step, column_step = shape.dilation[0] * shape.width * total, shape.dilation[1] * total
         weight_width = vectors * self.isa.lanes * product.pack
-        with _loop(rows, 1) as r:
-            with _loop(columns, 8 // max(1, steps // group)) as s:
-                with _loop(steps // group, 2) as c:
-                    offset = r * row_step + s * column_step + c * (group * product.pack)
-                    weight = weight_base + ((r * columns + s) * steps + c * group) * weight_width
-                    product.accumulate(self.isa, acc, self.data, self.weights, bases, offset, weight, vectors, group)
+        short = 8 // max(1, steps // group)
+        with _loop(rows, 1) as r, _loop(columns, short) as s, _loop(steps // group, 2) as c:
+            offset = r * row_step + s * column_step + c * (group * product.pack)
+            weight = weight_base + ((r * columns + s) * steps + c * group) * weight_width
+            product.accumulate(self.isa, acc, self.data, self.weights, bases, offset, weight, vectors, group)
 
     def _store(self, acc: Any, position: int, row: Index, channel: Index, valid: int) -> None:
         lanes = self.isa.lanes

@@ -1,6 +1,7 @@
 """Depthwise convolution: every channel has its own kernel.
 
-acc[n, p, c] = bias[c] + sum over r, s of  (x[n, row(p)*stride + r*dilation, col(p)*stride + s*dilation, c] - zero_point) * w[r, s, c]
+acc[n, p, c] = bias[c] + sum over r, s of  (x[n, y(p, r), x(p, s), c] - zero_point) * w[r, s, c]
+y(p, r) = row(p) * stride + r * dilation;   x(p, s) = column(p) * stride + s * dilation
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def depthwise(
     uses `conv` with groups.
 
     Args:
-        shape: channels = out_channels = all channels, groups 1; the input is padded (with `zero_point`) and channels-last.
+        shape: channels = out_channels = all channels, groups 1; the input is padded with `zero_point`, channels-last.
         weights: int8, or float32 for float32 activations; shape (rows, columns, channels).
         bias: int32, shape (channels,), without any zero-point correction (this kernel adds it); None for float32.
         in_dtype: uint8, int16 (centred, zero_point 0) or float32.

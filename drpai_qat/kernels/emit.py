@@ -36,6 +36,7 @@ def _polynomial(x: Vector, coefficients: tuple[float, ...], lanes: int) -> Vecto
 
 
 def exp(isa: Isa, x: Vector, lanes: int) -> Vector:
+    """float32 e^x, within 1 ulp; arguments beyond float32's range saturate."""
     x = T.Bind(T.max(T.min(x, _const(88.3762626647949, lanes)), _const(-87.3365478515625, lanes)))
     n = T.Bind(tirx.op.nearbyint(x * _const(1.44269504088896341, lanes)))
     r = T.Bind((x - n * _const(0.693359375, lanes)) + n * _const(2.12194440e-4, lanes))

@@ -43,8 +43,8 @@ class Epilogue:
         out_dtype: uint8, int8, int16, uint16, int32 or float32.
         zero_point: added after rounding; 0 for float32.
         operands: what the tree's Load nodes index.
-        out_shape: the output's dims as operands and constants broadcast against them, where they are not the kernel's own
-            (the rows of a matrix product may be several dims); same element order, same last dim.
+        out_shape: the output's dims as operands and constants broadcast against them, where they are not the
+            kernel's own (the rows of a matrix product may be several dims); same element order, same last dim.
     """
 
     expr: E.Expr
@@ -69,8 +69,8 @@ class Epilogue:
 class Kernel:
     """A compiled-to-be function and the constants it is called with.
 
-    Arguments of `func`, in order: the kernel's inputs, the epilogue's operands, `constants`, the output; all of them flat
-    (one-dimensional, row-major), whatever the shape.
+    Arguments of `func`, in order: the kernel's inputs, the epilogue's operands, `constants`, the output; all of them
+    flat (one-dimensional, row-major), whatever the shape.
     """
 
     func: tirx.PrimFunc
@@ -127,16 +127,21 @@ class EpilogueEmitter:
         return tuple(c.reshape(-1) for c in (*some, *self._full, *self._table_values))
 
     def declare_operands(self) -> None:
+        """Add the epilogue's operands to the function's arguments."""
         operands = enumerate(self.epilogue.operands)
         self._operand_buffers = [flat_arg(f"operand{i}", o.shape, o.dtype) for i, o in operands]
 
     def declare_constants(self) -> None:
+        """Add `constants` to the function's arguments."""
+        self._scalar_buffer: Any
+        self._vector_buffer: Any
         self._scalar_buffer = flat_arg("scalars", self._scalars.shape, "float32") if self._scalars.size else None
         self._vector_buffer = flat_arg("vectors", self._vectors.shape, "float32") if self._vectors.size else None
         self._full_buffers = [flat_arg(f"full{i}", c.shape, "float32") for i, c in enumerate(self._full)]
         self._table_buffers = [flat_arg(f"table{i}", c.shape, "float32") for i, c in enumerate(self._table_values)]
 
     def declare_output(self, name: str = "out") -> None:
+        """Add the output to the function's arguments."""
         self.output = flat_arg(name, self.out_shape, self.epilogue.out_dtype)
 
     def store(self, row: Any, channel: Any, acc: Vector | None, lanes: int) -> None:

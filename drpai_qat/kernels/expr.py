@@ -11,7 +11,7 @@ built (in float64, rounded once), so the tree holds exactly the roundings that t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,9 @@ class Expr:
 
     @property
     def children(self) -> tuple[Expr, ...]:
-        return ()
+        """Operands, in the order of the fields."""
+        values = (getattr(self, field.name) for field in fields(self))
+        return tuple(value for value in values if isinstance(value, Expr))
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,15 +44,11 @@ class Load(Expr):
 
 @dataclass(frozen=True, eq=False)
 class Affine(Expr):
-    """x * mul + add. Constants are float64 until they are emitted; each is size 1 or broadcasts to the output's dims."""
+    """x * mul + add; float64 until emitted, each constant of size 1 or broadcasting to the output's dims."""
 
     x: Expr
     mul: Array
     add: Array
-
-    @property
-    def children(self) -> tuple[Expr, ...]:
-        return (self.x,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,10 +59,6 @@ class Snap(Expr):
     lo: float
     hi: float
 
-    @property
-    def children(self) -> tuple[Expr, ...]:
-        return (self.x,)
-
 
 @dataclass(frozen=True, eq=False)
 class Clamp(Expr):
@@ -73,10 +67,6 @@ class Clamp(Expr):
     x: Expr
     lo: float
     hi: float
-
-    @property
-    def children(self) -> tuple[Expr, ...]:
-        return (self.x,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +77,6 @@ class Binary(Expr):
     x: Expr
     y: Expr
 
-    @property
-    def children(self) -> tuple[Expr, ...]:
-        return (self.x, self.y)
-
 
 @dataclass(frozen=True, eq=False)
 class Unary(Expr):
@@ -98,10 +84,6 @@ class Unary(Expr):
 
     fn: str
     x: Expr
-
-    @property
-    def children(self) -> tuple[Expr, ...]:
-        return (self.x,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,10 +93,6 @@ class Table(Expr):
     x: Expr
     first: int
     values: npt.NDArray[np.float32]
-
-    @property
-    def children(self) -> tuple[Expr, ...]:
-        return (self.x,)
 
 
 def _erf(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -152,7 +130,7 @@ def affine(x: Expr, mul: npt.ArrayLike = 1.0, add: npt.ArrayLike = 0.0) -> Expr:
     """x * mul + add, folded into a preceding affine step; nothing at all where mul is 1 and add is 0."""
     m, a = np.asarray(mul, np.float64), np.asarray(add, np.float64)
     if isinstance(x, Affine):
-        x, m, a = x.x, x.mul * m, x.add * m + a
+        m, a, x = x.mul * m, x.add * m + a, x.x
     m, a = _shrink(m), _shrink(a)
     if m.size == 1 and a.size == 1 and float(m.item()) == 1.0 and float(a.item()) == 0.0:
         return x

@@ -5,7 +5,7 @@ Three products exist, named by how many activations one 32-bit lane consumes:
     dot2  int16 activations times int8 weights widened to int16, two per lane; exact on every instruction set
     fma   float32, one per lane
 `dot4` is exact without conditions only where the hardware accumulates in int32 (`dot4_exact`). On AVX2 and SSE it is
-vpmaddubsw, which saturates at int16: the caller must prove for its weights and range that no sum of a pair leaves int16.
+vpmaddubsw, which saturates at int16: the caller must prove for its weights and range that no sum of a pair does.
 Source: Intel Intrinsics Guide; Arm Architecture Reference Manual (SDOT).
 """
 
@@ -61,6 +61,7 @@ def vector(dtype: str, lanes: int) -> str:
 
 
 def splat(value: Vector, lanes: int) -> Vector:
+    """The same scalar in every lane."""
     return value if lanes == 1 else T.broadcast(value, lanes)
 
 
@@ -70,6 +71,7 @@ def span(start: Vector, lanes: int) -> Vector:
 
 
 def llvm(name: str, dtype: str, *args: Vector) -> Vector:
+    """Call of an LLVM intrinsic without side effects."""
     return T.call_llvm_pure_intrin(T.llvm_lookup_intrinsic_id(name), *args, dtype=dtype)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from tvm.tirx.script.builder import ir as T
 
 from drpai_qat.kernels.emit import exp
 from drpai_qat.kernels.epilogue import Epilogue, EpilogueEmitter, Kernel, flat_arg
-from drpai_qat.kernels.isa import Isa, Vector, span, splat, vector
+from drpai_qat.kernels.isa import Isa, Vector
 from drpai_qat.kernels.loops import Index, function, tasks
 
 
@@ -25,19 +24,17 @@ def softmax(
     epilogue: Epilogue,
     isa: Isa,
     log: bool = False,
-    out_shape: tuple[int, ...] | None = None,
 ) -> Kernel:
     """Softmax over the middle dim.
 
-        acc[o, a, i] = exp(r[o, a, i]) / sum over a of exp(r[o, a, i]),  r = scale * (in - zero_point);  its log where `log`
+        acc[o, a, i] = exp(r[o, a, i]) / sum over a of exp(r[o, a, i]),   r = scale * (in - zero_point)
 
     Args:
         in_dtype: uint8, int8, int16, uint16 or float32 (scale 1, zero point 0).
-        out_shape: for the epilogue's operands and constants; (outer, size, inner), or (outer, size) where inner is 1,
-            if not given. Its last dim must be `inner`, or `size` where inner is 1.
-    Returns: kernel of (data).
+        log: acc is the logarithm of the probability.
+    Returns: kernel of (data); output (outer, size, inner), or (outer, size) where inner is 1.
     """
-    shape = out_shape or ((outer, size) if inner == 1 else (outer, size, inner))
+    shape = (outer, size) if inner == 1 else (outer, size, inner)
     emitter = EpilogueEmitter(epilogue, shape, isa)
     with function("softmax") as builder:
         data = flat_arg("data", (outer, size, inner), in_dtype)
@@ -49,7 +46,7 @@ def softmax(
             state = T.alloc_buffer((2,), "float32", scope="local")
 
             def load(a: Any) -> Vector:
-                return T.Cast("float32", data[(o * size + a) * inner + i])  # noqa: B023
+                return T.Cast("float32", data[(o * size + a) * inner + i])
 
             T.buffer_store(state, load(0), [0])
             with T.serial(size) as a:
@@ -77,7 +74,6 @@ def layer_norm(
     zero_point: int,
     epilogue: Epilogue,
     isa: Isa,
-    out_shape: tuple[int, ...] | None = None,
 ) -> Kernel:
     """Normalize each row to mean 0 and variance 1; gamma and beta are the epilogue's affine step.
 
@@ -85,10 +81,9 @@ def layer_norm(
 
     Args:
         in_dtype: uint8, int8, int16, uint16 or float32 (scale 1, zero point 0).
-        out_shape: for the epilogue's operands and constants; (rows, size) if not given; its last dim is `size`.
-    Returns: kernel of (data).
+    Returns: kernel of (data); output (rows, size).
     """
-    shape = out_shape or (rows, size)
+    shape = (rows, size)
     emitter = EpilogueEmitter(epilogue, shape, isa)
     with function("layer_norm") as builder:
         data = flat_arg("data", (rows, size), in_dtype)
@@ -114,7 +109,6 @@ def group_norm(
     zero_point: int,
     epilogue: Epilogue,
     isa: Isa,
-    out_shape: tuple[int, ...] | None = None,
 ) -> Kernel:
     """Normalize each group of `width` neighbouring channels over all positions of a channels-last image.
 
@@ -122,10 +116,11 @@ def group_norm(
 
     width 1 is InstanceNormalization.
 
-    Args: as in `layer_norm`; out_shape (batch, positions, groups * width) if not given, its last dim groups * width.
+    Args: as in `layer_norm`.
+    Returns: kernel of (data); output (batch, positions, groups * width).
     """
     channels = groups * width
-    shape = out_shape or (batch, positions, channels)
+    shape = (batch, positions, channels)
     emitter = EpilogueEmitter(epilogue, shape, isa)
     with function("group_norm") as builder:
         data = flat_arg("data", (batch, positions, channels), in_dtype)

@@ -26,7 +26,7 @@ def pack_matrix(
     tiling: Tiling,
     isa: Isa,
 ) -> Kernel:
-    """Bring a stored matrix into the order in which `conv(shape, product, isa, ..., weights=None, tiling=tiling)` reads it.
+    """Bring a stored matrix into the order in which `conv(shape, product, ..., weights=None, tiling=tiling)` reads it.
 
         packed[b] = pack(in[b] - zero_point), rows k .. shape.channels filled with zeros
 

@@ -43,7 +43,7 @@ def max_pool(
         with tasks(batch * out_size[0], math.prod(out_shape) * math.prod(kernel)) as task:
             image, row = tirx.floordiv(task, out_size[0]), tirx.floormod(task, out_size[0])
             with T.serial(out_size[1]) as column:
-                # A tap outside the image is replaced by the nearest tap of the window inside it: the maximum is the same.
+                # Outside the image the nearest tap of the window inside it stands in: the maximum is the same.
                 ys = _inside(row, kernel[0], stride[0], pads[0], dilation[0], height)
                 xs = _inside(column, kernel[1], stride[1], pads[1], dilation[1], width)
                 offsets = [T.Bind(((image * height + y) * width + x) * channels) for y in ys for x in xs]
@@ -132,14 +132,14 @@ def average_pool(
                 def body(start: Index, lanes: int) -> None:
                     acc = T.alloc_buffer((lanes,), acc_dtype, scope="local")
                     whole = [span(0, lanes)]
-                    T.buffer_store(acc, splat(tirx.const(0, acc_dtype) - offset, lanes), whole)  # noqa: B023
-                    with T.serial(y1 - y0) as r, T.serial(x1 - x0) as s:  # noqa: B023
-                        y, x = top + (y0 + r) * dilation[0], left + (x0 + s) * dilation[1]  # noqa: B023
-                        at = ((image * height + y) * width + x) * channels  # noqa: B023
+                    T.buffer_store(acc, splat(tirx.const(0, acc_dtype) - offset, lanes), whole)
+                    with T.serial(y1 - y0) as r, T.serial(x1 - x0) as s:
+                        y, x = top + (y0 + r) * dilation[0], left + (x0 + s) * dilation[1]
+                        at = ((image * height + y) * width + x) * channels
                         value = T.Cast(vector(acc_dtype, lanes), data.vload([at + start], vector(dtype, lanes)))
                         T.buffer_store(acc, acc.vload([0], vector(acc_dtype, lanes)) + value, whole)
                     value = T.Cast(vector("float32", lanes), acc.vload([0], vector(acc_dtype, lanes)))
-                    emitter.store(task * out_size[1] + column, start, value, lanes)  # noqa: B023
+                    emitter.store(task * out_size[1] + column, start, value, lanes)
 
                 sweep(channels, isa.lanes, body)
     constants = (np.asarray([zero_point], acc_dtype), *emitter.constants)

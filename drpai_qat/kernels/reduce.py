@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -24,7 +25,6 @@ def reduce(
     zero_point: int,
     epilogue: Epilogue,
     isa: Isa,
-    out_shape: tuple[int, ...] | None = None,
 ) -> Kernel:
     """Reduce the middle of three dims; a mean is a sum whose epilogue divides.
 
@@ -32,11 +32,9 @@ def reduce(
 
     Args:
         dtype: of the input: 8 or 16-bit integer, int32 or float32. Sums of integers are exact up to 2^31.
-        out_shape: the output's shape for the epilogue's operands and constants, (outer, inner) if not given; its last
-            dim is `inner`, the others make `outer`.
-    Returns: kernel of (data).
+    Returns: kernel of (data); output (outer, inner).
     """
-    shape = out_shape or (outer, inner)
+    shape = (outer, inner)
     acc_dtype = "float32" if dtype == "float32" else "int32"
     emitter = EpilogueEmitter(epilogue, shape, isa)
     with function("reduce") as builder:
@@ -73,6 +71,11 @@ def reduce(
 def global_pool(
     shape: tuple[int, int, int, int], kind: Kind, dtype: str, zero_point: int, epilogue: Epilogue, isa: Isa
 ) -> Kernel:
-    """Sum, max or min over H and W of (N, H, W, C); output (N, 1, 1, C). A mean: the epilogue divides by H * W."""
+    """Sum, max or min over H and W of (N, H, W, C); a mean: the epilogue divides by H * W.
+
+    Returns: kernel of (data); output (N, 1, 1, C).
+    """
     batch, height, width, channels = shape
-    return reduce(batch, height * width, channels, kind, dtype, zero_point, epilogue, isa, (batch, 1, 1, channels))
+    spread = replace(epilogue, out_shape=epilogue.out_shape or (batch, 1, 1, channels))
+    kernel = reduce(batch, height * width, channels, kind, dtype, zero_point, spread, isa)
+    return replace(kernel, out_shape=(batch, 1, 1, channels))

@@ -1,4 +1,4 @@
-"""Resize of channels-last images; the caller computes the coordinates, so every ONNX mode is one of these two kernels."""
+"""Resize of channels-last images; the caller computes the coordinates, so all ONNX modes are one of these two kernels."""
 
 from __future__ import annotations
 
@@ -94,13 +94,13 @@ def resize_linear(
                     def load(at: Index) -> Vector:
                         return T.Cast(vector("float32", lanes), data.vload([at + start], vector(in_dtype, lanes)))
 
-                    down, across = splat(row_weight[y], lanes), splat(column_weight[x], lanes)  # noqa: B023
+                    down, across = splat(row_weight[y], lanes), splat(column_weight[x], lanes)
                     edges = []
-                    for column in columns_at:  # noqa: B023
-                        upper = T.Bind(load(bases[0] + column))  # noqa: B023
-                        edges.append(T.Bind(upper + (load(bases[1] + column) - upper) * down))  # noqa: B023
+                    for column in columns_at:
+                        upper = T.Bind(load(bases[0] + column))
+                        edges.append(T.Bind(upper + (load(bases[1] + column) - upper) * down))
                     value = edges[0] + (edges[1] - edges[0]) * across
-                    emitter.store(task * out_width + x, start, value, lanes)  # noqa: B023
+                    emitter.store(task * out_width + x, start, value, lanes)
 
                 sweep(channels, isa.lanes, body)
     maps = [np.concatenate([axis.left, axis.right]).astype(np.int32) for axis in (rows, columns)]
