@@ -83,7 +83,9 @@ class QuantParams:
         if not limits.min <= low < high <= limits.max:
             raise QuantizationError(f"{_at(where)}range {low}..{high} doesn't fit {kind.name}")
         if points.size and not (points.min() >= limits.min and points.max() <= limits.max):
-            raise QuantizationError(f"{_at(where)}zero point {int(points.min())}..{int(points.max())} outside {kind.name}")
+            raise QuantizationError(
+                f"{_at(where)}zero point {int(points.min())}..{int(points.max())} outside {kind.name}"
+            )
         return cls(scales, points, kind, low, high, axis)
 
     @property

@@ -93,7 +93,7 @@ def _integer_limits(elem_type: int) -> tuple[int, int] | None:
 def _ranged(
     node: gs.Node, params: QuantParams, low: int, high: int, members: list[_Path], names: Names, log: PassLog
 ) -> list[gs.Node]:
-    """A Q of its own, with a Clip of the reals if the range is narrower than its type, for the DQ nodes of `members`."""
+    """A Q of its own for the DQ nodes of `members`, behind a Clip of the reals if the range is narrow."""
     source, output = node.inputs[0], node.outputs[0]
     made: list[gs.Node] = []
     if params.axis is None and (low > params.qmin or high < params.qmax):

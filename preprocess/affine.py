@@ -5,8 +5,8 @@ Fused QAT modules compute, with W* = fake_quant(W * f) and f = gamma / sqrt(var 
     Y = ((W* X) / f + b - mean) * gamma / sqrt(var + eps) + beta
 
 Any chain of Mul, Div, Add, Sub by per-channel constants and BatchNormalization is Y = a * (W* X) + c, a and c of shape
-(channels,), composed in float64. Then scale(W*)' = scale(W*) * a and bias' = c, rounded once; the integers that training
-rounded stay. Where a can't be expressed in the scale (scales that run along the input channels, grouped transposed
+(channels,), composed in float64. Then scale(W*)' = scale(W*) * a and bias' = c, rounded once; the trained integers
+stay. Where a can't be expressed in the scale (scales that run along the input channels, grouped transposed
 convolutions), the chain stays as one BatchNormalization, which is a per-channel multiply-add behind the layer.
 """
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 from preprocess.activations import clip_before_quantize
 from preprocess.affine import fold_affine_steps
 from preprocess.biases import canonical_biases
+from preprocess.channel_grids import fold_depthwise_scales, scale_channels_outside
 from preprocess.constants import fold_constants
 from preprocess.inference import name_nodes, remove_identities, use_inference_batchnorm
 from preprocess.integers import canonical_weights
+from preprocess.opening import allow_16_bit_grids
 from preprocess.pairs import (
     dequantize_before_moves,
     drop_repeated_grids,
     match_pairs,
     merge_equal_nodes,
-    scale_per_channel_outside,
 )
 from preprocess.passlog import Pass
 from preprocess.precision import remove_idle_casts, use_float32
@@ -40,16 +41,18 @@ FOLD: tuple[Pass, ...] = (
     fold_weight_fake_quant,  # before the layers are looked at: their weights are then integers behind one DQ
     dequantize_before_moves,  # before the clips: they look for the DQ right behind the integers
     clip_before_quantize,
-    scale_per_channel_outside,  # after the clips, which need the integers next to their Q
+    scale_channels_outside,  # after the clips, which need the integers next to their Q
     match_pairs,
     merge_equal_nodes,  # before the next: a pair that is a twin hides that its grid repeats
     drop_repeated_grids,
     fold_affine_steps,  # after the pairs are final: a rounding that stays stops it
+    fold_depthwise_scales,
     canonical_weights,  # last on weights: affine folds may flip signs
     canonical_biases,  # needs the final scales of weights
 )
 """Fake-quant and batch norm to canonical form."""
 
 FINISH: tuple[Pass, ...] = (
+    allow_16_bit_grids,
     infer_shapes,  # value infos for the tensors that passes made
 )

@@ -22,8 +22,9 @@ _KNOWN = {
     "quark": f"a custom format of AMD Quark; {_AS_QDQ}: use the configuration's QDQ format without custom operators",
     "vai": f"a custom format of Vitis AI; {_AS_QDQ}",
     "trt": f"a TensorRT dialect; {_AS_QDQ} in INT8",
-    "aten": "a PyTorch operator that the exporter could not translate; export with a newer opset or the dynamo exporter",
-    "com.microsoft": "an operator of onnxruntime's optimizer; compile the file as it was before optimization, in QDQ format",
+    "openvino": "NNCF's own FakeQuantize; export the stripped model: nncf.strip(model)",
+    "aten": "a PyTorch operator that the exporter could not translate; export with a newer opset",
+    "com.microsoft": "an operator of onnxruntime's optimizer; compile the file as it was before optimization, as QDQ",
 }
 _NOT_QDQ = {
     "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear",

@@ -7,7 +7,7 @@ compares by identity.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from drpai_qat.quantization import QuantParams
 
-Array: TypeAlias = NDArray[np.generic]
+Array: TypeAlias = NDArray[Any]
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators with trained weights."""
@@ -28,6 +28,7 @@ class Names:
         self._used = set(graph.tensors()) | {node.name for node in graph.nodes}
 
     def __call__(self, base: str) -> str:
+        """An unused name: `base`, or `base` with a number behind it."""
         name, count = base, 1
         while not name or name in self._used:
             count += 1

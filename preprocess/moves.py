@@ -39,8 +39,8 @@ def move(node: gs.Node, q: Array, params: QuantParams, opset: int) -> list[tuple
     channels = np.arange(q.shape[params.axis], dtype=np.int32)
     along = [-1 if at == params.axis else 1 for at in range(q.ndim)]
     indices = evaluate.run(None, {name: np.broadcast_to(channels.reshape(along), q.shape), **feeds})
-    parts = [_channels_of(index, params) for index in indices]
-    return None if None in parts else list(zip(moved, parts, strict=True))
+    parts = [part for index in indices if (part := _channels_of(index, params)) is not None]
+    return list(zip(moved, parts, strict=True)) if len(parts) == len(moved) else None
 
 
 def _one_node_model(node: gs.Node, opset: int) -> onnx.ModelProto:

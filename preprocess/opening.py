@@ -7,6 +7,7 @@ its channel axis only from there), and so are files with 16-bit grids (standard 
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import onnx.inliner
 import onnx.version_converter
@@ -38,8 +39,16 @@ def open_graph(model: onnx.ModelProto, log: PassLog) -> gs.Graph:
     renamed = rename_standard_nodes(own, log)
     _keep_plain_inputs(own)
     sixteen_bit = renamed and any(tensor.data_type in _16_BIT for tensor in own.graph.initializer)
-    own = _at_least_opset(own, MIN_OPSET_16_BIT if sixteen_bit else MIN_OPSET, log)
-    return gs.import_onnx(own)
+    return gs.import_onnx(_at_least_opset(own, MIN_OPSET_16_BIT if sixteen_bit else MIN_OPSET, log))
+
+
+def allow_16_bit_grids(graph: gs.Graph, log: PassLog) -> gs.Graph:
+    """Raise the opset to 21 if a pass made a 16-bit grid, which is standard only from there."""
+    if graph.opset >= MIN_OPSET_16_BIT or not any(
+        node.op == "QuantizeLinear" and node.inputs[2].dtype in (np.int16, np.uint16) for node in graph.nodes
+    ):
+        return graph
+    return gs.import_onnx(_at_least_opset(gs.export_onnx(graph), MIN_OPSET_16_BIT, log))
 
 
 def opset_of(model: onnx.ModelProto) -> int:

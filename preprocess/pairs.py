@@ -28,89 +28,45 @@ from preprocess.moves import MOVES
 from preprocess.passlog import PassLog
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
 
-_INTEGER_MOVES = (*MOVES, "MaxPool", "DepthToSpace", "SpaceToDepth", "Expand", "Tile")
+_INTEGER_MOVES = (*MOVES, "MaxPool", "DepthToSpace", "SpaceToDepth", "Expand", "Tile", "Concat")
 
 _SAME_SCALE = 1e-6
 """Two exporters' roundings of one trained scale differ by less than this, relatively."""
 
 
-def scale_per_channel_outside(graph: gs.Graph, log: PassLog) -> gs.Graph:
-    """Give per-channel activations a scalar grid between a division and a multiplication by their scales."""
-    names = Names(graph)
-    made: list[gs.Node] = []
-    for node in graph.nodes:
-        if node.op not in (QUANTIZE, DEQUANTIZE) or isinstance(node.inputs[0], gs.Constant) or not node.outputs:
-            continue
-        if node.attrs.get("block_size", 0):
-            log.skipped(node, "block-wise activation")
-            continue
-        params, data, output = params_of(node), node.inputs[0], node.outputs[0]
-        if params.axis is None:
-            continue
-        if np.ptp(params.zero_point):
-            log.skipped(node, "per-channel activation with different zero points")
-            continue
-        rank = len((data.shape if data.shape is not None else output.shape) or ())
-        shape = [params.scale.size if at == params.axis else 1 for at in range(rank)]
-        scale = gs.Constant(names(f"{node.name}_channel_scale"), params.scale.reshape(shape))
-        one = gs.Constant(names(f"{node.name}_one"), np.array(1, np.float32))
-        point = gs.Constant(names(f"{node.name}_zero_point"), np.array(params.zero_point[0], params.dtype))
-        between = gs.Variable(names(f"{node.name}_steps"), np.dtype(np.float32), data.shape)
-        if node.op == QUANTIZE:
-            made.append(gs.Node("Div", names(f"{node.name}_div"), {}, [data, scale], [between]))
-            node.inputs = [between, one, point]
-        else:
-            node.inputs = [data, one, point]
-            node.outputs = [between]
-            made.append(gs.Node("Mul", names(f"{node.name}_mul"), {}, [between, scale], [output]))
-        node.attrs.pop("axis", None)
-        log.note(node.name, "per-channel activation: scaled by channel outside a common grid")
-    graph.nodes.extend(made)
-    return graph.toposort() if made else graph
-
-
 def dequantize_before_moves(graph: gs.Graph, log: PassLog) -> gs.Graph:
-    """Let Transpose, Reshape and the like between Q and DQ move reals: DequantizeLinear comes right behind its Q."""
+    """Let Transpose, Concat and the like between Q and DQ move reals: DequantizeLinear comes right behind its Q."""
     names = Names(graph)
     made: list[gs.Node] = []
-    for node in graph.nodes:
-        if node.op != QUANTIZE or not node.outputs or params_of(node).axis is not None:
+    waiting = [node for node in graph.nodes if node.op == DEQUANTIZE and not isinstance(node.inputs[0], gs.Constant)]
+    while waiting:
+        node = waiting.pop()
+        mover = produced_by(node.inputs[0], *_INTEGER_MOVES) if node.inputs else None
+        if mover is None or not _only_dequantized(graph, mover, params_of(node)):
             continue
-        integers = node.outputs[0]
-        moved = _moved_tensors(graph, integers, params_of(node))
-        if not moved:
-            continue
-        real = gs.Variable(names(f"{integers.name}_real"), np.dtype(np.float32), integers.shape)
-        made.append(gs.Node(DEQUANTIZE, names(f"{node.name}_dequantize"), {}, [integers, *node.inputs[1:]], [real]))
-        for reader in readers(integers):
-            if reader.op in _INTEGER_MOVES:
-                reader.inputs[0] = real
-        for tensor in moved:
-            tensor.dtype = np.dtype(np.float32)
-            for reader in readers(tensor):
-                if reader.op == DEQUANTIZE:
-                    bypass(graph, reader)
+        data = list(mover.inputs) if mover.op == "Concat" else [mover.inputs[0]]
+        for index, integers in enumerate(data):
+            real = gs.Variable(names(f"{integers.name}_real"), np.dtype(np.float32), integers.shape)
+            inputs = [integers, *node.inputs[1:]]
+            before = gs.Node(DEQUANTIZE, names(f"{node.name}_before_{mover.op}"), {}, inputs, [real])
+            mover.inputs[index] = real
+            made.append(before)
+            waiting.append(before)
+        for output in mover.outputs:
+            output.dtype = np.dtype(np.float32)
+            for reader in readers(output):
+                bypass(graph, reader)
     graph.nodes.extend(made)
     return graph.cleanup().toposort() if made else graph
 
 
-def _moved_tensors(graph: gs.Graph, integers: gs.Tensor, params: QuantParams) -> list[gs.Tensor]:
-    """Outputs of the moves behind `integers`; none if anything but DequantizeLinear of `params` reads one of them."""
-    found: list[gs.Tensor] = []
-    waiting = [integers]
-    while waiting:
-        tensor = waiting.pop()
-        for reader in readers(tensor):
-            if reader.op in _INTEGER_MOVES and reader.inputs[0] is tensor:
-                if len(reader.outputs) > 1 and reader.op == "MaxPool":
-                    return []
-                found += reader.outputs
-                waiting += reader.outputs
-            elif tensor is not integers and (reader.op != DEQUANTIZE or params_of(reader) != params):
-                return []
-        if tensor is not integers and is_graph_output(graph, tensor):
-            return []
-    return found
+def _only_dequantized(graph: gs.Graph, mover: gs.Node, params: QuantParams) -> bool:
+    """True if every output of `mover` is read by DequantizeLinear nodes of scalar `params` and nothing else."""
+    return params.axis is None and all(
+        not is_graph_output(graph, output)
+        and all(reader.op == DEQUANTIZE and params_of(reader) == params for reader in readers(output))
+        for output in mover.outputs
+    )
 
 
 def match_pairs(graph: gs.Graph, log: PassLog) -> gs.Graph:

@@ -7,6 +7,8 @@ half precision goes away.
 
 from __future__ import annotations
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -49,8 +51,8 @@ def remove_idle_casts(graph: gs.Graph, log: PassLog) -> gs.Graph:
     return graph.cleanup()
 
 
-def is_other_float(dtype: object) -> bool:
-    """True for a float type other than float32; graphsurgeon keeps numpy types, or ONNX numbers where numpy has none."""
+def is_other_float(dtype: Any) -> bool:
+    """True for a float type other than float32: a numpy type, or an ONNX number where numpy has none."""
     return dtype is not None and (dtype in _OTHERS if isinstance(dtype, int) else np.dtype(dtype) in _OTHERS.values())
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import DTypeLike
 
 from drpai_qat.errors import ModelError, QuantizationError
 from drpai_qat.quantization import check_scale
@@ -50,6 +51,10 @@ def complete_quantize_nodes(graph: gs.Graph, log: PassLog) -> gs.Graph:
 
 
 def _complete(node: gs.Node, names: Names) -> None:
+    if len(node.inputs) < 2 or node.inputs[1].is_empty():
+        raise ModelError(
+            f"node {node.name}: {node.op} has no scale; the exporter lost it, export with opset 13 or later"
+        )
     where = f"node {node.name}, tensor {node.inputs[1].name}"
     scale = value_of(node.inputs[1])
     if scale is None:
@@ -98,7 +103,7 @@ def _simplest(node: gs.Node, scale: Array, zero_point: Array, where: str) -> tup
     return np.ascontiguousarray(scales), np.ascontiguousarray(points)
 
 
-def _implied_type(node: gs.Node) -> object:
+def _implied_type(node: gs.Node) -> DTypeLike:
     """Type of an omitted zero point: what the node is told to write, or what it reads; uint8 by default."""
     if node.op == QUANTIZE:
         return _OUTPUT_TYPES.get(node.attrs.get("output_dtype", 0), np.uint8)
@@ -140,8 +145,9 @@ def _widen(node: gs.Node, names: Names) -> gs.Node | None:
 def _set_input(node: gs.Node, index: int, value: Array, names: Names) -> None:
     """Set a parameter, keeping the source's tensor where it says the same."""
     old = optional_input(node, index)
-    if isinstance(old, gs.Constant) and old.shape == value.shape and old.dtype == value.dtype:
-        if np.array_equal(old.values, value):
+    if old is not None and isinstance(old, gs.Constant):
+        same_form = tuple(old.shape) == value.shape and old.dtype == value.dtype
+        if same_form and np.array_equal(old.values, value):
             return
     role = "scale" if index == 1 else "zero_point"
     new = gs.Constant(names(old.name if old is not None else f"{node.name}_{role}"), value)

@@ -15,7 +15,7 @@ from preprocess.constants import evaluate_constants
 from preprocess.passlog import PassLog
 
 _LARGE = 1024
-"""Initializers of more elements can't be a shape: inference gets their type only, so its cost doesn't depend on them."""
+"""Initializers of more elements can't be a shape: inference gets their type only and costs the same for any size."""
 _MAX_ROUNDS = 8
 
 

@@ -1,7 +1,7 @@
 """Trained constants: fake-quant chains on weights become int8 initializers behind one DequantizeLinear.
 
     Q(w, s, z) -> [Clip] -> [Cast] -> DQ(s, z)   =>   DQ(q, s, z)        q = round(w / s) + z, evaluated once
-    DQ(q, s, z) -> Transpose | Reshape | ...     =>   DQ(q', s', z')     moved on the integers, the channel axis with them
+    DQ(q, s, z) -> Transpose | Reshape | ...     =>   DQ(q', s', z')     moved on the integers, with the channel axis
     DQ(q, s, z) -> Mul(c) | Div(c)               =>   DQ(q, s * c, z)    c per tensor or per channel, into the scale
     DQ(q, s, z), not the weights of a layer      =>   float constant     logged
 
