@@ -126,15 +126,23 @@ def first_divergence(layers: Sequence[LayerFigures]) -> str:
 
 
 def fold_divergence(source: onnx.ModelProto, folded: onnx.ModelProto, sample: Feeds) -> str:
-    """Name the first tensor, among those that source and folded model share by name, that folding changed.
+    """Name the first quantized activation, among those that both models have by name, that folding changed.
+
+    Other tensors may change their meaning under their name: a convolution takes in the scale of its batch norm.
 
     Args:
         source, folded: with static inputs.
         sample: one set of network inputs.
-    Returns: words, or "" if all shared tensors agree.
+    Returns: words, or "" if all of them agree.
     """
     made = {name for node in source.graph.node for name in node.output if name}
-    shared = [name for node in folded.graph.node for name in node.output if name in made]
+    quantized = {node.output[0] for node in folded.graph.node if node.op_type == "QuantizeLinear"}
+    restored = [
+        node.output[0]
+        for node in folded.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in quantized
+    ]
+    shared = [name for name in restored if name in made]
     before, after = (_all_values(model, shared, sample, name) for model, name in ((source, "source"), (folded, "fold")))
     for name in shared:
         theirs, ours = before.get(name), after.get(name)

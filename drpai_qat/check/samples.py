@@ -38,13 +38,13 @@ def make_samples(model: onnx.ModelProto, count: int, seed: int) -> list[dict[str
 
 
 def _noise(shape: tuple[int, ...], trained: tuple[float, float] | None, generator: np.random.Generator) -> FloatArray:
-    """Half smooth, half grain, as images are; scaled so that the trained range is used to its ends."""
+    """Smooth with some grain, as images are; scaled so that the trained range is used to its ends."""
     smooth = generator.standard_normal(shape)
     axes = _image_axes(shape)
     for axis in axes:
         smooth = _blurred(smooth, axis)
     smooth /= max(float(smooth.std()), 1e-6)
-    values = smooth + 0.5 * generator.standard_normal(shape) if axes else generator.standard_normal(shape)
+    values = smooth + 0.3 * generator.standard_normal(shape) if axes else generator.standard_normal(shape)
     if trained is None:
         return np.asarray(_UNTRAINED_SPREAD * values / max(float(values.std()), 1e-6), np.float32)
     low, high = trained
@@ -61,8 +61,8 @@ def _image_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _blurred(values: NDArray, axis: int) -> NDArray:
-    """Box filter of an eighth of the axis, by a running sum."""
-    width = max(values.shape[axis] // 8, 1)
+    """Box filter of a quarter of the axis, by a running sum."""
+    width = max(values.shape[axis] // 4, 1)
     padded = np.concatenate([values, np.take(values, range(width), axis=axis, mode="wrap")], axis=axis)
     total = np.cumsum(padded, axis=axis)
     size = values.shape[axis]
