@@ -1,0 +1,120 @@
+"""The convolution template against numpy: every product, instruction set, tile and loop order."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drpai_qat.kernels.conv import ConvShape, blocks_of, conv, pack_weights
+from drpai_qat.kernels.epilogue import Epilogue
+from drpai_qat.kernels.isa import AVX2, ISAS, Isa
+from drpai_qat.kernels.products import DOT2, DOT2_WIDE, FMA, Product, dot4
+from drpai_qat.kernels.tiling import Tiling, choose_tiling
+from tests.kernels.running import few, on_each_isa, raw, requantized, run
+
+PRODUCTS = {"dot4": dot4(1), "dot4/2": dot4(2), "dot2": DOT2, "dot2_wide": DOT2_WIDE, "fma": FMA}
+
+
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]
+
+
+def case(shape: ConvShape, product: Product, seed: int) -> Arrays:
+    """Input, weights, bias and the exact accumulators."""
+    rng = np.random.default_rng(seed)
+    limit = {"int8": 31, "int16": 255, "float32": 31}[product.weight_dtype]
+    low, high = {"uint8": (0, 255), "int16": (-400, 400), "float32": (-20, 20)}[product.in_dtype]
+    per_group = shape.out_channels // shape.groups
+    w = rng.integers(-limit, limit + 1, (shape.out_channels, *shape.kernel, shape.channels))
+    x = rng.integers(low, high + 1, (shape.batch, shape.height, shape.width, shape.groups * shape.channels))
+    bias = rng.integers(-999, 999, shape.out_channels).astype(np.int32) if product.acc_dtype == "int32" else None
+    acc = np.zeros((shape.batch, shape.out_height, shape.out_width, shape.out_channels), np.int64)
+    for g in range(shape.groups):
+        inputs, outputs = slice(g * shape.channels, (g + 1) * shape.channels), slice(g * per_group, (g + 1) * per_group)
+        for r in range(shape.kernel[0]):
+            for s in range(shape.kernel[1]):
+                y, z = r * shape.dilation[0], s * shape.dilation[1]
+                part = x[:, y:, z:, inputs][:, :: shape.stride[0], :: shape.stride[1]]
+                part = part[:, : shape.out_height, : shape.out_width]
+                acc[..., outputs] += part @ w[outputs, r, s].T
+    if bias is not None:
+        acc += bias
+    return x.astype(product.in_dtype), w.astype(product.weight_dtype), bias, acc
+
+
+def check(shape: ConvShape, product: Product, isa: Isa, seed: int = 0, tiling: Tiling | None = None) -> None:
+    x, w, bias, acc = case(shape, product, seed)
+    np.testing.assert_array_equal(run(conv(shape, product, isa, raw(), w, bias, tiling), isa, x), acc)
+
+
+@st.composite
+def shapes(draw: st.DrawFn, pack: int) -> ConvShape:
+    """Small convolutions of every geometry; strides that leave input rows unused included."""
+    size, kernel = (draw(st.tuples(st.integers(1, 8), st.integers(1, 9))), draw(st.tuples(*[st.integers(1, 3)] * 2)))
+    stride, dilation = (draw(st.tuples(*[st.integers(1, 2)] * 2)) for _ in range(2))
+    groups, rest = draw(st.integers(1, 3)), draw(st.integers(0, 1))
+    height, width = ((size[i] - 1) * stride[i] + (kernel[i] - 1) * dilation[i] + 1 + rest for i in (0, 1))
+    batch, channels, out = draw(st.integers(1, 2)), pack * draw(st.integers(1, 9)), groups * draw(st.integers(1, 40))
+    return ConvShape(batch, height, width, channels, *size, out, kernel, stride, dilation, groups)
+
+
+@on_each_isa
+@pytest.mark.parametrize("name", PRODUCTS)
+@few
+@given(data=st.data(), seed=st.integers(0, 9))
+def test_any_shape(isa: Isa, name: str, data: st.DataObject, seed: int) -> None:
+    product = PRODUCTS[name]
+    check(data.draw(shapes(product.pack)), product, isa, seed)
+
+
+@on_each_isa
+@pytest.mark.parametrize(
+    "tiling", [Tiling(1, 1, "pixels", 1), Tiling(3, 2, "pixels", 4), Tiling(5, 1, "channels", 1)], ids=str
+)
+def test_any_tiling(isa: Isa, tiling: Tiling) -> None:
+    check(ConvShape(2, 6, 7, 8, 4, 5, 37, (3, 3)), dot4(1), isa, 3, tiling)
+
+
+@on_each_isa
+def test_requantized_output_matches_the_epilogue(isa: Isa) -> None:
+    shape = ConvShape(1, 9, 9, 16, 7, 7, 24, (3, 3))
+    x, w, bias, acc = case(shape, dot4(1), 5)
+    for dtype in ("uint8", "int8", "int16"):
+        epilogue = requantized(acc, dtype)
+        got = run(conv(shape, dot4(1), isa, epilogue, w, bias), isa, x)
+        np.testing.assert_array_equal(got, epilogue.evaluate(acc.astype(np.int32), []))
+
+
+def test_packing_keeps_every_weight() -> None:
+    shape = ConvShape(1, 5, 5, 8, 3, 3, 42, (3, 3), groups=2)
+    w = np.arange(1, 42 * 9 * 8 + 1, dtype=np.int32).reshape(42, 3, 3, 8)
+    blocks = blocks_of(shape, 8, 2, 4)
+    packed = pack_weights(w, shape, blocks, 8, 4)
+    assert sorted(packed[packed != 0]) == sorted(w.reshape(-1))
+    assert sum(block.channels for block in blocks) == 42
+
+
+@pytest.mark.parametrize("isa", ISAS.values(), ids=lambda isa: isa.name)
+@pytest.mark.parametrize("product", PRODUCTS.values(), ids=PRODUCTS)
+def test_tiles_fit_the_registers(isa: Isa, product: Product) -> None:
+    for pixels in (1, 4, 7, 14, 49, 56, 3136):
+        for channels in (1, 8, 17, 64, 1000):
+            shape = ConvShape(1, 1, pixels, 64, 1, pixels, channels)
+            tiling = choose_tiling(shape, product, isa)
+            assert tiling.pixels * tiling.vectors + tiling.vectors < isa.registers
+            assert 1 <= tiling.pixels <= pixels
+
+
+def test_layers_of_one_shape_share_their_function() -> None:
+    shape = ConvShape(1, 5, 5, 8, 3, 3, 16, (3, 3))
+
+    def function(seed: int) -> str:
+        _, w, bias, acc = case(shape, dot4(1), seed)
+        epilogue: Epilogue = requantized(acc)
+        return str(conv(shape, dot4(1), AVX2, epilogue, w, bias).func)
+
+    assert function(1) == function(2)
+    assert math.prod((3, 3)) * 8 * 16 == conv(shape, dot4(1), AVX2, raw(), case(shape, dot4(1), 1)[1]).constants[0].size
