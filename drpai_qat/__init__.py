@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from drpai_qat.version import __version__
 
 if TYPE_CHECKING:
+    from drpai_qat import export
     from drpai_qat.errors import DrpaiQatError
     from drpai_qat.pipeline import compile
     from drpai_qat.report import Report
@@ -30,10 +31,12 @@ _PUBLIC = {
     "DrpaiQatError": "drpai_qat.errors",
 }
 
-__all__ = ["DrpaiQatError", "Network", "Report", "__version__", "compile", "load"]
+__all__ = ["DrpaiQatError", "Network", "Report", "__version__", "compile", "export", "load"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "export":  # a module, so that drpai_qat.export.pytorch(...) works without an import of its own
+        return importlib.import_module("drpai_qat.export")
     if name in _PUBLIC:
         value = getattr(importlib.import_module(_PUBLIC[name]), name)
         globals()[name] = value

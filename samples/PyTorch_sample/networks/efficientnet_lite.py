@@ -1,8 +1,8 @@
 """EfficientNet-Lite0, with the parameter names of the package efficientnet-lite-pytorch, whose ImageNet weights load.
 
 The weights were trained by TensorFlow, so the convolutions of stride 2 pad as TensorFlow's `same` does: one more row at
-the end than at the start. Batch norm's epsilon is 1e-3. No squeeze-and-excitation, ReLU6 throughout, which is what makes
-the "Lite" networks quantize well.
+the end than at the start. Batch norm's epsilon is 1e-3. No squeeze-and-excitation, ReLU6 throughout: that makes the
+"Lite" networks quantize well.
 """
 
 from __future__ import annotations

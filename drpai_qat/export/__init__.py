@@ -1,0 +1,64 @@
+"""Export QAT models from the training frameworks, so that they compile.
+
+    from drpai_qat import export
+
+    print(export.pytorch(model, torch.rand(1, 3, 224, 224), "QAT_resnet50_fp32.onnx"))
+
+The frameworks are imported only when their function is called.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from drpai_qat.errors import MissingExtraError
+from drpai_qat.export.comparison import Exported
+
+__all__ = ["Exported", "pytorch"]
+
+
+def pytorch(
+    model: Any,
+    example_inputs: Any,
+    path: str | Path,
+    *,
+    opset: int = 13,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    dynamic_batch: bool = False,
+) -> Exported:
+    """Export a PyTorch QAT model to ONNX and compare it with the framework on the example.
+
+    The model itself stays as it is: a copy on the CPU is put into evaluation mode with its observers off. Every kind of
+    fake-quant module of torch.ao and torchao is written as QuantizeLinear, Clip (where the range is narrower than the
+    type) and DequantizeLinear, the fused observer module included, which has no ONNX form of its own.
+
+    Args:
+        model: eager, FX or PT2E model prepared for QAT, or one converted to integers; on any device.
+        example_inputs: a tensor, or the tuple of the model's inputs; float32, of the batch to deploy.
+        path: the .onnx file to write; its folder must exist. Written only if export and comparison succeed.
+        opset: ONNX operator set, 13 or later.
+        input_names: default `input`, or `input_0`, `input_1` ...
+        output_names: default `output`, or `output_0`, `output_1` ...
+        dynamic_batch: leave the first dimension of inputs and outputs open.
+    Returns: what was written, by which exporter, and its difference from the framework's own output.
+    Raises:
+        MissingExtraError: PyTorch is not installed.
+        ModelError: no fake-quant, a range that never saw data, or what neither of PyTorch's exporters takes.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise MissingExtraError("exporting a PyTorch model needs PyTorch: pip install 'drpai-qat[pytorch]'")
+    from drpai_qat.export.torch_export import export
+
+    return export(
+        model,
+        example_inputs,
+        Path(path),
+        opset=opset,
+        input_names=input_names,
+        output_names=output_names,
+        dynamic_batch=dynamic_batch,
+    )

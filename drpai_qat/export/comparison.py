@@ -1,0 +1,84 @@
+"""How far an exported file is from the framework that made it: the file is run in onnxruntime, optimisations off."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drpai_qat.errors import ModelError
+
+# Rounding ties that fall the other way cost a step here and there; a wrong graph costs the whole signal.
+_LEAST_SQNR_DB = 10.0
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote.
+
+    Attributes:
+        path: the ONNX file.
+        exporter: the exporter that wrote it: `torchscript`, `dynamo` or `tf2onnx`.
+        max_error: largest absolute difference of onnxruntime from the framework over all outputs, on the example.
+        sqnr_db: power of the framework's output over the power of the difference, the worst output's, in dB;
+            infinite where they are equal.
+        notes: what the user should know, one line each.
+    """
+
+    path: Path
+    exporter: str
+    max_error: float
+    sqnr_db: float
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        closeness = "equal" if math.isinf(self.sqnr_db) else f"SQNR {self.sqnr_db:.1f} dB"
+        head = f"{self.path}: framework and onnxruntime differ by at most {self.max_error:.3g} ({closeness})"
+        return "\n".join((head, *(f"  note: {note}" for note in self.notes)))
+
+
+def compare(
+    path: Path, inputs: Sequence[NDArray[np.generic]], expected: Sequence[NDArray[np.float32]]
+) -> tuple[float, float]:
+    """Run an ONNX file and compare its outputs with the framework's.
+
+    Args:
+        path: the ONNX file.
+        inputs: one array for each graph input, in their order.
+        expected: the framework's outputs, in the order of the graph's.
+    Returns: largest absolute difference; the worst output's SQNR in dB.
+    Raises: ModelError: onnxruntime refuses the file, or its outputs have nothing to do with the framework's.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        feeds = {node.name: array for node, array in zip(session.get_inputs(), inputs, strict=True)}
+        actual = session.run(None, feeds)
+    except Exception as error:  # onnxruntime raises its own C++ exception types
+        raise ModelError(f"the export does not run in onnxruntime: {str(error).splitlines()[0]}") from error
+    max_error, worst = 0.0, math.inf
+    for ours, theirs in zip(actual, expected, strict=True):
+        if ours.shape != theirs.shape:
+            raise ModelError(f"the export gives an output of shape {ours.shape}, the framework {theirs.shape}")
+        max_error = max(max_error, float(np.max(np.abs(ours - theirs), initial=0.0)))
+        worst = min(worst, _sqnr_db(theirs, ours))
+    if not worst >= _LEAST_SQNR_DB:  # also catches NaN
+        raise ModelError(f"the export is not the model: {worst:.1f} dB between the framework and onnxruntime")
+    return max_error, worst
+
+
+def _sqnr_db(expected: NDArray[np.float32], actual: NDArray[np.float32]) -> float:
+    reference = expected.astype(np.float64)
+    noise = float(np.sum((reference - actual) ** 2))
+    if noise == 0.0:
+        return math.inf
+    signal = float(np.sum(reference**2))
+    return 10.0 * math.log10(signal / noise) if signal > 0.0 else -math.inf
