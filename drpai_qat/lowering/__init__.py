@@ -1,0 +1,119 @@
+"""Lowering: the canonical QDQ model becomes integer kernels in a tvm.IRModule.
+
+    model --read_graph--> float values with grids --rewrite--> --lowering of each node (ops/)--> Program --to_module--> IRModule
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import tvm
+
+from drpai_qat.errors import LoweringError
+from drpai_qat.lowering import ops as _ops  # noqa: F401  (registers the lowerings)
+from drpai_qat.lowering.context import Context, LoweredNode
+from drpai_qat.lowering.graph import Graph, read_graph
+from drpai_qat.lowering.imported import lower_imported
+from drpai_qat.lowering.program import to_module
+from drpai_qat.lowering.ranges import find_bounds, find_grids, int16_grids
+from drpai_qat.lowering.registry import LOWERINGS
+from drpai_qat.lowering.rewrite import hoist_fake_quant
+from drpai_qat.lowering.storage import Stored, row_major
+from drpai_qat.quantization import QuantParams
+from drpai_qat.targets import Target
+
+__all__ = ["Lowered", "LoweredNode", "TensorInfo", "lower"]
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output of the network.
+
+    Attributes:
+        name, shape, dtype: as in the source model.
+        quantization: the trained grid of its values; None where training left none.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    quantization: QuantParams | None
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A network as kernels.
+
+    Attributes:
+        module: `main` takes the inputs, then `params` in their order.
+        params: constants by name.
+        coverage: what became of each node.
+    """
+
+    module: tvm.IRModule
+    params: dict[str, npt.NDArray[np.generic]]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    coverage: tuple[LoweredNode, ...]
+
+    @property
+    def int8_mac_fraction(self) -> float:
+        """Share of multiply-accumulates done in integers (int8 weights; int8 or int16 activations); 1.0 without any."""
+        total = sum(node.macs for node in self.coverage)
+        integer = sum(node.macs for node in self.coverage if node.compute in ("int8", "int16"))
+        return integer / total if total else 1.0
+
+
+def lower(model: onnx.ModelProto, target: Target) -> Lowered:
+    """Lower a canonical QDQ model.
+
+    Args:
+        model: as `preprocess` makes it: static shapes, quantization as QuantizeLinear and DequantizeLinear.
+        target: the machine.
+    Raises: LoweringError: an operator has no implementation here nor in TVM's importer.
+    """
+    graph = hoist_fake_quant(read_graph(model))
+    grids = find_grids(graph, target.isa.activation)
+    bounds = find_bounds(graph, grids)
+    context = Context(graph, target.isa, grids, int16_grids(graph, grids, bounds))
+    for name in graph.inputs:
+        context.stored[name] = context.program.add_input(name, graph.shapes[name], graph.dtypes[name], None)
+    for node in graph.nodes:
+        if node.output in context.done:
+            continue
+        lowering = LOWERINGS.get(node.op)
+        if lowering is None or not lowering(context, node):
+            lower_imported(context, node)
+    for name in graph.outputs:
+        stored = _as_output(context, name)
+        context.program.outputs.append((stored.buffer, stored.shape))
+    return Lowered(
+        to_module(context.program),
+        context.program.constants,
+        tuple(_info(graph, name) for name in graph.inputs),
+        tuple(_info(graph, name) for name in graph.outputs),
+        tuple(context.coverage),
+    )
+
+
+def _as_output(context: Context, name: str) -> Stored:
+    """The tensor as its users expect it: row-major, float32 unless the model says integers."""
+    try:
+        stored = context.operand(name)
+    except KeyError as error:
+        raise LoweringError(f"output {name!r} is not computed by any node") from error
+    if context.graph.dtypes.get(name, "float32") == "float32":
+        stored = context.converted(stored, None)
+    return context.ordered(stored, row_major(len(stored.shape)))
+
+
+def _info(graph: Graph, name: str) -> TensorInfo:
+    params = None
+    for node in graph.nodes:
+        if node.params is not None and (name in node.outputs or (name in graph.inputs and name in node.inputs)):
+            params = node.params
+            break
+    return TensorInfo(name, graph.shapes[name], graph.dtypes.get(name, "float32"), params)

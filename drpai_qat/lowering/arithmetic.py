@@ -1,0 +1,153 @@
+"""Which product a layer with constant weights is computed with, proven exact, and its weights in kernel form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from drpai_qat.kernels.isa import Isa
+from drpai_qat.kernels.products import DOT2, DOT2_WIDE, FMA, Product, dot4, dot4_steps
+from drpai_qat.lowering.graph import Weight
+from drpai_qat.lowering.storage import Grid, Stored
+
+INT32_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class IntegerWeights:
+    """Weights with their zero point taken off.
+
+    Attributes:
+        values: int64, shape (out_channels, rows, columns, channels of one group).
+        scale: float64, shape (out_channels,).
+    """
+
+    values: npt.NDArray[np.int64]
+    scale: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """How one layer is computed.
+
+    Attributes:
+        product: the arithmetic.
+        compute: "int8", "int16" or "float32", for the report.
+        weights: values of the product's weight dtype, shape (out_channels, rows, columns, channels); not yet padded.
+        mul: float64, shape (out_channels,): real = accumulator * mul.
+        zero_point: of the activations as the kernel reads them (0 where they are centred first).
+        reason: why it is not computed in integers; empty where it is.
+    """
+
+    product: Product
+    compute: str
+    weights: npt.NDArray[np.generic]
+    mul: npt.NDArray[np.float64]
+    zero_point: int
+    reason: str = ""
+
+
+def integer_weights(weight: Weight, arranged: tuple[int, ...], out_axis: int) -> IntegerWeights | None:
+    """Integers of a weight, transposed to (out, rows, columns, in); None where it has no grid per output channel.
+
+    Args:
+        arranged: permutation of the ONNX axes.
+        out_axis: ONNX axis of the output channels.
+    """
+    if weight.integers is None or weight.params is None:
+        return None
+    params = weight.params
+    if params.axis is not None and params.axis != out_axis:
+        return None
+    shape = [1] * weight.integers.ndim
+    if params.axis is not None:
+        shape[params.axis] = -1
+    centred = weight.integers.astype(np.int64) - params.zero_point.reshape(shape)
+    channels = weight.integers.shape[out_axis]
+    scale = np.broadcast_to(params.scale.astype(np.float64).reshape(-1), (channels,))
+    return IntegerWeights(centred.transpose(arranged), scale)
+
+
+def plan_layer(
+    data: Stored, weights: IntegerWeights | None, real: npt.NDArray[np.float32], isa: Isa
+) -> Layer:
+    """Choose the arithmetic of a layer.
+
+    Args:
+        data: its input activations.
+        weights: its integer weights, if it has some.
+        real: its float weights, arranged like the integer ones.
+    """
+    grid = data.grid
+    ones = np.ones(len(real))
+    if weights is None:
+        return Layer(FMA, "float32", real, ones, 0, "its weights have no integer grid per output channel")
+    if grid is None:
+        return Layer(FMA, "float32", real, ones, 0, "its input has no trained range")
+    values = weights.values
+    if not _fits_int32(values, grid):
+        return Layer(FMA, "float32", real, ones, 0, "its accumulators could leave int32")
+    mul = grid.scale * weights.scale
+    narrow = -128 <= values.min(initial=0) and values.max(initial=0) <= 127
+    compute = "int8" if grid.dtype in ("int8", "uint8") else "int16"
+    if not narrow:
+        return Layer(DOT2_WIDE, compute, values.astype(np.int16), mul, 0)
+    if grid.dtype == isa.activation:
+        steps = 1 if isa.dot4_exact else dot4_steps(_padded(values, 4), grid.qmax)
+        if steps:
+            return Layer(dot4(steps), compute, values.astype(np.int8), mul, grid.zero_point)
+    return Layer(DOT2, compute, values.astype(np.int8), mul, 0)
+
+
+def _fits_int32(values: npt.NDArray[np.int64], grid: Grid) -> bool:
+    largest = max(abs(grid.qmin - grid.zero_point), abs(grid.qmax - grid.zero_point))
+    total = int(np.abs(values).reshape(len(values), -1).sum(1).max(initial=0))
+    return total * largest < INT32_MAX // 5 * 4 and largest <= 32767
+
+
+def _padded(values: npt.NDArray[np.int64], pack: int) -> npt.NDArray[np.int8]:
+    channels = values.shape[-1]
+    extra = -channels % pack
+    padded = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, extra)])
+    return padded.astype(np.int8)
+
+
+def padded_channels(values: npt.NDArray[np.generic], pack: int) -> npt.NDArray[np.generic]:
+    """Weights with zero channels appended up to a multiple of the product's pack."""
+    extra = -values.shape[-1] % pack
+    if not extra:
+        return values
+    return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, extra)])
+
+
+def start_and_add(
+    layer: Layer, bias: Weight | None, out_channels: int
+) -> tuple[npt.NDArray[np.int32] | None, npt.NDArray[np.float64]]:
+    """What accumulators start from, and what is added to the real value afterwards.
+
+    A bias that lies on the accumulator's grid starts the accumulators; any other is added in float32. Where activations
+    are read with their zero point, the start also takes zero_point * sum(w) off.
+    """
+    add = np.zeros(out_channels)
+    integers = np.zeros(out_channels, np.int64)
+    if bias is not None:
+        real = np.broadcast_to(bias.real.astype(np.float64).reshape(-1), (out_channels,))
+        steps = real / layer.mul
+        if layer.compute != "float32" and np.abs(steps).max(initial=0) < INT32_MAX // 5 and _whole(steps):
+            integers = np.rint(steps).astype(np.int64)
+        else:
+            add = real.copy()
+    if layer.product.acc_dtype == "float32":
+        return None, add
+    if layer.zero_point:
+        integers = integers - layer.zero_point * layer.weights.astype(np.int64).reshape(out_channels, -1).sum(1)
+    if not integers.any():
+        return None, add
+    return integers.astype(np.int32), add
+
+
+def _whole(steps: npt.NDArray[np.float64]) -> bool:
+    """Integers up to the rounding of a float32 scale."""
+    return bool((np.abs(steps - np.rint(steps)) <= 1e-6 * np.abs(steps) + 1e-4).all())

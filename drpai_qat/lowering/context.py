@@ -1,0 +1,136 @@
+"""State of one lowering: the program so far, where each tensor is stored, and conversions between forms of storage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from drpai_qat.kernels import expr as E
+from drpai_qat.kernels import movement
+from drpai_qat.kernels.epilogue import Epilogue, Kernel, Operand
+from drpai_qat.kernels.isa import Isa
+from drpai_qat.kernels.pointwise import pointwise
+from drpai_qat.lowering.elementwise import Value, on_grid, snap
+from drpai_qat.lowering.graph import Array, Graph, Node
+from drpai_qat.lowering.program import Program
+from drpai_qat.lowering.storage import Grid, Stored, row_major
+
+
+@dataclass(frozen=True)
+class LoweredNode:
+    """What became of one node.
+
+    Attributes:
+        compute: "int8", "int16", "float32", "tvm" (float32 by TVM's importer) or "view" (no arithmetic).
+        macs: multiply-accumulates, 0 for all but convolutions and matrix products.
+        reason: why it is not in integers; empty where it is.
+    """
+
+    node: str
+    op: str
+    compute: str
+    macs: int = 0
+    reason: str = ""
+
+
+@dataclass
+class Context:
+    """What the lowering of each operator reads and appends to."""
+
+    graph: Graph
+    isa: Isa
+    grids: dict[str, Grid]
+    wide_grids: dict[str, Grid]
+    program: Program = field(default_factory=Program)
+    stored: dict[str, Stored] = field(default_factory=dict)
+    done: set[str] = field(default_factory=set)
+    coverage: list[LoweredNode] = field(default_factory=list)
+    consumers: dict[str, list[Node]] = field(default_factory=dict)
+    positions: dict[str, int] = field(default_factory=dict)
+    _converted: dict[tuple[object, ...], Stored] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.consumers = self.graph.consumers()
+        self.positions = {node.output: i for i, node in enumerate(self.graph.nodes)}
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.graph.shapes[name]
+
+    def target_grid(self, name: str) -> Grid | None:
+        """The grid on which a tensor is stored; None for float32."""
+        return self.grids.get(name) or self.wide_grids.get(name)
+
+    def record(self, node: Node, compute: str, macs: int = 0, reason: str = "") -> None:
+        self.coverage.append(LoweredNode(node.name, node.op, compute, macs, reason))
+
+    def operand(self, name: str) -> Stored:
+        """Where a tensor is; constants become buffers when first read."""
+        if name not in self.stored:
+            value = self.graph.constant(name)
+            if value is None:
+                raise KeyError(name)
+            self.stored[name] = self._constant(name, value)
+        return self.stored[name]
+
+    def _constant(self, name: str, value: Array) -> Stored:
+        grid = self.target_grid(name)
+        array = value if value.dtype.kind != "f" else value.astype(np.float32)
+        return Stored(self.program.constant_buffer(array), tuple(value.shape), row_major(value.ndim), array.dtype.name, grid)
+
+    def kernel(self, kernel: Kernel, inputs: Sequence[Stored | int], label: str) -> int:
+        return self.program.run(kernel, tuple(inputs), label)
+
+    def ordered(self, stored: Stored, order: tuple[int, ...]) -> Stored:
+        """The tensor with its axes in this memory order; moves elements only where memory differs."""
+        if stored.ordered_as(order):
+            return stored.in_order(order)
+        key = ("order", stored.buffer, stored.shape, stored.order, order)
+        if key not in self._converted:
+            permutation = tuple(stored.order.index(axis) for axis in order)
+            kernel = movement.transpose(stored.physical, permutation, stored.dtype, self.isa)
+            buffer = self.kernel(kernel, (stored,), "transpose")
+            self._converted[key] = replace(stored, buffer=buffer, order=order)
+        return self._converted[key]
+
+    def value_of(self, stored: Stored, index: int) -> Value:
+        """The tensor as operand `index` of an expression."""
+        load = E.Load(index)
+        if stored.grid is None:
+            return Value(load)
+        return on_grid(E.affine(load, 1.0, -stored.grid.zero_point), stored.grid)
+
+    def converted(self, stored: Stored, grid: Grid | None) -> Stored:
+        """The tensor on another grid, or as float32 for None; the same memory order."""
+        if grid is None and stored.grid is None:
+            return stored
+        if grid is not None and stored.grid is not None and grid.same_steps(stored.grid):
+            return stored
+        key = ("grid", stored.buffer, stored.shape, stored.order, grid)
+        if key not in self._converted:
+            epilogue = self.epilogue(self.value_of(stored, 0), grid, (Operand(stored.physical, stored.dtype),))
+            kernel = pointwise(stored.physical, epilogue, self.isa)
+            buffer = self.kernel(kernel, (stored,), "convert")
+            self._converted[key] = replace(stored, buffer=buffer, dtype=epilogue.out_dtype, grid=grid)
+        return self._converted[key]
+
+    def epilogue(self, value: Value, grid: Grid | None, operands: tuple[Operand, ...]) -> Epilogue:
+        """The tail that stores a value on a grid, or as float32 for None."""
+        if grid is None:
+            return Epilogue(value.real, "float32", 0, operands)
+        if value.ints is None or value.grid is None or not value.grid.same_steps(grid):
+            value = snap(value, grid)
+        assert value.ints is not None
+        return Epilogue(value.ints, grid.dtype, grid.zero_point, operands)
+
+    def put(self, name: str, buffer: int, order: tuple[int, ...], grid: Grid | None, dtype: str = "float32") -> Stored:
+        """Note where a new tensor is."""
+        stored = Stored(buffer, self.shape(name), order, grid.dtype if grid else dtype, grid)
+        self.stored[name] = stored
+        return stored
+
+
+def size_of(shape: tuple[int, ...]) -> int:
+    return math.prod(shape)

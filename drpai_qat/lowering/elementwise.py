@@ -1,0 +1,291 @@
+"""Elementwise ONNX operators as expressions: what an epilogue or a pointwise kernel can absorb."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from drpai_qat.kernels import expr as E
+from drpai_qat.lowering.graph import FAKE_QUANT, Graph, Node
+from drpai_qat.lowering.ranges import batch_norm_affine, clip_limits, data_input
+from drpai_qat.lowering.storage import Grid
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value under construction: a constant, or an expression of the real value.
+
+    Attributes:
+        expr: real value; None for a constant.
+        ints: zero-point-free integer of the value, where it lies on `grid`: real = grid.scale * ints.
+        constant: float64, dims in the output's memory order (or size 1).
+    """
+
+    expr: E.Expr | None = None
+    ints: E.Expr | None = None
+    grid: Grid | None = None
+    constant: Array | None = None
+
+    @property
+    def real(self) -> E.Expr:
+        assert self.expr is not None
+        return self.expr
+
+
+def on_grid(ints: E.Expr, grid: Grid) -> Value:
+    return Value(E.affine(ints, grid.scale), ints, grid)
+
+
+def snap(value: Value, grid: Grid) -> Value:
+    """Round a value onto a grid, clamped to the grid's range."""
+    low, high = grid.qmin - grid.zero_point, grid.qmax - grid.zero_point
+    x = E.affine(value.real, 1.0 / grid.scale)
+    if isinstance(x, E.Affine) and isinstance(x.x, E.Clamp) and x.mul.size == x.add.size == 1 and x.mul.item() > 0:
+        # Rounding is monotonic, so a clamp just before it can be done on the integers.
+        ends = [float(np.rint(b * x.mul.item() + x.add.item())) for b in (x.x.lo, x.x.hi)]
+        x, low, high = E.affine(x.x.x, x.mul, x.add), max(low, ends[0]), min(high, ends[1])  # type: ignore[assignment]
+    return on_grid(E.Snap(x, low, high), grid)
+
+
+def clamp(value: Value, low: float, high: float) -> Value:
+    grid = value.grid
+    if grid is not None and value.ints is not None:
+        inside = [not math.isfinite(b) or grid.holds(b) for b in (low, high)]
+        if all(inside):
+            ends = [b if not math.isfinite(b) else float(np.rint(b / grid.scale)) for b in (low, high)]
+            return on_grid(E.Clamp(value.ints, *ends), grid)
+    return Value(E.Clamp(value.real, low, high))
+
+
+Rule = Callable[[Graph, Node, list[Value]], Value]
+RULES: dict[str, Rule] = {}
+
+
+def elementwise(*ops: str) -> Callable[[Rule], Rule]:
+    """Register the expression of operators; a second registration of one is an error."""
+
+    def register(rule: Rule) -> Rule:
+        for op in ops:
+            if op in RULES:
+                raise ValueError(f"{op} has an expression already")
+            RULES[op] = rule
+        return rule
+
+    return register
+
+
+CHEAP = frozenset((FAKE_QUANT, "Relu", "Clip", "Add", "Sub", "BatchNormalization", "Identity", "Neg", "Min", "Max"))
+
+
+def is_elementwise(graph: Graph, node: Node) -> bool:
+    """The node has an expression, with these operands."""
+    if node.op not in RULES or graph.dtypes.get(node.output, "float32") != "float32":
+        return False
+    if node.op == FAKE_QUANT:
+        return node.params is not None and not node.params.per_channel
+    if node.op == "Clip":
+        return clip_limits(graph, node) is not None
+    if node.op == "BatchNormalization":
+        return batch_norm_affine(graph, node) is not None and len([o for o in node.outputs if o]) == 1
+    if node.op == "PRelu":
+        return graph.is_constant(node.inputs[1])
+    if node.op == "Pow":
+        exponent = graph.constant(node.inputs[1])
+        return exponent is not None and exponent.size == 1 and float(exponent.item()) in _POWERS
+    if node.op == "Cast":
+        return graph.dtypes.get(node.inputs[0], "float32") == "float32"
+    return not all(graph.is_constant(name) for name in node.inputs if name)
+
+
+@elementwise(FAKE_QUANT)
+def _fake_quant(graph: Graph, node: Node, args: list[Value]) -> Value:
+    raise NotImplementedError("the caller knows the grid")  # see fusion.apply
+
+
+@elementwise("Identity", "Cast", "Dropout")
+def _identity(graph: Graph, node: Node, args: list[Value]) -> Value:
+    return args[0]
+
+
+@elementwise("Relu", "Clip")
+def _clip(graph: Graph, node: Node, args: list[Value]) -> Value:
+    limits = clip_limits(graph, node)
+    assert limits is not None
+    return clamp(args[0], *limits)
+
+
+@elementwise("Add", "Sub", "Mul", "Div", "Min", "Max", "Sum")
+def _arithmetic(graph: Graph, node: Node, args: list[Value]) -> Value:
+    if len(args) == 1:
+        return args[0]
+    op = {"Sum": "add"}.get(node.op, node.op.lower())
+    result = args[0]
+    for other in args[1:]:
+        result = _two(op, result, other)
+    return result
+
+
+def _two(op: str, x: Value, y: Value) -> Value:
+    if x.constant is not None and y.constant is not None:
+        return Value(constant=np.asarray(E.BINARY[op](x.constant, y.constant), np.float64))
+    if y.constant is not None:
+        c = y.constant
+        if op in ("min", "max") and c.size == 1:
+            bound = float(c.item())
+            return clamp(x, -math.inf, bound) if op == "min" else clamp(x, bound, math.inf)
+        match op:
+            case "add":
+                return Value(E.affine(x.real, 1.0, c))
+            case "sub":
+                return Value(E.affine(x.real, 1.0, -c))
+            case "mul":
+                return Value(E.affine(x.real, c))
+            case "div":
+                return Value(E.affine(x.real, 1.0 / c))
+        return Value(E.Binary(op, x.real, E.affine(x.real, 0.0, c)))
+    if x.constant is not None:
+        c = x.constant
+        match op:
+            case "sub":
+                return Value(E.affine(y.real, -1.0, c))
+            case "div":
+                return Value(E.affine(E.Unary("reciprocal", y.real), c))
+        return _two(op, y, x)
+    return Value(E.Binary(op, x.real, y.real))
+
+
+@elementwise("BatchNormalization")
+def _batch_norm(graph: Graph, node: Node, args: list[Value]) -> Value:
+    mul, add = args[1].constant, args[2].constant  # see fusion.constant_args
+    assert mul is not None and add is not None
+    return Value(E.affine(args[0].real, mul, add))
+
+
+def _relu_parts(x: E.Expr) -> tuple[E.Expr, E.Expr]:
+    return E.Clamp(x, 0.0, math.inf), E.Clamp(x, -math.inf, 0.0)
+
+
+@elementwise("LeakyRelu")
+def _leaky_relu(graph: Graph, node: Node, args: list[Value]) -> Value:
+    positive, negative = _relu_parts(args[0].real)
+    return Value(E.Binary("add", positive, E.affine(negative, float(node.attributes.get("alpha", 0.01)))))
+
+
+@elementwise("PRelu")
+def _prelu(graph: Graph, node: Node, args: list[Value]) -> Value:
+    positive, negative = _relu_parts(args[0].real)
+    assert args[1].constant is not None
+    return Value(E.Binary("add", positive, E.affine(negative, args[1].constant)))
+
+
+def _hard_sigmoid(x: E.Expr, alpha: float, beta: float) -> E.Expr:
+    return E.Clamp(E.affine(x, alpha, beta), 0.0, 1.0)
+
+
+@elementwise("HardSigmoid")
+def _hard_sigmoid_rule(graph: Graph, node: Node, args: list[Value]) -> Value:
+    alpha, beta = float(node.attributes.get("alpha", 0.2)), float(node.attributes.get("beta", 0.5))
+    return Value(_hard_sigmoid(args[0].real, alpha, beta))
+
+
+@elementwise("HardSwish")
+def _hard_swish(graph: Graph, node: Node, args: list[Value]) -> Value:
+    x = args[0].real
+    return Value(E.Binary("mul", x, _hard_sigmoid(x, 1.0 / 6.0, 0.5)))
+
+
+@elementwise("Swish")
+def _swish(graph: Graph, node: Node, args: list[Value]) -> Value:
+    x = args[0].real
+    return Value(E.Binary("mul", x, E.Unary("sigmoid", E.affine(x, float(node.attributes.get("alpha", 1.0))))))
+
+
+@elementwise("Gelu")
+def _gelu(graph: Graph, node: Node, args: list[Value]) -> Value:
+    x = args[0].real
+    if node.attributes.get("approximate", "none") == "tanh":
+        cube = E.Binary("mul", x, E.Binary("mul", x, x))
+        inner = E.affine(E.Binary("add", x, E.affine(cube, 0.044715)), math.sqrt(2.0 / math.pi))
+        gate = E.Unary("tanh", inner)
+    else:
+        gate = E.Unary("erf", E.affine(x, math.sqrt(0.5)))
+    return Value(E.Binary("mul", x, E.affine(gate, 0.5, 0.5)))
+
+
+@elementwise("Elu", "Celu", "Selu")
+def _elu(graph: Graph, node: Node, args: list[Value]) -> Value:
+    positive, negative = _relu_parts(args[0].real)
+    alpha = float(node.attributes.get("alpha", 1.67326319217681884765625 if node.op == "Selu" else 1.0))
+    inside = E.affine(negative, 1.0 / alpha) if node.op == "Celu" else negative
+    curve = E.affine(E.Unary("exp", inside), alpha, -alpha)
+    result = E.Binary("add", positive, curve)
+    gamma = float(node.attributes.get("gamma", 1.05070102214813232421875)) if node.op == "Selu" else 1.0
+    return Value(E.affine(result, gamma))
+
+
+def _softplus(x: E.Expr) -> E.Expr:
+    """log(1 + exp(x)) = max(x, 0) + log(1 + exp(-|x|)), which does not overflow."""
+    small = E.affine(E.Unary("exp", E.affine(E.Unary("abs", x), -1.0)), 1.0, 1.0)
+    return E.Binary("add", E.Clamp(x, 0.0, math.inf), E.Unary("log", small))
+
+
+@elementwise("Softplus")
+def _softplus_rule(graph: Graph, node: Node, args: list[Value]) -> Value:
+    return Value(_softplus(args[0].real))
+
+
+@elementwise("Mish")
+def _mish(graph: Graph, node: Node, args: list[Value]) -> Value:
+    x = args[0].real
+    return Value(E.Binary("mul", x, E.Unary("tanh", _softplus(x))))
+
+
+@elementwise("Softsign")
+def _softsign(graph: Graph, node: Node, args: list[Value]) -> Value:
+    x = args[0].real
+    return Value(E.Binary("div", x, E.affine(E.Unary("abs", x), 1.0, 1.0)))
+
+
+_UNARY_OPS = {
+    "Sigmoid": "sigmoid", "Tanh": "tanh", "Erf": "erf", "Exp": "exp", "Log": "log", "Sqrt": "sqrt", "Abs": "abs",
+    "Neg": "neg", "Reciprocal": "reciprocal", "Round": "round", "Floor": "floor", "Ceil": "ceil",
+}  # fmt: skip
+
+
+@elementwise(*_UNARY_OPS)
+def _unary(graph: Graph, node: Node, args: list[Value]) -> Value:
+    if node.op == "Neg":
+        return Value(E.affine(args[0].real, -1.0))
+    return Value(E.Unary(_UNARY_OPS[node.op], args[0].real))
+
+
+_POWERS: dict[float, Callable[[E.Expr], E.Expr]] = {
+    1.0: lambda x: x,
+    2.0: lambda x: E.Binary("mul", x, x),
+    3.0: lambda x: E.Binary("mul", x, E.Binary("mul", x, x)),
+    0.5: lambda x: E.Unary("sqrt", x),
+    -0.5: lambda x: E.Unary("reciprocal", E.Unary("sqrt", x)),
+    -1.0: lambda x: E.Unary("reciprocal", x),
+}
+
+
+@elementwise("Pow")
+def _pow(graph: Graph, node: Node, args: list[Value]) -> Value:
+    assert args[1].constant is not None
+    return Value(_POWERS[float(args[1].constant.item())](args[0].real))
+
+
+def data_operands(graph: Graph, node: Node) -> list[str]:
+    """Inputs that an expression of this node reads, constants included, in the order of its rule's arguments."""
+    if node.op == "BatchNormalization" or node.op in ("Clip", FAKE_QUANT, "Dropout"):
+        return [node.inputs[0]]
+    return [name for name in node.inputs if name]
+
+
+__all__ = ["CHEAP", "RULES", "Value", "clamp", "data_input", "data_operands", "is_elementwise", "on_grid", "snap"]

@@ -1,0 +1,265 @@
+"""Groups of elementwise nodes that run in one kernel, and the expression of a group.
+
+A group starts at an anchor (a convolution, a pooling ... whose accumulator the expression reads) or at an elementwise node,
+and grows forward over elementwise nodes of the same shape whose other operands exist already. Only its last value leaves
+it: the longest prefix with that property is taken, so a residual fork ends a group and a SiLU (x * sigmoid(x)) does not.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from drpai_qat.kernels.epilogue import Epilogue, Kernel, Operand
+from drpai_qat.kernels.expr import Table
+from drpai_qat.lowering.context import Context
+from drpai_qat.lowering.elementwise import CHEAP, RULES, Value, data_operands, is_elementwise, on_grid, snap
+from drpai_qat.lowering.graph import FAKE_QUANT, Node
+from drpai_qat.lowering.ranges import batch_norm_affine
+from drpai_qat.lowering.storage import Grid, Stored
+from drpai_qat.lowering.tables import tabulate
+
+
+@dataclass(frozen=True)
+class Group:
+    """Nodes computed together; the first is the anchor or the first elementwise node."""
+
+    nodes: tuple[Node, ...]
+
+    @property
+    def output(self) -> str:
+        return self.nodes[-1].output
+
+
+def grow(context: Context, start: Node, with_operands: bool = True) -> Group:
+    """The largest group that starts at a node.
+
+    Args:
+        with_operands: the kernel can read other tensors in its epilogue.
+    """
+    graph, shape = context.graph, context.shape(start.output)
+    values = {start.output}
+    members = [start]
+    waiting: list[tuple[int, str]] = []
+    nodes = {node.output: node for node in context.consumers.get(start.output, [])}
+
+    def push(name: str) -> None:
+        for node in context.consumers.get(name, []):
+            nodes[node.output] = node
+            heapq.heappush(waiting, (context.positions[node.output], node.output))
+
+    push(start.output)
+    seen: set[str] = set()
+    while waiting:
+        _, output = heapq.heappop(waiting)
+        node = nodes[output]
+        if output in seen or output in values:
+            continue
+        seen.add(output)
+        if context.shape(output) != shape or not is_elementwise(graph, node):
+            continue
+        others = [n for n in data_operands(graph, node) if n not in values and not graph.is_constant(n)]
+        if any(n not in context.stored for n in others) or (others and not with_operands):
+            continue
+        if not with_operands and any(_spatial(graph.constant(n)) for n in data_operands(graph, node)):
+            continue
+        values.add(output)
+        members.append(node)
+        push(output)
+    return Group(tuple(members[: _closed_prefix(context, members)]))
+
+
+def _spatial(constant: np.ndarray | None) -> bool:
+    """A constant that varies along more than one axis."""
+    return constant is not None and sum(d != 1 for d in constant.shape) > 1
+
+
+def _closed_prefix(context: Context, members: list[Node]) -> int:
+    outputs = set(context.graph.outputs)
+    for count in range(len(members), 1, -1):
+        inside = {node.output for node in members[:count]}
+        escaping = [
+            node.output
+            for node in members[: count - 1]
+            if node.output in outputs or any(c.output not in inside for c in context.consumers.get(node.output, []))
+        ]
+        if not escaping:
+            return count
+    return 1
+
+
+@dataclass(frozen=True)
+class Tail:
+    """A group's value and the stored tensors that its expression loads, in order."""
+
+    value: Value
+    operands: tuple[Stored, ...]
+    shapes: tuple[Operand, ...]
+
+
+def build(
+    context: Context,
+    group: Group,
+    anchor: Value | None,
+    order: tuple[int, ...],
+    repeat: int = 1,
+) -> Tail:
+    """The expression of a group.
+
+    Args:
+        anchor: value of the first node, where that is an anchor; None where the group is elementwise throughout.
+        order: memory order of the output.
+        repeat: the kernel computes this many copies of the channels side by side (transposed convolutions).
+    """
+    builder = _Builder(context, order, context.shape(group.output), repeat)
+    nodes = group.nodes
+    if anchor is not None:
+        builder.values[nodes[0].output] = anchor
+        nodes = nodes[1:]
+    split = _table_split(context, nodes, builder, anchor is not None)
+    for node in nodes if split is None else nodes[: split.start]:
+        builder.add(node)
+    if split is not None:
+        builder.add_table(nodes[split.start :], split)
+    operands = tuple(builder.operands)
+    shapes = tuple(Operand(s.physical, s.dtype) for s in operands)
+    return Tail(builder.values[group.output], operands, shapes)
+
+
+@dataclass(frozen=True)
+class TableSplit:
+    """From node `start` on, the group is a function of `source` alone, a tensor on an 8-bit grid."""
+
+    start: int
+    source: str
+    grid: Grid
+
+
+def _table_split(context: Context, nodes: tuple[Node, ...], builder: _Builder, anchored: bool) -> TableSplit | None:
+    """Where the rest of a group becomes a table: it must hold a function that costs more than the look-up."""
+    graph = context.graph
+    outputs = [node.output for node in nodes]
+    candidates = [(i + 1, node.output) for i, node in enumerate(nodes) if node.op == FAKE_QUANT]
+    if not anchored and nodes:
+        first = [n for n in data_operands(graph, nodes[0]) if not graph.is_constant(n)]
+        candidates.insert(0, (0, first[0]))
+    for start, source in candidates:
+        grid = context.grids.get(source)
+        rest = nodes[start:]
+        if grid is None or grid.dtype not in ("int8", "uint8") or not any(n.op not in CHEAP for n in rest):
+            continue
+        inside = {source, *outputs[start:]}
+        if all(_only_reads(context, node, inside) for node in rest):
+            return TableSplit(start, source, grid)
+    return None
+
+
+def _only_reads(context: Context, node: Node, inside: set[str]) -> bool:
+    if node.op == "BatchNormalization":
+        return False
+    for name in data_operands(context.graph, node):
+        constant = context.graph.constant(name)
+        if name not in inside and (constant is None or constant.size != 1):
+            return False
+    return True
+
+
+class _Builder:
+    """Builds the expression of a group node by node."""
+
+    def __init__(self, context: Context, order: tuple[int, ...], shape: tuple[int, ...], repeat: int) -> None:
+        self.context = context
+        self.order = order
+        self.shape = shape
+        self.repeat = repeat
+        self.values: dict[str, Value] = {}
+        self.operands: list[Stored] = []
+
+    def add(self, node: Node) -> None:
+        args = [self.value(name) for name in data_operands(self.context.graph, node)]
+        if node.op == FAKE_QUANT:
+            result = snap(args[0], self.context.grids[node.output])
+        else:
+            if node.op == "BatchNormalization":
+                affine = batch_norm_affine(self.context.graph, node)
+                assert affine is not None
+                args += [Value(constant=self.place(self._channels(c))) for c in affine]
+            result = RULES[node.op](self.context.graph, node, args)
+        self.values[node.output] = result
+
+    def add_table(self, nodes: tuple[Node, ...], split: TableSplit) -> None:
+        source = self.value(split.source)
+        output = nodes[-1].output
+        grid = self.context.grids.get(output)
+        assert source.ints is not None
+        first = split.grid.qmin - split.grid.zero_point
+        steps = np.arange(split.grid.qmin, split.grid.qmax + 1) - split.grid.zero_point
+        real = tabulate(self.context.graph, nodes, split.source, steps * np.float32(split.grid.scale))
+        if grid is None:
+            self.values[output] = Value(Table(source.ints, first, real))
+        else:
+            integers = np.rint(real.astype(np.float64) / grid.scale).astype(np.float32)
+            self.values[output] = on_grid(Table(source.ints, first, integers), grid)
+
+    def value(self, name: str) -> Value:
+        if name not in self.values:
+            constant = self.context.graph.constant(name)
+            if constant is not None:
+                self.values[name] = Value(constant=self.place(constant))
+            else:
+                self.values[name] = self._load(self.context.stored[name])
+        return self.values[name]
+
+    def _load(self, stored: Stored) -> Value:
+        rank = len(self.order)
+        missing = rank - len(stored.shape)
+        shape = (1,) * missing + stored.shape
+        order = (*range(missing), *(axis + missing for axis in stored.order))
+        aligned = self.context.ordered(Stored(stored.buffer, shape, order, stored.dtype, stored.grid), self.order)
+        self.operands.append(aligned)
+        return self.context.value_of(aligned, len(self.operands) - 1)
+
+    def _channels(self, values: np.ndarray) -> np.ndarray:
+        return values.reshape(-1, *(1,) * (len(self.shape) - 2))
+
+    def place(self, constant: np.ndarray) -> np.ndarray:
+        """A constant with its dims in the output's memory order."""
+        values = np.asarray(constant, np.float64)
+        if values.size == 1:
+            return values.reshape(())
+        padded = values.reshape((1,) * (len(self.shape) - values.ndim) + values.shape)
+        placed = padded.transpose(self.order)
+        if self.repeat > 1 and placed.shape[-1] > 1:
+            placed = np.concatenate([placed] * self.repeat, axis=-1)
+        return placed
+
+
+def lower_anchor(
+    context: Context,
+    node: Node,
+    anchor: Value | None,
+    order: tuple[int, ...],
+    kernel: Callable[[Epilogue], Kernel],
+    inputs: Sequence[Stored | int],
+    label: str,
+    group: Group | None = None,
+) -> None:
+    """Run a kernel with everything elementwise behind its node fused into it, and note where the result is.
+
+    Args:
+        anchor: value of the node in terms of the kernel's accumulator; None where the node itself is elementwise.
+        order: memory order of the output.
+        kernel: makes the kernel, given its epilogue.
+    """
+    group = group or grow(context, node)
+    tail = build(context, group, anchor, order)
+    grid = context.target_grid(group.output)
+    shape = context.shape(group.output)
+    physical = tuple(shape[axis] for axis in order)
+    epilogue = replace(context.epilogue(tail.value, grid, tail.shapes), out_shape=physical)
+    buffer = context.kernel(kernel(epilogue), (*inputs, *tail.operands), label)
+    context.put(group.output, buffer, order, grid)
+    context.done.update(member.output for member in group.nodes)

@@ -1,0 +1,109 @@
+"""Operators without a kernel of ours, through TVM's own ONNX importer: float32, TVM's default schedules."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+import onnx.helper as oh
+import onnx.numpy_helper
+from tvm import relax, tirx
+from tvm.relax.frontend.onnx import from_onnx
+
+from drpai_qat.errors import LoweringError
+from drpai_qat.lowering.context import Context
+from drpai_qat.lowering.graph import Node
+from drpai_qat.lowering.program import ImportedStep
+from drpai_qat.lowering.storage import Stored, row_major
+
+
+def lower_imported(context: Context, node: Node) -> None:
+    """Append a node as TVM imports it.
+
+    Raises: LoweringError: TVM's importer does not know the operator either, or not with these operands.
+    """
+    if not node.source:
+        raise LoweringError(f"node {node.name!r} ({node.op}): no implementation for these operands")
+    dynamic = [n for n in dict.fromkeys(node.inputs) if n and not context.graph.is_constant(n)]
+    operands = [_shaped(context, name) for name in dynamic]
+    model = _single_node_model(context, node, dynamic, operands)
+    try:
+        module = from_onnx(model, keep_params_in_input=False)
+        module = relax.transform.DecomposeOpsForInference()(module)
+        function = module["main"].without_attr("global_symbol")
+    except Exception as error:  # the importer raises whatever its converters raise
+        first = str(error).strip().splitlines()[-1][:160] if str(error).strip() else type(error).__name__
+        raise LoweringError(
+            f"node {node.name!r}: operator {node.op} has no kernel here, and TVM's ONNX importer refuses it: {first}"
+        ) from error
+    private = {v.name_hint: f for v, f in module.functions.items() if isinstance(f, tirx.PrimFunc)}
+    outs = []
+    for name in node.outputs:
+        if name:
+            shape, dtype = context.shape(name), context.graph.dtypes.get(name, "float32")
+            buffer = context.program.buffer(math.prod(shape), dtype)
+            context.stored[name] = Stored(buffer, shape, row_major(len(shape)), dtype, None)
+            outs.append(buffer)
+    context.program.steps.append(
+        ImportedStep(
+            function,
+            private,
+            tuple(o.buffer for o in operands),
+            tuple(o.shape for o in operands),
+            tuple(outs),
+            f"onnx_{node.op.lower()}_{len(context.program.steps)}",
+        )
+    )
+    context.record(node, "tvm", _macs(context, node), f"{node.op} has no integer kernel")
+
+
+def _shaped(context: Context, name: str) -> Stored:
+    stored = context.operand(name)
+    if stored.grid is not None:
+        stored = context.converted(stored, None)
+    return context.ordered(stored, row_major(len(stored.shape)))
+
+
+def _single_node_model(context: Context, node: Node, dynamic: list[str], operands: list[Stored]) -> onnx.ModelProto:
+    proto = onnx.NodeProto()
+    proto.CopyFrom(node.source[0])
+    names = {name: f"x{i}" for i, name in enumerate(dynamic)}
+    initializers = []
+    for i, name in enumerate(dict.fromkeys(n for n in node.inputs if n and n not in names)):
+        value = context.graph.constant(name)
+        assert value is not None
+        names[name] = f"c{i}"
+        initializers.append(onnx.numpy_helper.from_array(np.ascontiguousarray(value), names[name]))
+    del proto.input[:], proto.output[:]
+    proto.input.extend(names[n] if n else "" for n in node.inputs)
+    proto.output.extend(f"y{i}" if name else "" for i, name in enumerate(node.outputs))
+    inputs = [
+        oh.make_tensor_value_info(names[name], oh.np_dtype_to_tensor_dtype(np.dtype(o.dtype)), o.shape)
+        for name, o in zip(dynamic, operands, strict=True)
+    ]
+    outputs = [
+        oh.make_tensor_value_info(
+            f"y{i}",
+            oh.np_dtype_to_tensor_dtype(np.dtype(context.graph.dtypes.get(name, "float32"))),
+            context.shape(name),
+        )
+        for i, name in enumerate(node.outputs)
+        if name
+    ]
+    graph = oh.make_graph([proto], "node", inputs, outputs, initializers)
+    return oh.make_model(graph, opset_imports=[oh.make_opsetid("", context.graph.opset)], ir_version=8)
+
+
+def _macs(context: Context, node: Node) -> int:
+    """Multiply-accumulates of a matrix operator that ended up here, so that the report's share counts it."""
+    if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        return 0
+    out, first = context.shape(node.output), context.shape(node.inputs[0])
+    if node.op in ("Gemm", "MatMul"):
+        reduced = first[-1] if not node.attributes.get("transA", 0) else first[0]
+        return math.prod(out) * reduced
+    weight = context.shape(node.inputs[1])
+    return math.prod(out if node.op == "Conv" else first) * math.prod(weight[1:])
+
+

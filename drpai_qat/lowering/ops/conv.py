@@ -1,0 +1,178 @@
+"""Conv, 1-D and 2-D, grouped, depthwise, in integers or float32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from drpai_qat.kernels import expr as E
+from drpai_qat.kernels.conv import ConvShape, conv
+from drpai_qat.kernels.depthwise import depthwise
+from drpai_qat.kernels.epilogue import Epilogue, Kernel
+from drpai_qat.kernels.prepare import prepare
+from drpai_qat.kernels.products import Product
+from drpai_qat.lowering.arithmetic import Layer, integer_weights, padded_channels, plan_layer, start_and_add
+from drpai_qat.lowering.context import Context
+from drpai_qat.lowering.elementwise import Value
+from drpai_qat.lowering.fusion import lower_anchor
+from drpai_qat.lowering.graph import Node
+from drpai_qat.lowering.registry import lowers
+from drpai_qat.lowering.storage import Stored, channels_last
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Kernel geometry in two dims; a 1-D operator has one row.
+
+    Attributes:
+        pads: top, left, bottom, right.
+    """
+
+    kernel: Pair
+    stride: Pair
+    dilation: Pair
+    pads: tuple[int, int, int, int]
+
+
+def window_of(node: Node, kernel: tuple[int, ...], in_size: tuple[int, ...], out_size: tuple[int, ...]) -> Window:
+    """Geometry from a node's attributes, auto_pad included."""
+    rank = len(kernel)
+    strides = tuple(node.attributes.get("strides", [1] * rank))
+    dilations = tuple(node.attributes.get("dilations", [1] * rank))
+    pads = tuple(node.attributes.get("pads", [0] * 2 * rank))
+    auto = node.attributes.get("auto_pad", "NOTSET")
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        begin, end = [], []
+        for i in range(rank):
+            total = max(0, (out_size[i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 - in_size[i])
+            small, large = total // 2, total - total // 2
+            begin.append(small if auto == "SAME_UPPER" else large)
+            end.append(large if auto == "SAME_UPPER" else small)
+        pads = (*begin, *end)
+    elif auto == "VALID":
+        pads = (0,) * (2 * rank)
+    if rank == 1:
+        return Window((1, kernel[0]), (1, strides[0]), (1, dilations[0]), (0, pads[0], 0, pads[1]))
+    return Window(
+        (kernel[0], kernel[1]), (strides[0], strides[1]), (dilations[0], dilations[1]), (pads[0], pads[1], pads[2], pads[3])
+    )
+
+
+def image_dims(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """(N, H, W, C) of an ONNX shape (N, C, W) or (N, C, H, W)."""
+    if len(shape) == 3:
+        return shape[0], 1, shape[2], shape[1]
+    return shape[0], shape[2], shape[3], shape[1]
+
+
+@lowers("Conv")
+def lower_conv(context: Context, node: Node) -> bool:
+    weight = context.graph.weight(node.inputs[1])
+    in_shape, out_shape = context.shape(node.inputs[0]), context.shape(node.output)
+    bias_name = node.inputs[2] if len(node.inputs) > 2 else ""
+    bias = context.graph.weight(bias_name) if bias_name else None
+    if weight is None or len(in_shape) not in (3, 4) or (bias_name and bias is None):
+        return False
+    data = context.ordered(context.operand(node.inputs[0]), channels_last(len(in_shape)))
+    if data.dtype not in ("uint8", "int8", "int16", "float32"):
+        return False
+    real = weight.real if weight.real.ndim == 4 else weight.real[:, :, None, :]
+    arranged = (0, 2, 3, 1) if weight.real.ndim == 4 else (0, 2, 1)
+    integers = integer_weights(weight, arranged, 0)
+    if integers is not None and weight.real.ndim == 3:
+        integers = replace(integers, values=integers.values[:, None])
+    layer = plan_layer(data, integers, np.ascontiguousarray(real.transpose(0, 2, 3, 1)), context.isa)
+    if layer.compute == "float32":
+        data = context.converted(data, None)
+    window = window_of(node, weight.real.shape[2:], in_shape[2:], out_shape[2:])
+    groups = int(node.attributes.get("group", 1))
+    order = channels_last(len(out_shape))
+    start, add = start_and_add(layer, bias, out_shape[1])
+    anchor = Value(E.affine(E.Acc(), channel_constant(layer.mul, len(out_shape)), channel_constant(add, len(out_shape))))
+    batch, height, width, channels = image_dims(in_shape)
+    _, out_height, out_width, out_channels = image_dims(out_shape)
+    is_depthwise = groups == channels == out_channels and layer.product.weight_dtype != "int16"
+    product = layer.product
+    if is_depthwise:
+        source, padded = _depthwise_input(context, data, window, layer)
+    else:
+        source, padded = convolution_input(context, data, window.pads, groups, product, layer.zero_point)
+    shape = ConvShape(
+        batch=batch,
+        height=height + window.pads[0] + window.pads[2],
+        width=width + window.pads[1] + window.pads[3],
+        channels=padded,
+        out_height=out_height,
+        out_width=out_width,
+        out_channels=out_channels,
+        kernel=window.kernel,
+        stride=window.stride,
+        dilation=window.dilation,
+        groups=1 if is_depthwise else groups,
+    )
+
+    def make(epilogue: Epilogue) -> Kernel:
+        if is_depthwise:
+            return _depthwise_kernel(context, shape, epilogue, layer, data, start)
+        return conv(shape, product, context.isa, epilogue, padded_channels(layer.weights, product.pack), start)
+
+    lower_anchor(context, node, anchor, order, make, (source,), "depthwise" if is_depthwise else "conv")
+    macs = batch * out_height * out_width * out_channels * window.kernel[0] * window.kernel[1] * (channels // groups)
+    context.record(node, layer.compute, macs, layer.reason)
+    return True
+
+
+def _depthwise_kernel(
+    context: Context, shape: ConvShape, epilogue: Epilogue, layer: Layer, data: Stored, start: np.ndarray | None
+) -> Kernel:
+    taps = np.ascontiguousarray(layer.weights[..., 0].transpose(1, 2, 0))
+    in_dtype = layer.product.in_dtype
+    bias = _plain_bias(layer, start)
+    if data.grid is None or in_dtype != data.dtype:
+        return depthwise(shape, context.isa, epilogue, taps, bias, in_dtype)
+    grid = data.grid
+    return depthwise(shape, context.isa, epilogue, taps, bias, in_dtype, layer.zero_point, grid.qmin, grid.qmax)
+
+
+def channel_constant(values: np.ndarray, rank: int) -> np.ndarray:
+    """Per-channel numbers in memory order (channels last)."""
+    return values.reshape((1,) * (rank - 1) + (-1,))
+
+
+def _plain_bias(layer: Layer, start: np.ndarray | None) -> np.ndarray | None:
+    """The accumulators' start without the zero-point correction, which the depthwise kernel makes itself."""
+    if start is None and not layer.zero_point:
+        return None
+    values = np.zeros(len(layer.weights), np.int64) if start is None else start.astype(np.int64)
+    if layer.zero_point:
+        values = values + layer.zero_point * layer.weights.astype(np.int64).reshape(len(values), -1).sum(1)
+    return values.astype(np.int32)
+
+
+def convolution_input(
+    context: Context, data: Stored, pads: tuple[int, int, int, int], groups: int, product: Product, zero_point: int
+) -> tuple[Stored | int, int]:
+    """The input as the product reads it, and the channels of one group in it."""
+    dims = image_dims(data.shape)
+    channels = dims[3] // groups
+    padded = -(-channels // product.pack) * product.pack
+    if not any(pads) and padded == channels and data.dtype == product.in_dtype:
+        return data, channels
+    subtract = data.grid.zero_point if data.grid is not None and product.in_dtype == "int16" else 0
+    fill = float(zero_point) if product.in_dtype == "uint8" else 0.0
+    kernel = prepare(dims, pads, groups, padded, data.dtype, product.in_dtype, subtract, fill, context.isa)
+    return context.kernel(kernel, (data,), "prepare"), padded
+
+
+def _depthwise_input(context: Context, data: Stored, window: Window, layer: Layer) -> tuple[Stored | int, int]:
+    dims = image_dims(data.shape)
+    in_dtype = layer.product.in_dtype
+    if not any(window.pads) and data.dtype == in_dtype:
+        return data, dims[3]
+    subtract = data.grid.zero_point if data.grid is not None and in_dtype == "int16" else 0
+    fill = float(layer.zero_point) if in_dtype == "uint8" else 0.0
+    kernel = prepare(dims, window.pads, 1, dims[3], data.dtype, in_dtype, subtract, fill, context.isa)
+    return context.kernel(kernel, (data,), "prepare"), dims[3]

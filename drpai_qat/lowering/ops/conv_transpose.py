@@ -1,0 +1,172 @@
+"""ConvTranspose as one convolution that computes all output phases at once.
+
+With stride s, output row y = s*t + phase receives input row t + (phase + pad - k*dilation)/s for each kernel row k that
+makes the division whole. So the layer is a convolution at stride 1 with s_rows * s_columns * K output channels, whose
+kernels hold zeros where a phase lacks a tap, followed by interleaving the phases (a transposition of whole pixels).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from drpai_qat.kernels import expr as E
+from drpai_qat.kernels import movement
+from drpai_qat.kernels.conv import ConvShape, conv
+from drpai_qat.kernels.prepare import prepare
+from drpai_qat.lowering.arithmetic import integer_weights, padded_channels, plan_layer, start_and_add
+from drpai_qat.lowering.context import Context
+from drpai_qat.lowering.elementwise import Value
+from drpai_qat.lowering.fusion import build, grow
+from drpai_qat.lowering.graph import Node
+from drpai_qat.lowering.ops.conv import channel_constant, image_dims
+from drpai_qat.lowering.registry import lowers
+from drpai_qat.lowering.storage import channels_last
+
+
+@dataclass(frozen=True)
+class Phases:
+    """One axis of a transposed convolution.
+
+    Attributes:
+        taps: for each phase, (kernel index, input offset) pairs.
+        low, high: smallest and largest input offset over all phases.
+        steps: outputs of one phase.
+    """
+
+    taps: tuple[tuple[tuple[int, int], ...], ...]
+    low: int
+    high: int
+    steps: int
+
+
+def phases_of(kernel: int, stride: int, dilation: int, pad: int, out_size: int) -> Phases:
+    taps = []
+    for phase in range(stride):
+        found = [(k, (phase + pad - k * dilation) // stride) for k in range(kernel) if (phase + pad - k * dilation) % stride == 0]
+        taps.append(tuple(found))
+    offsets = [offset for phase in taps for _, offset in phase]
+    return Phases(tuple(taps), min(offsets), max(offsets), -(-out_size // stride))
+
+
+@lowers("ConvTranspose")
+def lower_conv_transpose(context: Context, node: Node) -> bool:
+    weight = context.graph.weight(node.inputs[1])
+    in_shape, out_shape = context.shape(node.inputs[0]), context.shape(node.output)
+    groups = int(node.attributes.get("group", 1))
+    bias_name = node.inputs[2] if len(node.inputs) > 2 else ""
+    bias = context.graph.weight(bias_name) if bias_name else None
+    if weight is None or len(in_shape) not in (3, 4) or groups != 1 or (bias_name and bias is None):
+        return False
+    rank = len(in_shape) - 2
+    batch, height, width, channels = image_dims(in_shape)
+    _, out_height, out_width, out_channels = image_dims(out_shape)
+    rows, columns = _axes(node, weight.real.shape[2:], in_shape[2:], out_shape[2:], rank)
+    data = context.ordered(context.operand(node.inputs[0]), channels_last(len(in_shape)))
+    arranged = (1, 2, 3, 0) if rank == 2 else (1, 2, 0)
+    integers = integer_weights(weight, arranged, 1)
+    real = np.ascontiguousarray(weight.real.transpose(arranged))
+    if rank == 1:
+        real = real[:, None]
+        integers = None if integers is None else replace(integers, values=integers.values[:, None])
+    repeat = len(rows.taps) * len(columns.taps)
+    real = _all_phases(real, rows, columns)
+    if integers is not None:
+        scale = np.tile(integers.scale, repeat)
+        integers = replace(integers, values=_all_phases(integers.values, rows, columns), scale=scale)
+    layer = plan_layer(data, integers, real, context.isa)
+    if layer.compute == "float32":
+        data = context.converted(data, None)
+    all_bias = None
+    if bias is not None:
+        tiled = np.tile(np.broadcast_to(bias.real.reshape(-1), (out_channels,)), repeat)
+        all_bias = replace(bias, real=tiled)
+    start, add = start_and_add(layer, all_bias, len(real))
+    pads = (
+        -rows.low,
+        -columns.low,
+        max(0, rows.steps - 1 + rows.high - (height - 1)),
+        max(0, columns.steps - 1 + columns.high - (width - 1)),
+    )
+    product = layer.product
+    padded = -(-channels // product.pack) * product.pack
+    subtract = data.grid.zero_point if data.grid is not None and product.in_dtype == "int16" else 0
+    fill = float(layer.zero_point) if product.in_dtype == "uint8" else 0.0
+    dims = (batch, height, width, channels)
+    prepared = prepare(dims, pads, 1, padded, data.dtype, product.in_dtype, subtract, fill, context.isa)
+    source = context.kernel(prepared, (data,), "prepare")
+    shape = ConvShape(
+        batch=batch,
+        height=height + pads[0] + pads[2],
+        width=width + pads[1] + pads[3],
+        channels=padded,
+        out_height=rows.steps,
+        out_width=columns.steps,
+        out_channels=len(real),
+        kernel=(rows.high - rows.low + 1, columns.high - columns.low + 1),
+    )
+    group = grow(context, node, with_operands=False)
+    order = channels_last(len(out_shape))
+    mul, offset = channel_constant(layer.mul, len(out_shape)), channel_constant(add, len(out_shape))
+    tail = build(context, group, Value(E.affine(E.Acc(), mul, offset)), order, repeat)
+    grid = context.target_grid(group.output)
+    epilogue = context.epilogue(tail.value, grid, ())
+    kernel = conv(shape, product, context.isa, epilogue, padded_channels(layer.weights, product.pack), start)
+    buffer = context.kernel(kernel, (source,), "conv_transpose")
+    buffer = _interleave(context, buffer, batch, rows, columns, out_channels, (out_height, out_width), epilogue.out_dtype)
+    context.put(group.output, buffer, order, grid)
+    context.done.update(member.output for member in group.nodes)
+    macs = batch * height * width * channels * out_channels * int(np.prod(weight.real.shape[2:]))
+    context.record(node, layer.compute, macs, layer.reason)
+    return True
+
+
+def _axes(
+    node: Node, kernel: tuple[int, ...], in_size: tuple[int, ...], out_size: tuple[int, ...], rank: int
+) -> tuple[Phases, Phases]:
+    strides = node.attributes.get("strides", [1] * rank)
+    dilations = node.attributes.get("dilations", [1] * rank)
+    pads = list(node.attributes.get("pads", [0] * 2 * rank))
+    extra = node.attributes.get("output_padding", [0] * rank)
+    auto = node.attributes.get("auto_pad", "NOTSET")
+    if auto in ("SAME_UPPER", "SAME_LOWER") or "output_shape" in node.attributes:
+        for i in range(rank):
+            total = strides[i] * (in_size[i] - 1) + extra[i] + (kernel[i] - 1) * dilations[i] + 1 - out_size[i]
+            total = max(0, total)
+            pads[i] = total - total // 2 if auto == "SAME_LOWER" else total // 2
+            if auto == "NOTSET":  # ONNX: the larger half first unless SAME_UPPER
+                pads[i] = total - total // 2
+    axes = [phases_of(kernel[i], strides[i], dilations[i], pads[i], out_size[i]) for i in range(rank)]
+    axes = [replace(a, low=min(a.low, 0)) for a in axes]
+    return (axes[0], axes[1]) if rank == 2 else (Phases((((0, 0),),), 0, 0, 1), axes[0])
+
+
+def _all_phases(weights: np.ndarray, rows: Phases, columns: Phases) -> np.ndarray:
+    """(K, rows, columns, C) -> (phase row, phase column, K) x kernel of the combined convolution x C."""
+    out_channels, _, _, channels = weights.shape
+    size = (rows.high - rows.low + 1, columns.high - columns.low + 1)
+    result = np.zeros((len(rows.taps), len(columns.taps), out_channels, *size, channels), weights.dtype)
+    for i, row_taps in enumerate(rows.taps):
+        for j, column_taps in enumerate(columns.taps):
+            for k, y in row_taps:
+                for m, x in column_taps:
+                    result[i, j, :, y - rows.low, x - columns.low] = weights[:, k, m]
+    return result.reshape(-1, *size, channels)
+
+
+def _interleave(
+    context: Context, buffer: int, batch: int, rows: Phases, columns: Phases, channels: int, size: tuple[int, int], dtype: str
+) -> int:
+    """(N, T, U, phase row, phase column, K) -> (N, T*s, U*s', K), cropped to the output's size."""
+    s, t = len(rows.taps), len(columns.taps)
+    if s * t > 1:
+        shape = (batch, rows.steps, columns.steps, s, t, channels)
+        kernel = movement.transpose(shape, (0, 1, 3, 2, 4, 5), dtype, context.isa)
+        buffer = context.kernel(kernel, (buffer,), "interleave")
+    full = (batch, rows.steps * s, columns.steps * t, channels)
+    if full[1:3] != size:
+        sizes = (batch, *size, channels)
+        kernel = movement.slice_(full, (0, 0, 0, 0), sizes, (1, 1, 1, 1), dtype, context.isa)
+        buffer = context.kernel(kernel, (buffer,), "slice")
+    return buffer

@@ -1,0 +1,262 @@
+"""What is known of each tensor's values: an integer grid it lies on exactly, or bounds.
+
+Grids start at FakeQuant steps and pass through every operator that only moves or selects elements (reshapes, ReLU, pooling
+by maximum, concatenation of one grid ...). Bounds follow by interval arithmetic wherever the operands have bounds.
+A tensor that has bounds but no grid, and that feeds a layer with integer weights, is given an int16 grid
+(`int16_grids`): as fine as the layer's int32 accumulators provably allow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from drpai_qat.lowering.graph import DEQUANTIZE, FAKE_QUANT, Graph, Node, Weight
+from drpai_qat.lowering.storage import Grid
+
+Bounds = tuple[float, float]
+
+# Operators whose output elements are all elements of their first input.
+SELECTING = frozenset(
+    ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Gather", "Expand", "Tile",
+     "DepthToSpace", "SpaceToDepth", "MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin", "Dropout")
+)  # fmt: skip
+# Operators whose output elements are weighted means of their first input's elements (weights >= 0, sum 1).
+AVERAGING = frozenset(("AveragePool", "GlobalAveragePool", "ReduceMean", "Resize", "Upsample"))
+UNIT = {"Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0), "Tanh": (-1.0, 1.0), "Erf": (-1.0, 1.0)}
+MATRIX = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+def selects(node: Node) -> bool:
+    """The node's output holds only values of its first input."""
+    if node.op in ("Resize", "Upsample"):
+        return node.attributes.get("mode", "nearest") == "nearest"
+    return node.op in SELECTING
+
+
+def find_grids(graph: Graph, activation: str) -> dict[str, Grid]:
+    """Tensors that lie on an integer grid by construction."""
+    grids: dict[str, Grid] = {}
+    bounds_before: dict[str, Bounds] = {}
+    for node in graph.nodes:
+        if node.op in (FAKE_QUANT, DEQUANTIZE):
+            if node.params is None or node.params.per_channel:
+                continue
+            grid = Grid.of(node.params, activation)
+            if node.op == FAKE_QUANT:
+                grid = grid.narrowed(*bounds_before.get(node.inputs[0], (-math.inf, math.inf)))
+            grids[node.output] = grid
+            continue
+        limits = clip_limits(graph, node)
+        if limits is not None:
+            bounds_before[node.output] = limits
+        grid_out = _inherited(graph, node, grids)
+        if grid_out is not None:
+            for name in node.outputs:
+                if name:
+                    grids[name] = grid_out
+    return grids
+
+
+def clip_limits(graph: Graph, node: Node) -> Bounds | None:
+    """The bounds that a Relu, Clip or two-operand Min/Max with a scalar enforces; None for other operators."""
+    if node.op == "Relu":
+        return 0.0, math.inf
+    if node.op == "Clip":
+        low = _scalar_input(graph, node, 1, node.attributes.get("min", -math.inf))
+        high = _scalar_input(graph, node, 2, node.attributes.get("max", math.inf))
+        return None if low is None or high is None else (low, high)
+    if node.op in ("Min", "Max") and len(node.inputs) == 2:
+        values = [graph.constant(name) for name in node.inputs]
+        scalars = [float(v.item()) for v in values if v is not None and v.size == 1]
+        if len(scalars) == 1:
+            return (-math.inf, scalars[0]) if node.op == "Min" else (scalars[0], math.inf)
+    return None
+
+
+def _scalar_input(graph: Graph, node: Node, index: int, default: float) -> float | None:
+    if len(node.inputs) <= index or not node.inputs[index]:
+        return float(default)
+    value = graph.constant(node.inputs[index])
+    return None if value is None or value.size != 1 else float(value.item())
+
+
+def data_input(graph: Graph, node: Node) -> str:
+    """The one non-constant operand of a node with constants, else its first."""
+    return next((name for name in node.inputs if name and not graph.is_constant(name)), node.inputs[0])
+
+
+def _inherited(graph: Graph, node: Node, grids: dict[str, Grid]) -> Grid | None:
+    limits = clip_limits(graph, node)
+    if limits is not None:
+        grid = grids.get(data_input(graph, node))
+        if grid is None:
+            return None
+        low, high = grid.bounds
+        if all(not lo_hi or grid.holds(b) for b, lo_hi in ((limits[0], limits[0] > low), (limits[1], limits[1] < high))):
+            return grid.narrowed(*limits)
+        return None
+    if selects(node):
+        return grids.get(node.inputs[0])
+    if node.op == "Concat":
+        found = [grids.get(name) for name in node.inputs]
+        first = found[0]
+        if first is not None and all(first.same_steps(g) for g in found):
+            known = [g for g in found if g is not None]
+            low, high = min(g.qmin for g in known), max(g.qmax for g in known)
+            return Grid(first.scale, first.zero_point, low, high, first.dtype)
+    if node.op == "Pad" and node.attributes.get("mode", "constant") == "constant":
+        grid = grids.get(node.inputs[0])
+        value = _scalar_input(graph, node, 2, 0.0)
+        if grid is not None and value is not None and grid.holds(value):
+            step = grid.steps(value)
+            limits_of = np.iinfo(grid.dtype)
+            if limits_of.min <= step <= limits_of.max:
+                return Grid(grid.scale, grid.zero_point, min(grid.qmin, step), max(grid.qmax, step), grid.dtype)
+    if node.op == "Pad":
+        return grids.get(node.inputs[0]) if node.attributes.get("mode") in ("reflect", "edge") else None
+    return None
+
+
+def find_bounds(graph: Graph, grids: dict[str, Grid]) -> dict[str, Bounds]:
+    """Bounds of tensors by interval arithmetic, from grids and from operators with a bounded image."""
+    bounds: dict[str, Bounds] = {}
+
+    def of(name: str) -> Bounds | None:
+        if name in bounds:
+            return bounds[name]
+        value = graph.constant(name)
+        if value is None or value.size == 0 or value.dtype.kind not in "fiu":
+            return None
+        return float(value.min()), float(value.max())
+
+    for node in graph.nodes:
+        for name in node.outputs:
+            if name in grids:
+                bounds[name] = grids[name].bounds
+        if node.output in bounds:
+            continue
+        found = _bounds_of(graph, node, of)
+        if found is not None and all(math.isfinite(b) for b in found):
+            for name in node.outputs:
+                bounds[name] = found
+    return bounds
+
+
+def _bounds_of(graph: Graph, node: Node, of: Callable[[str], Bounds | None]) -> Bounds | None:
+    if node.op in UNIT:
+        return UNIT[node.op]
+    limits = clip_limits(graph, node)
+    if limits is not None:
+        inner = of(data_input(graph, node)) or (-math.inf, math.inf)
+        low, high = (float(np.clip(b, *limits)) for b in inner)
+        return low, high
+    if not node.inputs:
+        return None
+    if node.op in ("Concat", "Sum", "Max", "Min", "Mean"):
+        parts = [of(name) for name in node.inputs]
+        if any(p is None for p in parts):
+            return None
+        known = [p for p in parts if p is not None]
+        if node.op == "Sum":
+            return sum(p[0] for p in known), sum(p[1] for p in known)
+        return min(p[0] for p in known), max(p[1] for p in known)
+    first = of(node.inputs[0])
+    if first is None:
+        return None
+    if selects(node) or node.op in AVERAGING:
+        return (min(first[0], 0.0), max(first[1], 0.0)) if node.op == "AveragePool" else first
+    if node.op == "Pad":
+        value = _scalar_input(graph, node, 2, 0.0) or 0.0
+        return min(first[0], value), max(first[1], value)
+    if node.op in ("LeakyRelu", "HardSwish", "Elu", "Gelu", "Mish", "Swish"):
+        return min(first[0], -1.0) if first[0] < 0 else 0.0, max(first[1], 0.0)
+    if node.op == "Abs":
+        return 0.0, max(abs(first[0]), abs(first[1]))
+    if node.op == "Neg":
+        return -first[1], -first[0]
+    if node.op == "BatchNormalization":
+        return _batch_norm_bounds(graph, node, first)
+    if node.op in ("Add", "Sub", "Mul", "Div") and len(node.inputs) == 2:
+        second = of(node.inputs[1])
+        if second is None:
+            return None
+        if node.op == "Add":
+            return first[0] + second[0], first[1] + second[1]
+        if node.op == "Sub":
+            return first[0] - second[1], first[1] - second[0]
+        if node.op == "Div":
+            if second[0] <= 0.0 <= second[1]:
+                return None
+            second = (1 / second[1], 1 / second[0])
+        products = [a * b for a in first for b in second]
+        return min(products), max(products)
+    return None
+
+
+def _batch_norm_bounds(graph: Graph, node: Node, bounds: Bounds) -> Bounds | None:
+    mul_add = batch_norm_affine(graph, node)
+    if mul_add is None:
+        return None
+    mul, add = mul_add
+    ends = np.concatenate([mul * bounds[0] + add, mul * bounds[1] + add])
+    return float(ends.min()), float(ends.max())
+
+
+def batch_norm_affine(graph: Graph, node: Node) -> tuple[np.ndarray, np.ndarray] | None:
+    """BatchNormalization as y = x * mul + add, float64, shape (channels,); None where its parameters aren't constant."""
+    values = [graph.constant(name) for name in node.inputs[1:5]]
+    if any(v is None for v in values):
+        return None
+    gamma, beta, mean, variance = (np.asarray(v, np.float64) for v in values)
+    mul = gamma / np.sqrt(variance + float(node.attributes.get("epsilon", 1e-5)))
+    return mul, beta - mean * mul
+
+
+def int16_grids(graph: Graph, grids: dict[str, Grid], bounds: dict[str, Bounds]) -> dict[str, Grid]:
+    """int16 grids for bounded tensors without a grid that feed layers with integer weights.
+
+    A layer's accumulator is at most sum |w| * max |q| (plus its bias, below a fifth of the range): q may use as much of
+    int16 as keeps that within int32.
+    """
+    consumers = graph.consumers()
+    found: dict[str, Grid] = {}
+
+    def integer_layers(name: str, seen: set[str]) -> list[Weight]:
+        if name in seen:
+            return []
+        seen.add(name)
+        layers = []
+        for node in consumers.get(name, []):
+            if node.op in MATRIX and node.inputs[0] == name and len(node.inputs) > 1:
+                weight = graph.weight(node.inputs[1])
+                if weight is not None and weight.integers is not None:
+                    layers.append(weight)
+            elif selects(node) or node.op == "Concat" or node.op == "Pad":
+                layers += integer_layers(node.output, seen)
+        return layers
+
+    for name, (low, high) in bounds.items():
+        if name in grids or graph.dtypes.get(name, "float32") != "float32" or graph.is_constant(name):
+            continue
+        layers = integer_layers(name, set())
+        largest = max(abs(low), abs(high))
+        if not layers or largest <= 0.0:
+            continue
+        steps = min(32767, *(_accumulator_steps(weight) for weight in layers))
+        if steps >= 255:  # coarser than 8 bits would lose more than float32 costs
+            found[name] = Grid(largest / steps, 0, -steps, steps, "int16")
+    return found
+
+
+def _accumulator_steps(weight: Weight) -> int:
+    assert weight.integers is not None and weight.params is not None
+    integers = weight.integers.astype(np.int64)
+    zero = weight.params.zero_point
+    if zero.ndim and weight.params.axis is not None:
+        zero = zero.reshape([-1 if i == weight.params.axis else 1 for i in range(integers.ndim)])
+    magnitude = np.abs(integers - zero)
+    total = max(int(magnitude.reshape(len(magnitude), -1).sum(1).max()), int(magnitude.sum(0).max()), 1)
+    return int(0.8 * (2**31 - 1) / total)

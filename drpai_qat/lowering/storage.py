@@ -1,0 +1,115 @@
+"""How tensors are stored between kernels: dtype, integer grid, and the order of their axes in memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from drpai_qat.quantization import QuantParams
+
+
+@dataclass(frozen=True)
+class Grid:
+    """real = scale * (q - zero_point), q in qmin..qmax, stored as `dtype`.
+
+    The 8-bit types are two labels of one thing: `as_dtype` moves a grid between them by shifting the zero point.
+    """
+
+    scale: float
+    zero_point: int
+    qmin: int
+    qmax: int
+    dtype: str
+
+    @classmethod
+    def of(cls, params: QuantParams, activation: str) -> Grid:
+        """The grid of a per-tensor activation; 8-bit ones in the instruction set's `activation` dtype."""
+        grid = cls(float(params.scale), int(params.zero_point), params.qmin, params.qmax, params.dtype.name)
+        return grid.as_dtype(activation) if grid.dtype in ("int8", "uint8") else grid
+
+    def as_dtype(self, dtype: str) -> Grid:
+        if dtype == self.dtype:
+            return self
+        shift = 128 if dtype == "uint8" else -128
+        return Grid(self.scale, self.zero_point + shift, self.qmin + shift, self.qmax + shift, dtype)
+
+    def same_steps(self, other: Grid | None) -> bool:
+        """Integers of one mean the same reals in the other (their ranges may differ)."""
+        return other is not None and (self.scale, self.zero_point, self.dtype) == (
+            other.scale,
+            other.zero_point,
+            other.dtype,
+        )
+
+    def narrowed(self, low: float, high: float) -> Grid:
+        """The grid with its range cut to reals low..high; a bound between steps keeps the step beyond it."""
+        qmin = max(self.qmin, self.steps(low)) if np.isfinite(low) else self.qmin
+        qmax = min(self.qmax, self.steps(high)) if np.isfinite(high) else self.qmax
+        return replace(self, qmin=min(qmin, qmax), qmax=max(qmin, qmax))
+
+    def steps(self, real: float) -> int:
+        """The stored integer nearest to a real."""
+        return int(np.rint(real / self.scale)) + self.zero_point
+
+    def holds(self, real: float) -> bool:
+        """The real is a step of the grid (to float32 accuracy)."""
+        exact = real / self.scale
+        return abs(exact - np.rint(exact)) <= 1e-5 * max(1.0, abs(exact))
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return (self.qmin - self.zero_point) * self.scale, (self.qmax - self.zero_point) * self.scale
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in memory.
+
+    Attributes:
+        buffer: number of the buffer in the program.
+        shape: ONNX shape.
+        order: axes in memory, slowest first; NHWC is (0, 2, 3, 1).
+        dtype: of the elements.
+        grid: what integers mean; None for float32 and for plain integers.
+    """
+
+    buffer: int
+    shape: tuple[int, ...]
+    order: tuple[int, ...]
+    dtype: str
+    grid: Grid | None = None
+
+    @property
+    def physical(self) -> tuple[int, ...]:
+        """The dims in memory order."""
+        return tuple(self.shape[axis] for axis in self.order)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def ordered_as(self, order: tuple[int, ...]) -> bool:
+        """Memory is the same in both orders (axes of size 1 may stand anywhere)."""
+        return [a for a in self.order if self.shape[a] != 1] == [a for a in order if self.shape[a] != 1]
+
+    def in_order(self, order: tuple[int, ...]) -> Stored:
+        """The same memory read in an equivalent order."""
+        return replace(self, order=order)
+
+
+def row_major(rank: int) -> tuple[int, ...]:
+    return tuple(range(rank))
+
+
+def channels_last(rank: int) -> tuple[int, ...]:
+    """N, spatial axes, C."""
+    return (0, *range(2, rank), 1) if rank > 2 else row_major(rank)
+
+
+def permuted(stored: Stored, permutation: tuple[int, ...]) -> Stored:
+    """ONNX Transpose as a view: no element moves."""
+    shape = tuple(stored.shape[axis] for axis in permutation)
+    order = tuple(permutation.index(axis) for axis in stored.order)
+    return replace(stored, shape=shape, order=order)
