@@ -19,7 +19,7 @@ ISAS = [target.isa for target in _TARGETS.values()]
 
 on_each_isa = pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.name)
 few = settings(
-    max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], database=None
+    max_examples=5, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], database=None
 )
 
 
