@@ -2,5 +2,7 @@
 
 from preprocess.passlog import Note
 from preprocess.pipeline import Preprocessed, preprocess
+from preprocess.reference import reference_model
+from preprocess.validate import validate
 
-__all__ = ["Note", "Preprocessed", "preprocess"]
+__all__ = ["Note", "Preprocessed", "preprocess", "reference_model", "validate"]

@@ -102,7 +102,8 @@ def fold_depthwise_scales(graph: gs.Graph, log: PassLog) -> gs.Graph:
         data, factor = produced_by(product.inputs[0], DEQUANTIZE), value_of(product.inputs[1])
         if shape[1] != 1 or shape[0] % groups or data is None or factor is None:
             continue
-        if sole_consumer(graph, product.outputs[0]) is not layer:
+        reader = sole_consumer(graph, product.outputs[0])
+        if reader is None or reader is not layer:
             continue
         vector = channel_vector(factor, len(shape), 1, groups)
         repeated = None if vector is None else np.repeat(vector, shape[0] // groups)

@@ -10,6 +10,8 @@ from preprocess.affine import fold_affine_steps
 from preprocess.biases import canonical_biases
 from preprocess.channel_grids import fold_depthwise_scales, scale_channels_outside
 from preprocess.constants import fold_constants
+from preprocess.detection import require_fake_quant
+from preprocess.fake_quantize import translate_fake_quantize
 from preprocess.inference import name_nodes, remove_identities, use_inference_batchnorm
 from preprocess.integers import canonical_weights
 from preprocess.opening import allow_16_bit_grids
@@ -31,8 +33,10 @@ PREPARE: tuple[Pass, ...] = (
     use_inference_batchnorm,
     use_float32,  # before shape inference, which would hold on to the half-precision types
     fold_constants,  # exports without constant folding leave scale factors as Sqrt, Div, Reshape, Mul, Cast
+    translate_fake_quantize,  # before shape inference, which does not know the operator
     make_shapes_static,
     remove_idle_casts,  # needs the inferred types
+    require_fake_quant,
     complete_quantize_nodes,  # needs constant scales; every later pass reads Q/DQ nodes through params_of
 )
 """After these: no Identity, Constant or Dropout; constants are initializers except behind Q/DQ; shapes are static."""

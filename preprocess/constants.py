@@ -13,7 +13,7 @@ from drpai_qat.errors import ModelError
 from preprocess.passlog import PassLog
 
 _KEPT = (
-    "QuantizeLinear", "DequantizeLinear",
+    "QuantizeLinear", "DequantizeLinear", "FakeQuantize",
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli",
 )  # fmt: skip
 _ERRORS_ONLY = 3

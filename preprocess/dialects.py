@@ -1,7 +1,8 @@
 """Which ONNX dialects are read: standard QDQ. Others are refused by name, with what to do about it.
 
 onnxruntime's own QuantizeLinear and DequantizeLinear (domain com.microsoft, written for 16-bit types before opset 21)
-mean the same as the standard ones and are renamed.
+mean the same as the standard ones and are renamed. OpenVINO's FakeQuantize, which stripped NNCF models still hold, is
+translated (fake_quantize.py).
 """
 
 from __future__ import annotations
@@ -22,14 +23,18 @@ _KNOWN = {
     "quark": f"a custom format of AMD Quark; {_AS_QDQ}: use the configuration's QDQ format without custom operators",
     "vai": f"a custom format of Vitis AI; {_AS_QDQ}",
     "trt": f"a TensorRT dialect; {_AS_QDQ} in INT8",
-    "openvino": "NNCF's own FakeQuantize; export the stripped model: nncf.strip(model)",
+    "openvino": f"OpenVINO's; {_AS_QDQ}: nncf.strip(model) before the export",
+    "mct_quantizers": f"the Model Compression Toolkit's own; {_AS_QDQ}: quantization_format=FAKELY_QUANT",
     "aten": "a PyTorch operator that the exporter could not translate; export with a newer opset",
     "com.microsoft": "an operator of onnxruntime's optimizer; compile the file as it was before optimization, as QDQ",
 }
 _NOT_QDQ = {
     "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear",
 }  # fmt: skip
-_RENAMED = ("QuantizeLinear", "DequantizeLinear")
+_TRANSLATED = {
+    "com.microsoft": ("QuantizeLinear", "DequantizeLinear"),
+    "org.openvinotoolkit": ("FakeQuantize",),
+}
 
 
 def refuse_dialects(model: onnx.ModelProto) -> None:
@@ -44,19 +49,19 @@ def refuse_dialects(model: onnx.ModelProto) -> None:
                 raise ModelError(f"{where}: operator-oriented or dynamic quantization, not QDQ; {_AS_QDQ}")
             if not onnx.defs.has(node.op_type):
                 raise ModelError(f"{where}: no such ONNX operator")
-        elif not (node.domain == "com.microsoft" and node.op_type in _RENAMED):
+        elif node.op_type not in _TRANSLATED.get(node.domain, ()):
             raise ModelError(f"{where}: domain {node.domain} is {_describe(node.domain)}")
 
 
 def rename_standard_nodes(model: onnx.ModelProto, log: PassLog) -> bool:
-    """Move onnxruntime's own Q/DQ nodes to the standard domain; true if there was one. Changes `model`."""
+    """Move the nodes that are read as Q/DQ to the standard domain; true if there was one. Changes `model`."""
     count = 0
     for node in all_nodes(model.graph):
-        if node.domain == "com.microsoft" and node.op_type in _RENAMED:
+        if node.op_type in _TRANSLATED.get(node.domain, ()):
             node.domain = ""
             count += 1
     if count:
-        log.note("model", f"{count} com.microsoft Q/DQ nodes became standard ones")
+        log.note("model", f"{count} nodes of other domains that mean the same as Q/DQ are read as such")
     kept = [opset for opset in model.opset_import if opset.domain in STANDARD]
     del model.opset_import[:]
     model.opset_import.extend(kept)

@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 
 from drpai_qat.errors import ModelError
 from preprocess import pytorch, tensorflow
+from preprocess.detection import detect_framework
 from preprocess.opening import open_graph
 from preprocess.passlog import Note, Pass, PassLog, run
 
@@ -44,16 +45,13 @@ def preprocess(model: onnx.ModelProto, qat_type: str | None = None) -> Preproces
         ModelError: the model is not QDQ, has no fake-quant, or can't be made static.
         QuantizationError: a scale or zero point means nothing; names node and tensor.
     """
-    log = PassLog()
-    graph = open_graph(model, log)
-    found = detect(model, graph)
     if qat_type is not None and qat_type not in PIPELINES:
         raise ModelError(f"unknown QAT type {qat_type}; choose one of {', '.join(PIPELINES)}")
-    chosen = qat_type or found
+    log = PassLog()
+    graph = open_graph(model, log)
+    found = detect_framework(model.producer_name, graph)
+    chosen = found.qat_type if qat_type is None or found.certain else qat_type
+    if qat_type is not None and chosen != qat_type:
+        log.note("model", f"looks like a {chosen} export ({found.reason}), not {qat_type}: compiled as {chosen}")
     graph = run(PIPELINES[chosen], graph, log)
     return Preprocessed(gs.export_onnx(graph), tuple(log.notes), chosen)
-
-
-def detect(model: onnx.ModelProto, graph: gs.Graph) -> str:
-    """Framework that the file comes from."""
-    return "tensorflow" if model.producer_name in ("tf2onnx", "keras2onnx") else "pytorch"

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from preprocess.graph import bypass
+from preprocess.graph import Names, bypass
 from preprocess.passlog import PassLog
 
 _OTHERS = {
@@ -49,6 +49,26 @@ def remove_idle_casts(graph: gs.Graph, log: PassLog) -> gs.Graph:
         if np.dtype(node.inputs[0].dtype) == onnx.helper.tensor_dtype_to_np_dtype(node.attrs["to"]):
             bypass(graph, node)
     return graph.cleanup()
+
+
+def cast_interface(graph: gs.Graph, log: PassLog) -> gs.Graph:
+    """Put casts between float32 inputs and outputs and the half or double precision inside."""
+    names = Names(graph)
+    for index, tensor in enumerate(graph.inputs):
+        if is_other_float(tensor.dtype):
+            outer = gs.Variable(tensor.name, np.dtype(np.float32), tensor.shape)
+            tensor.name = names(f"{tensor.name}_inner")
+            to = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
+            graph.nodes.append(gs.Node("Cast", names(f"{outer.name}_cast"), {"to": to}, [outer], [tensor]))
+            graph.inputs[index] = outer
+    for index, tensor in enumerate(graph.outputs):
+        if is_other_float(tensor.dtype):
+            outer = gs.Variable(tensor.name, np.dtype(np.float32), tensor.shape)
+            tensor.name = names(f"{tensor.name}_inner")
+            to = int(onnx.TensorProto.FLOAT)
+            graph.nodes.append(gs.Node("Cast", names(f"{outer.name}_cast"), {"to": to}, [tensor], [outer]))
+            graph.outputs[index] = outer
+    return graph.toposort()
 
 
 def is_other_float(dtype: Any) -> bool:

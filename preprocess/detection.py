@@ -1,0 +1,80 @@
+"""Which framework a file comes from, and whether it is a QAT export at all.
+
+The exporter signs its files. Where another tool rewrote them (a simplifier, a merger), the weights tell: PyTorch's
+exports quantize weights in the graph, tf2onnx leaves float constants that already lie on their grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_graphsurgeon as gs
+
+from drpai_qat.errors import ModelError
+from preprocess.graph import LAYERS, producer
+from preprocess.passlog import PassLog
+from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
+
+_PRODUCERS = {"pytorch": "pytorch", "tf2onnx": "tensorflow", "keras2onnx": "tensorflow"}
+
+
+@dataclass(frozen=True)
+class Framework:
+    """Where a file comes from.
+
+    Attributes:
+        qat_type: "pytorch" or "tensorflow".
+        reason: what tells so.
+        certain: False if the file could come from either.
+    """
+
+    qat_type: str
+    reason: str
+    certain: bool
+
+
+def detect_framework(producer_name: str, graph: gs.Graph) -> Framework:
+    """Tell from the exporter's signature, else from how weights are quantized."""
+    known = _PRODUCERS.get(producer_name.lower())
+    if known is not None:
+        return Framework(known, f"written by {producer_name}", True)
+    through, constant = 0, 0
+    for node in graph.nodes:
+        if node.op in LAYERS and len(node.inputs) > 1:
+            kind = _kind_of_weights(node.inputs[1])
+            through += kind is True
+            constant += kind is False
+    if through:
+        return Framework("pytorch", f"{through} layers quantize their weights in the graph", not constant)
+    if constant and any(node.op == QUANTIZE for node in graph.nodes):
+        return Framework("tensorflow", "activations are quantized, weights are plain constants", False)
+    return Framework("pytorch", "nothing tells", False)
+
+
+def require_fake_quant(graph: gs.Graph, log: PassLog) -> gs.Graph:
+    """Refuse a model without any trained range.
+
+    Raises: ModelError: there is no QuantizeLinear and no DequantizeLinear.
+    """
+    if not any(node.op in (QUANTIZE, DEQUANTIZE) for node in graph.nodes):
+        raise ModelError(
+            "no fake-quant in the file: it has no QuantizeLinear or DequantizeLinear node; "
+            "train it quantization-aware, and export the prepared model"
+        )
+    return graph
+
+
+def _kind_of_weights(tensor: gs.Tensor) -> bool | None:
+    """True for constants behind Q/DQ, False for plain constants, None for activations."""
+    quantized = False
+    while not isinstance(tensor, gs.Constant):
+        node = producer(tensor)
+        if node is None:
+            return None
+        if node.op == "Constant":
+            break
+        quantized = quantized or node.op in (QUANTIZE, DEQUANTIZE)
+        if not node.inputs:
+            return None
+        tensor = node.inputs[0]
+    return quantized

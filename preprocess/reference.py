@@ -1,0 +1,58 @@
+"""What the deployed network is compared with: the source as it is meant to run, in onnxruntime, with float32 input.
+
+Some files need a change first. Training-mode exports compute batch statistics and drop activations at random: their
+inference form doesn't. Files with OpenVINO's FakeQuantize don't load: the same arithmetic in Q/DQ does. Half-precision
+and integer inputs and outputs get a Cast, QuantizeLinear or DequantizeLinear, as the deployed network has float32 ones.
+"""
+
+from __future__ import annotations
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from preprocess.constants import fold_constants
+from preprocess.data_movement import use_float_interface
+from preprocess.dialects import all_nodes
+from preprocess.fake_quantize import FAKE_QUANTIZE, translate_fake_quantize
+from preprocess.inference import name_nodes, remove_identities, use_inference_batchnorm
+from preprocess.opening import open_graph
+from preprocess.passlog import Pass, PassLog, run
+from preprocess.precision import cast_interface
+
+PASSES: tuple[Pass, ...] = (
+    name_nodes,
+    fold_constants,  # the ranges of FakeQuantize can be Constant nodes
+    translate_fake_quantize,
+    remove_identities,
+    use_inference_batchnorm,
+    cast_interface,
+    use_float_interface,
+)
+
+_CONVERTED = {
+    onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE,
+    onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT16, onnx.TensorProto.UINT16,
+}  # fmt: skip
+
+
+def reference_model(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model to take reference outputs from: `model` itself unless it can't run as it is.
+
+    Args:
+        model: loaded model with static input shapes; not changed.
+    Returns: `model`, or its inference form with the same inputs and outputs.
+    Raises: ModelError: another dialect.
+    """
+    own_types = {one.type.tensor_type.elem_type for one in (*model.graph.input, *model.graph.output)}
+    if own_types.isdisjoint(_CONVERTED) and not any(_needs_change(node) for node in all_nodes(model.graph)):
+        return model
+    log = PassLog()
+    return gs.export_onnx(run(PASSES, open_graph(model, log), log))
+
+
+def _needs_change(node: onnx.NodeProto) -> bool:
+    if node.op_type == "BatchNormalization":
+        return len(node.output) > 1 or any(one.name == "training_mode" and one.i for one in node.attribute)
+    if node.op_type == "Dropout":
+        return len(node.input) > 2 and bool(node.input[2])
+    return node.op_type == FAKE_QUANTIZE
