@@ -224,39 +224,61 @@ def int16_grids(graph: Graph, grids: dict[str, Grid], bounds: dict[str, Bounds])
     consumers = graph.consumers()
     found: dict[str, Grid] = {}
 
-    def integer_layers(name: str, seen: set[str]) -> list[Weight]:
+    def steps_allowed(name: str, seen: set[str]) -> list[int]:
         if name in seen:
             return []
         seen.add(name)
-        layers = []
+        steps = []
         for node in consumers.get(name, []):
             if node.op in MATRIX and node.inputs[0] == name and len(node.inputs) > 1:
                 weight = graph.weight(node.inputs[1])
                 if weight is not None and weight.integers is not None:
-                    layers.append(weight)
+                    steps.append(_accumulator_steps(weight, _out_axis(node)))
+                elif weight is None and node.inputs[1] in bounds:
+                    steps.append(_activation_steps(graph, node))
+            elif node.op == "MatMul" and node.inputs[1] == name and node.inputs[0] in bounds:
+                steps.append(_activation_steps(graph, node))
             elif selects(node) or node.op == "Concat" or node.op == "Pad":
-                layers += integer_layers(node.output, seen)
-        return layers
+                steps += steps_allowed(node.output, seen)
+        return steps
 
     for name, (low, high) in bounds.items():
         if name in grids or graph.dtypes.get(name, "float32") != "float32" or graph.is_constant(name):
             continue
-        layers = integer_layers(name, set())
+        allowed = steps_allowed(name, set())
         largest = max(abs(low), abs(high))
-        if not layers or largest <= 0.0:
+        if not allowed or largest <= 0.0:
             continue
-        steps = min(32767, *(_accumulator_steps(weight) for weight in layers))
+        steps = min(32767, *allowed)
         if steps >= 255:  # coarser than 8 bits would lose more than float32 costs
             found[name] = Grid(largest / steps, 0, -steps, steps, "int16")
     return found
 
 
-def _accumulator_steps(weight: Weight) -> int:
+def _out_axis(node: Node) -> int:
+    """Axis of a layer's weight that counts output channels."""
+    if node.op == "Gemm":
+        return 0 if node.attributes.get("transB", 0) else 1
+    return {"Conv": 0, "ConvTranspose": 1, "MatMul": -1}[node.op]
+
+
+# Share of int32 that products may take; the rest is for the bias.
+PRODUCTS_SHARE = 0.79
+
+
+def _accumulator_steps(weight: Weight, out_axis: int) -> int:
+    """Largest |q| that keeps every accumulator of a layer within int32."""
     assert weight.integers is not None and weight.params is not None
     integers = weight.integers.astype(np.int64)
     zero = weight.params.zero_point
     if zero.ndim and weight.params.axis is not None:
         zero = zero.reshape([-1 if i == weight.params.axis else 1 for i in range(integers.ndim)])
-    magnitude = np.abs(integers - zero)
-    total = max(int(magnitude.reshape(len(magnitude), -1).sum(1).max()), int(magnitude.sum(0).max()), 1)
-    return int(0.8 * (2**31 - 1) / total)
+    magnitude = np.moveaxis(np.abs(integers - zero), out_axis, 0)
+    total = max(int(magnitude.reshape(len(magnitude), -1).sum(1).max()), 1)
+    return int(PRODUCTS_SHARE * (2**31 - 1) / total)
+
+
+def _activation_steps(graph: Graph, node: Node) -> int:
+    """The same for a product of two activations, neither of which is known when compiling: both get the square root."""
+    reduced = graph.shapes[node.inputs[0]][-1]
+    return int(math.sqrt(PRODUCTS_SHARE * (2**31 - 1) / reduced))
