@@ -128,6 +128,8 @@ def read_graph(model: onnx.ModelProto) -> Graph:
         opset=opset,
     )
     for node in graph.nodes:
+        if node.op == FAKE_QUANT and node.output not in shapes:  # a Q without a DQ of its own: nobody named the value
+            shapes[node.output], dtypes[node.output] = shapes[node.inputs[0]], "float32"
         for name in node.outputs:
             if name and name not in shapes:
                 raise LoweringError(f"node {node.name!r} ({node.op}): the shape of its output {name!r} is not static")
