@@ -120,7 +120,7 @@ def nearest_miss(values: NDArray[np.float32]) -> tuple[float, float]:
     steps = sample * ratio
     off = np.abs(steps - np.rint(steps)).max(axis=1)
     best = int((off / ratio[:, 0]).argmin())
-    return float(off[best] / ratio[best, 0] / ulp(np.float64(peak))), float(off[best])
+    return float(off[best] / ratio[best, 0] / np.spacing(np.float32(peak))), float(off[best])
 
 
 def float32_scale(rows: NDArray[np.float32], k: NDArray[np.int16], scale: Doubles) -> NDArray[np.float32]:

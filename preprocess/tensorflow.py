@@ -1,16 +1,32 @@
-"""What tf2onnx writes from tfmot models, and the passes that fold it."""
+"""What tf2onnx writes from TensorFlow models, and the passes that fold it.
+
+From tfmot: activations as QuantizeLinear -> DequantizeLinear with uint8 scalars, weights as float constants on their
+grid, often with batch norm multiplied in, NHWC tensors between Transpose nodes. From int8 TFLite files: Q/DQ on
+everything, int8 weights and int32 biases.
+"""
 
 from __future__ import annotations
 
+from preprocess.clips import merge_clips
 from preprocess.common import FINISH, FOLD, PREPARE
+from preprocess.composites import write_layernorm, write_prelu
 from preprocess.data_movement import dequantize_before_moves, use_float_interface
+from preprocess.padding import explicit_pads, fold_pads
 from preprocess.passlog import Pass
 from preprocess.recover_weights import recover_weights
+from preprocess.views import merge_views, sink_views
 
 OWN: tuple[Pass, ...] = (
     use_float_interface,  # TFLite files with int8 input: after it, every grid starts at a QuantizeLinear
+    write_layernorm,  # before the views move: its Reshape nodes are part of the pattern
+    write_prelu,  # before the limits: it is made of Relu nodes
+    merge_clips,
+    sink_views,  # a view between a layer and its Q goes behind the Q, so that bias, ReLU and Q are next to the layer
     dequantize_before_moves,
-    recover_weights,  # before affine folds: they scale the recovered integers, or would blur the grid
+    merge_views,  # after both: what wrapped one operator now meets what wrapped the next
+    explicit_pads,
+    fold_pads,  # after the views, which may stand between a Pad and its convolution
+    recover_weights,  # before the affine folds: they multiply the recovered scales, and would blur float weights
 )
 
 PASSES: tuple[Pass, ...] = (*PREPARE, *OWN, *FOLD, *FINISH)
