@@ -22,25 +22,10 @@ from drpai_qat.lowering.ranges import find_bounds, find_grids, int16_grids
 from drpai_qat.lowering.registry import LOWERINGS
 from drpai_qat.lowering.rewrite import hoist_fake_quant
 from drpai_qat.lowering.storage import Stored, row_major
-from drpai_qat.quantization import QuantParams
 from drpai_qat.targets import Target
+from drpai_qat.tensor_info import TensorInfo
 
 __all__ = ["Lowered", "LoweredNode", "TensorInfo", "lower"]
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """An input or output of the network.
-
-    Attributes:
-        name, shape, dtype: as in the source model.
-        quantization: the trained grid of its values; None where training left none.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    quantization: QuantParams | None
 
 
 @dataclass(frozen=True)
