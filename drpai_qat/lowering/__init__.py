@@ -22,6 +22,7 @@ from drpai_qat.lowering.ranges import find_bounds, find_grids, int16_grids
 from drpai_qat.lowering.registry import LOWERINGS
 from drpai_qat.lowering.rewrite import hoist_fake_quant
 from drpai_qat.lowering.storage import Stored, row_major
+from drpai_qat.lowering.tables import fold_constant_nodes
 from drpai_qat.targets import Target
 from drpai_qat.tensor_info import TensorInfo
 
@@ -60,7 +61,7 @@ def lower(model: onnx.ModelProto, target: Target) -> Lowered:
         target: the machine.
     Raises: LoweringError: an operator has no implementation here nor in TVM's importer.
     """
-    graph = hoist_fake_quant(read_graph(model))
+    graph = fold_constant_nodes(hoist_fake_quant(read_graph(model)))
     grids = find_grids(graph, target.isa.activation)
     bounds = find_bounds(graph, grids)
     context = Context(graph, target.isa, grids, int16_grids(graph, grids, bounds))

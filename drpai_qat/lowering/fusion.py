@@ -144,8 +144,8 @@ def _table_split(context: Context, nodes: tuple[Node, ...], builder: _Builder, a
     outputs = [node.output for node in nodes]
     candidates = [(i + 1, node.output) for i, node in enumerate(nodes) if node.op == FAKE_QUANT]
     if not anchored and nodes:
-        first = [n for n in data_operands(graph, nodes[0]) if not graph.is_constant(n)]
-        candidates.insert(0, (0, first[0]))
+        read = [n for n in data_operands(graph, nodes[0]) if not graph.is_constant(n)]
+        candidates = [(0, name) for name in read[:1]] + candidates
     for start, source in candidates:
         grid = context.grids.get(source)
         rest = nodes[start:]

@@ -49,9 +49,10 @@ def find_grids(graph: Graph, activation: str) -> dict[str, Grid]:
                 grid = grid.narrowed(*bounds_before.get(node.inputs[0], (-math.inf, math.inf)))
             grids[node.output] = grid
             continue
-        limits = clip_limits(graph, node)
+        limits = outer_limits(graph, node)
         if limits is not None:
-            bounds_before[node.output] = limits
+            low, high = bounds_before.get(data_input(graph, node), (-math.inf, math.inf))
+            bounds_before[node.output] = max(low, limits[0]), min(high, limits[1])
         grid_out = _inherited(graph, node, grids)
         if grid_out is not None:
             for name in node.outputs:
@@ -74,6 +75,16 @@ def clip_limits(graph: Graph, node: Node) -> Bounds | None:
         if len(scalars) == 1:
             return (-math.inf, scalars[0]) if node.op == "Min" else (scalars[0], math.inf)
     return None
+
+
+def outer_limits(graph: Graph, node: Node) -> Bounds | None:
+    """Bounds that every element keeps behind the node: those of `clip_limits`, or of a Min or Max per channel."""
+    limits = clip_limits(graph, node)
+    if limits is None and node.op in ("Min", "Max") and len(node.inputs) == 2:
+        values = [v for v in (graph.constant(name) for name in node.inputs) if v is not None]
+        if len(values) == 1:
+            return (-math.inf, float(values[0].max())) if node.op == "Min" else (float(values[0].min()), math.inf)
+    return limits
 
 
 def _scalar_input(graph: Graph, node: Node, index: int, default: float) -> float | None:
@@ -148,7 +159,7 @@ def find_bounds(graph: Graph, grids: dict[str, Grid]) -> dict[str, Bounds]:
 def _bounds_of(graph: Graph, node: Node, of: Callable[[str], Bounds | None]) -> Bounds | None:
     if node.op in UNIT:
         return UNIT[node.op]
-    limits = clip_limits(graph, node)
+    limits = outer_limits(graph, node)
     if limits is not None:
         inner = of(data_input(graph, node)) or (-math.inf, math.inf)
         low, high = (float(np.clip(b, *limits)) for b in inner)

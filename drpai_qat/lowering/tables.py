@@ -1,6 +1,8 @@
-"""Tables of elementwise functions, computed by onnxruntime itself so that they are exact by definition."""
+"""Tables of elementwise functions and values of constant nodes, computed by onnxruntime: exact by definition."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +11,7 @@ import onnx.helper as oh
 import onnx.numpy_helper
 import onnxruntime as ort
 
-from drpai_qat.lowering.graph import FAKE_QUANT, Graph, Node
+from drpai_qat.lowering.graph import DEQUANTIZE, FAKE_QUANT, QUANTIZE, Array, Graph, Node, Weight
 
 
 def tabulate(
@@ -32,30 +34,54 @@ def tabulate(
         if node.op == FAKE_QUANT:
             protos += _fake_quant(node, constants)
         else:
-            proto = onnx.NodeProto()
-            proto.CopyFrom(node.source[0])
-            del proto.input[:], proto.output[:]
-            proto.input.extend(node.inputs)
-            proto.output.extend(node.outputs)
-            protos.append(proto)
+            protos.append(_renamed(node))
     n = len(reals)
-    model = oh.make_model(
-        oh.make_graph(
-            protos,
-            "table",
-            [oh.make_tensor_value_info(source, onnx.TensorProto.FLOAT, [n])],
-            [oh.make_tensor_value_info(nodes[-1].output, onnx.TensorProto.FLOAT, None)],
-            list(constants.values()),
-        ),
-        opset_imports=[oh.make_opsetid("", graph.opset)],
-        ir_version=10,
-    )
+    inputs = [oh.make_tensor_value_info(source, onnx.TensorProto.FLOAT, [n])]
+    outputs = [oh.make_tensor_value_info(nodes[-1].output, onnx.TensorProto.FLOAT, None)]
+    proto_graph = oh.make_graph(protos, "table", inputs, outputs, list(constants.values()))
+    result = _run(graph.opset, proto_graph, {source: reals.astype(np.float32)})[0]
+    return np.asarray(result, np.float32).reshape(n)
+
+
+def fold_constant_nodes(graph: Graph) -> Graph:
+    """Evaluate nodes that read constants alone (a quantized class token, a table behind its DequantizeLinear)."""
+    constants, weights = dict(graph.constants), dict(graph.weights)
+    folded = replace(graph, constants=constants, weights=weights)
+    kept: list[Node] = []
+    for node in graph.nodes:
+        names = [name for name in node.inputs if name]
+        if not names or not all(folded.is_constant(name) for name in names) or node.op == QUANTIZE:
+            kept.append(node)
+        elif node.op in (FAKE_QUANT, DEQUANTIZE) and node.params is not None:
+            real = np.asarray(folded.constant(names[0]))
+            integers = node.params.quantize(real.astype(np.float32)) if node.op == FAKE_QUANT else real
+            weights[node.output] = Weight(integers, node.params, node.params.dequantize(integers))
+        else:
+            values = [onnx.numpy_helper.from_array(np.asarray(folded.constant(name)), name) for name in dict.fromkeys(names)]
+            outputs = [oh.make_empty_tensor_value_info(name) for name in node.outputs if name]
+            proto_graph = oh.make_graph([_renamed(node)], "constant", [], outputs, values)
+            results = _run(graph.opset, proto_graph, {})
+            constants.update(zip([name for name in node.outputs if name], results, strict=True))
+    return folded.with_nodes(tuple(kept))
+
+
+def _renamed(node: Node) -> onnx.NodeProto:
+    """The node's ONNX form with the tensor names it has now."""
+    proto = onnx.NodeProto()
+    proto.CopyFrom(node.source[0])
+    del proto.input[:], proto.output[:]
+    proto.input.extend(node.inputs)
+    proto.output.extend(node.outputs)
+    return proto
+
+
+def _run(opset: int, graph: onnx.GraphProto, feeds: dict[str, npt.NDArray[np.float32]]) -> list[Array]:
+    model = oh.make_model(graph, opset_imports=[oh.make_opsetid("", opset)], ir_version=10)
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    result = session.run(None, {source: reals.astype(np.float32)})[0]
-    return np.asarray(result, np.float32).reshape(n)
+    return [np.asarray(value) for value in session.run(None, feeds)]
 
 
 def _fake_quant(node: Node, constants: dict[str, onnx.TensorProto]) -> list[onnx.NodeProto]:
