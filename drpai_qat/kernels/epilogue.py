@@ -14,6 +14,7 @@ from tvm.tirx.script.builder import ir as T
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels.emit import constants_of, emit
 from drpai_qat.kernels.isa import Isa, Vector, round_to_int, span, splat, vector
+from drpai_qat.kernels.narrow import narrow, registers_per_pack
 
 Constant = npt.NDArray[np.generic]
 
@@ -54,7 +55,8 @@ class Epilogue:
     out_shape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.out_dtype != "float32" and not E.is_integer(self.expr):
+        integers = frozenset(i for i, one in enumerate(self.operands) if one.dtype.endswith(("int8", "int16")))
+        if self.out_dtype != "float32" and not E.is_integer(self.expr, integers):
             raise ValueError(f"{self.out_dtype} output of an expression that is not rounded to integers")
 
     def evaluate(self, acc: Constant | None, operands: list[Constant]) -> Constant:
@@ -149,6 +151,38 @@ class EpilogueEmitter:
 
         acc: the accumulator as float32, `lanes` wide, at most the instruction set's; None where there is none.
         """
+        value = self._value(row, channel, acc, lanes)
+        if self.epilogue.out_dtype != "float32":
+            if self.epilogue.zero_point:
+                value = value + splat(self._zero_point(), lanes)
+            value = T.Cast(vector(self.epilogue.out_dtype, lanes), value)
+        T.buffer_store(self.output, value, [span(row * self._channels + channel, lanes)])
+
+    def store_tile(self, pieces: list[tuple[Any, Any, Vector | None]]) -> None:
+        """Compute and store several whole registers, which narrow faster together than one by one.
+
+        Args:
+            pieces: (row, channel, accumulator) of each register, as for `store`, the instruction set's lanes wide.
+        """
+        lanes, dtype = self.isa.lanes, self.epilogue.out_dtype
+        width = registers_per_pack(self.isa, dtype)
+        while pieces:
+            group, pieces = pieces[:width], pieces[width:]
+            if len(group) == 1:
+                self.store(*group[0], lanes)
+                continue
+            values = [self._value(row, channel, acc, lanes) for row, channel, acc in group]
+            values += values[-1:] * (width - len(group))
+            parts = narrow(self.isa, values, self._zero_point() if self.epilogue.zero_point else None, dtype)
+            for (row, channel, _), part in zip(group, parts, strict=False):
+                elements = T.reinterpret(part, dtype=vector(dtype, lanes))
+                T.buffer_store(self.output, elements, [span(row * self._channels + channel, lanes)])
+
+    def _zero_point(self) -> Any:
+        return T.Cast("int32", self._scalar_buffer[len(self._scalars) - 1])
+
+    def _value(self, row: Any, channel: Any, acc: Vector | None, lanes: int) -> Vector:
+        """The expression's value: float32, or int32 without the zero point."""
 
         def load(index: int, width: int) -> Vector:
             operand = self.epilogue.operands[index]
@@ -166,14 +200,7 @@ class EpilogueEmitter:
             return self._table_buffers[self._tables[id(node)]][index]
 
         value = emit(self.isa, self.epilogue.expr, lanes, acc, load, constant, lookup)
-        out_dtype = self.epilogue.out_dtype
-        if out_dtype != "float32":
-            value = round_to_int(self.isa, value, lanes)
-            if self.epilogue.zero_point:
-                zero = T.Cast("int32", self._scalar_buffer[len(self._scalars) - 1])
-                value = value + splat(zero, lanes)
-            value = T.Cast(vector(out_dtype, lanes), value)
-        T.buffer_store(self.output, value, [span(row * self._channels + channel, lanes)])
+        return value if self.epilogue.out_dtype == "float32" else T.Bind(round_to_int(self.isa, value, lanes))
 
     def _read(self, buffer: Any, shape: tuple[int, ...], dtype: str, row: Any, channel: Any, lanes: int) -> Vector:
         """float32 vector of a broadcast tensor at (row, channel)."""

@@ -144,17 +144,26 @@ def _shrink(values: Array) -> Array:
     return values
 
 
-def is_integer(x: Expr) -> bool:
-    """True when the value is an integer by construction, so storing it needs no rounding."""
+def is_integer(x: Expr, integer_operands: frozenset[int] = frozenset()) -> bool:
+    """True when the value is an integer by construction, so storing it needs no rounding.
+
+    Args:
+        integer_operands: indices of the operands that are stored as integers of at most 16 bits.
+    """
     if isinstance(x, Snap):
         return True
+    if isinstance(x, Load):
+        return x.index in integer_operands
+    if isinstance(x, Affine):  # a stored operand less its zero point
+        whole = bool((x.mul == np.rint(x.mul)).all() and (x.add == np.rint(x.add)).all())
+        return whole and is_integer(x.x, integer_operands)
     if isinstance(x, Clamp):
         bounds = [b for b in (x.lo, x.hi) if np.isfinite(b)]
-        return is_integer(x.x) and all(float(b).is_integer() for b in bounds)
+        return is_integer(x.x, integer_operands) and all(float(b).is_integer() for b in bounds)
     if isinstance(x, Table):
         return bool((x.values == np.rint(x.values)).all())
     if isinstance(x, Binary):
-        return x.op in ("min", "max") and is_integer(x.x) and is_integer(x.y)
+        return x.op in ("min", "max") and all(is_integer(side, integer_operands) for side in (x.x, x.y))
     return False
 
 

@@ -59,6 +59,13 @@ def test_is_integer(value: E.Expr, integer: bool) -> None:
     assert E.is_integer(value) is integer
 
 
+def test_stored_integers_less_their_zero_point_are_integers() -> None:
+    relu = E.Clamp(E.affine(E.Load(0), 1.0, -81), 0, math.inf)
+    assert not E.is_integer(relu)
+    assert E.is_integer(relu, frozenset([0]))
+    assert not E.is_integer(E.affine(E.Load(0), 0.5), frozenset([0]))
+
+
 def test_integer_output_needs_a_rounding() -> None:
     with pytest.raises(ValueError, match="not rounded"):
         Epilogue(E.affine(E.Load(0), 0.5), "int8")
