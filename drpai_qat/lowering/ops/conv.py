@@ -84,7 +84,7 @@ def lower_conv(context: Context, node: Node) -> bool:
     integers = integer_weights(weight, arranged, 0)
     if integers is not None and weight.real.ndim == 3:
         integers = replace(integers, values=integers.values[:, None])
-    layer = plan_layer(data, integers, np.ascontiguousarray(real.transpose(0, 2, 3, 1)), context.isa)
+    layer = plan_layer(data, integers, np.ascontiguousarray(real.transpose(0, 2, 3, 1)), context.isa, weight.integers is not None)
     if layer.compute == "float32":
         data = context.converted(data, None)
     window = window_of(node, weight.real.shape[2:], in_shape[2:], out_shape[2:])

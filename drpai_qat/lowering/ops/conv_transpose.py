@@ -75,7 +75,7 @@ def lower_conv_transpose(context: Context, node: Node) -> bool:
     if integers is not None:
         scale = np.tile(integers.scale, repeat)
         integers = replace(integers, values=_all_phases(integers.values, rows, columns), scale=scale)
-    layer = plan_layer(data, integers, real, context.isa)
+    layer = plan_layer(data, integers, real, context.isa, weight.integers is not None)
     if layer.compute == "float32":
         data = context.converted(data, None)
     all_bias = None

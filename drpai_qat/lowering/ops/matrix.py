@@ -89,7 +89,7 @@ def _constant_matrix(
             integers, values=integers.values.reshape(out_channels, 1, 1, channels), scale=integers.scale * alpha
         )
     real = (matrix.real.transpose(arranged) * np.float32(alpha)).reshape(out_channels, 1, 1, channels)
-    layer = plan_layer(data, integers, np.ascontiguousarray(real), context.isa)
+    layer = plan_layer(data, integers, np.ascontiguousarray(real), context.isa, matrix.integers is not None)
     if layer.compute == "float32":
         data = context.converted(data, None)
     rows = data.size // channels
