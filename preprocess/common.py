@@ -10,17 +10,13 @@ from preprocess.affine import fold_affine_steps
 from preprocess.biases import canonical_biases
 from preprocess.channel_grids import fold_depthwise_scales, scale_channels_outside
 from preprocess.constants import fold_constants
+from preprocess.data_movement import dequantize_before_moves
 from preprocess.detection import require_fake_quant
 from preprocess.fake_quantize import translate_fake_quantize
 from preprocess.inference import name_nodes, remove_identities, use_inference_batchnorm
 from preprocess.integers import canonical_weights
 from preprocess.opening import allow_16_bit_grids
-from preprocess.pairs import (
-    dequantize_before_moves,
-    drop_repeated_grids,
-    match_pairs,
-    merge_equal_nodes,
-)
+from preprocess.pairs import drop_repeated_grids, match_pairs, merge_equal_nodes
 from preprocess.passlog import Pass
 from preprocess.precision import remove_idle_casts, use_float32
 from preprocess.quantize_nodes import complete_quantize_nodes

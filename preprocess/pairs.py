@@ -1,10 +1,10 @@
 """Q/DQ pairs brought to one rule: each QuantizeLinear is read by DequantizeLinear nodes of its own parameters.
 
-Q(x, s) -> DQ(s'), other parameters    =>   Q(s) -> DQ(s) -> Mul(s'/s) -> Add((z - z') s')
-Q(x, s[C]) -> DQ(s[C]), one zero point =>   Div(x, s[C]) -> Q(1) -> DQ(1) -> Mul(s[C])     bit-equal
-DQ(s) -> Q(s)                          =>   nothing: a grid rounds to itself
-Q -> Transpose -> DQ                   =>   Q -> DQ -> Transpose
-two equal nodes on one tensor          =>   one node
+    Q(x, s) -> DQ(s'), other parameters   =>   Q(s) -> DQ(s) -> Mul(s'/s) -> Add((z - z') s')
+    DQ(s) -> Q(s)                         =>   nothing: a grid rounds to itself
+    two equal nodes on one tensor         =>   one node
+
+Exporters write a pair for each reader of a tensor; lowering wants to see that they are one.
 """
 
 from __future__ import annotations
@@ -15,58 +15,18 @@ import onnx_graphsurgeon as gs
 from drpai_qat.quantization import QuantParams
 from preprocess.graph import (
     Names,
-    bypass,
     detach,
     is_graph_output,
     params_of,
     produced_by,
-    readers,
     replace_input,
     value_of,
 )
-from preprocess.moves import MOVES
 from preprocess.passlog import PassLog
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
 
-_INTEGER_MOVES = (*MOVES, "MaxPool", "DepthToSpace", "SpaceToDepth", "Expand", "Tile", "Concat")
-
 _SAME_SCALE = 1e-6
 """Two exporters' roundings of one trained scale differ by less than this, relatively."""
-
-
-def dequantize_before_moves(graph: gs.Graph, log: PassLog) -> gs.Graph:
-    """Let Transpose, Concat and the like between Q and DQ move reals: DequantizeLinear comes right behind its Q."""
-    names = Names(graph)
-    made: list[gs.Node] = []
-    waiting = [node for node in graph.nodes if node.op == DEQUANTIZE and not isinstance(node.inputs[0], gs.Constant)]
-    while waiting:
-        node = waiting.pop()
-        mover = produced_by(node.inputs[0], *_INTEGER_MOVES) if node.inputs else None
-        if mover is None or not _only_dequantized(graph, mover, params_of(node)):
-            continue
-        data = list(mover.inputs) if mover.op == "Concat" else [mover.inputs[0]]
-        for index, integers in enumerate(data):
-            real = gs.Variable(names(f"{integers.name}_real"), np.dtype(np.float32), integers.shape)
-            inputs = [integers, *node.inputs[1:]]
-            before = gs.Node(DEQUANTIZE, names(f"{node.name}_before_{mover.op}"), {}, inputs, [real])
-            mover.inputs[index] = real
-            made.append(before)
-            waiting.append(before)
-        for output in mover.outputs:
-            output.dtype = np.dtype(np.float32)
-            for reader in readers(output):
-                bypass(graph, reader)
-    graph.nodes.extend(made)
-    return graph.cleanup().toposort() if made else graph
-
-
-def _only_dequantized(graph: gs.Graph, mover: gs.Node, params: QuantParams) -> bool:
-    """True if every output of `mover` is read by DequantizeLinear nodes of scalar `params` and nothing else."""
-    return params.axis is None and all(
-        not is_graph_output(graph, output)
-        and all(reader.op == DEQUANTIZE and params_of(reader) == params for reader in readers(output))
-        for output in mover.outputs
-    )
 
 
 def match_pairs(graph: gs.Graph, log: PassLog) -> gs.Graph:
