@@ -193,7 +193,9 @@ def _check(
         return _compile_and_load(cut.model, targets.host(), folder).run
 
     with progress.stage("checking against onnxruntime"):
-        source = Reference(folded.source.path, folded.source.path.name)
+        runnable = preprocess.reference_model(folded.static)
+        unchanged = runnable is folded.static
+        source = Reference(folded.source.path if unchanged else runnable, folded.source.path.name)
         grids = {info.name: info.quantization for info in here.outputs}
         middle = Reference(folded.canonical, CANONICAL)
         result = check_outputs(source, middle, here.run, grids, samples, options.thresholds)
