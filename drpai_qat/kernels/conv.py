@@ -228,11 +228,15 @@ class _Body:
                 T.buffer_store(acc, value, [tirx.Ramp((i * vectors + j) * lanes, 1, lanes)])
         self._reduce(acc, bases, weight_base, vectors)
         row = batch * shape.out_pixels + first
-        for i in range(pixels):
-            for j in range(vectors):
-                valid = min(lanes, block.channels - j * lanes)
-                channel = block.start + index * step + j * lanes
-                self._store(acc, (i * vectors + j) * lanes, row + i, channel, valid)
+        channel, whole = block.start + index * step, block.channels // lanes
+        positions = [i * vectors * lanes for i in range(pixels)]
+        pieces = []
+        for i, position in enumerate(positions):
+            offsets = [j * lanes for j in range(whole)]
+            pieces += [(row + i, channel + offset, self._float(acc, position + offset, lanes)) for offset in offsets]
+        self.emitter.store_tile(pieces)
+        for i, position in enumerate(positions):
+            self._store_rest(acc, position + whole * lanes, row + i, channel + whole * lanes, block.channels % lanes)
 
     def _group(self, run: tuple[Block, ...], index: Index) -> Index:
         if len(run) == 1 or run[0].group == run[1].group:
@@ -271,15 +275,16 @@ class _Body:
             weight = weight_base + ((r * columns + s) * steps + c * group) * weight_width
             product.accumulate(self.isa, acc, self.data, self.weights, bases, offset, weight, vectors, group)
 
-    def _store(self, acc: Any, position: int, row: Index, channel: Index, valid: int) -> None:
-        lanes = self.isa.lanes
+    def _float(self, acc: Any, position: int, lanes: int) -> Vector:
+        value: Vector = acc.vload([position], vector(self.product.acc_dtype, lanes))
+        return value if self.product.acc_dtype == "float32" else T.Cast(vector("float32", lanes), value)
+
+    def _store_rest(self, acc: Any, position: int, row: Index, channel: Index, count: int) -> None:
+        """The channels beyond the last full register, by powers of two."""
         done = 0
-        while done < valid:
-            width = lanes if valid == lanes else 1 << (valid - done).bit_length() - 1
-            value: Vector = acc.vload([position + done], vector(self.product.acc_dtype, width))
-            if self.product.acc_dtype != "float32":
-                value = T.Cast(vector("float32", width), value)
-            self.emitter.store(row, channel + done, value, width)
+        while done < count:
+            width = 1 << (count - done).bit_length() - 1
+            self.emitter.store(row, channel + done, self._float(acc, position + done, width), width)
             done += width
 
 

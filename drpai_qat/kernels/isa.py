@@ -106,4 +106,7 @@ def round_to_int(isa: Isa, value: Vector, lanes: int) -> Vector:
     """float32 -> int32, round half to even. The value must lie within int32."""
     if isa.activation == "uint8" and lanes in _CVTPS2DQ:
         return llvm(_CVTPS2DQ[lanes], vector("int32", lanes), value)
+    if isa.activation == "uint8" and lanes == 16:
+        nothing, current_mode = T.broadcast(T.int32(0), 16), T.int32(4)
+        return llvm("llvm.x86.avx512.mask.cvtps2dq.512", "int32x16", value, nothing, T.int16(-1), current_mode)
     return T.Cast(vector("int32", lanes), tirx.op.nearbyint(value))

@@ -1,4 +1,4 @@
-"""Resize of channels-last images; the caller computes the coordinates, so all ONNX modes are one of these two kernels."""
+"""Resize of channels-last images; the caller computes the coordinates, so every ONNX mode is one of these two."""
 
 from __future__ import annotations
 
