@@ -33,6 +33,8 @@ from drpai_qat.version import __version__
 
 DONE, NAMED_ERROR, CHECK_FELL_SHORT, INTERRUPTED = 0, 1, 3, 130  # click's usage errors are 2
 
+_PLAIN_WIDTH = 140
+
 _CONTEXT = {
     "help_option_names": ["-h", "--help"],
     "token_normalize_func": lambda token: token.replace("-", "_"),  # --qat-type is --qat_type
@@ -146,7 +148,10 @@ def _compile(options: CompileOptions, quiet: bool, verbose: bool) -> int:
     stages = progress.Silent() if quiet else progress.for_console(Console(stderr=True))
     report = pipeline.run(options, stages)
     if not quiet:
-        report.print(Console(), notes=verbose)
+        console = Console()
+        if not console.is_terminal:
+            console = Console(width=_PLAIN_WIDTH)  # rich would wrap at 80
+        report.print(console, notes=verbose)
     elif not report.passed and report.check is not None:
         _say("; ".join((*report.check.shortfalls, report.check.divergence)))
     return DONE if report.passed else CHECK_FELL_SHORT

@@ -126,10 +126,13 @@ def write_float32(path: Path, array: NDArray) -> None:
 def write_params(path: Path, params: Mapping[str, NDArray]) -> None:
     """Write deploy.params in TVM's own format.
 
+    Args:
+        params: in the order in which `main` takes them, which has to be that of their names: readers go by it.
     Raises: OSError: the disk is full (TVM's writer would leave half a file without a word).
     """
     from tvm import runtime
 
+    assert list(params) == sorted(params), "parameters are not in the order of their names"
     path.write_bytes(runtime.save_param_dict(dict(params)))
 
 

@@ -1,5 +1,7 @@
 """deploy.json: what a deployed network is, written by the compiler and read by whoever runs it.
 
+`main` in deploy.so takes the inputs, then the tensors of deploy.params in the order of their names.
+
 Knows neither TVM nor ONNX, so a board's Python can read it.
 """
 
@@ -30,7 +32,6 @@ class Manifest:
     Attributes:
         model: name, sha256 and qat_type of the source file.
         inputs, outputs: in the order of deploy.so's `main`.
-        parameters: names in deploy.params, in the order in which `main` takes them after the inputs.
         target: what deploy.so was compiled for.
         int8_mac_fraction: share of multiply-accumulates that run in integers, 0..1.
         versions: of this package and the ones it used.
@@ -41,7 +42,6 @@ class Manifest:
     model: Mapping[str, Any]
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
-    parameters: tuple[str, ...]
     target: Mapping[str, Any]
     int8_mac_fraction: float
     versions: Mapping[str, str]
@@ -55,7 +55,6 @@ class Manifest:
             "model": dict(self.model),
             "inputs": [one.to_json() for one in self.inputs],
             "outputs": [one.to_json() for one in self.outputs],
-            "parameters": list(self.parameters),
             "target": dict(self.target),
             "int8_mac_fraction": self.int8_mac_fraction,
             "versions": dict(self.versions),
@@ -86,7 +85,6 @@ def read(folder: Path) -> Manifest:
             model=content["model"],
             inputs=tuple(TensorInfo.from_json(one) for one in content["inputs"]),
             outputs=tuple(TensorInfo.from_json(one) for one in content["outputs"]),
-            parameters=tuple(content["parameters"]),
             target=content["target"],
             int8_mac_fraction=float(content["int8_mac_fraction"]),
             versions=content["versions"],

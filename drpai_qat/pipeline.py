@@ -166,7 +166,7 @@ def _compile(lowered: Lowered, target: Target, folder: Path) -> None:
 
 def _network(lowered: Lowered, folder: Path) -> Network:
     library, params = folder / manifest.LIBRARY, folder / manifest.PARAMS
-    return Network(library, params, tuple(lowered.params), lowered.inputs, lowered.outputs)
+    return Network(library, params, lowered.inputs, lowered.outputs)
 
 
 def _compile_and_load(model: onnx.ModelProto, target: Target, folder: Path) -> Network:
@@ -257,7 +257,6 @@ def _manifest(report: Report, lowered: Lowered, folder: Path) -> manifest.Manife
         model=report.model,
         inputs=tuple(lowered.inputs),
         outputs=tuple(lowered.outputs),
-        parameters=tuple(lowered.params),
         target={"name": report.target},
         int8_mac_fraction=report.int8_mac_fraction,
         versions={"drpai-qat": __version__, **versions},

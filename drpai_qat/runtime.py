@@ -33,15 +33,13 @@ class Network:
     """
 
     def __init__(
-        self, library: Path, params: Path, names: Sequence[str], inputs: Sequence[TensorInfo],
-        outputs: Sequence[TensorInfo],
-    ) -> None:  # fmt: skip
+        self, library: Path, params: Path, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]
+    ) -> None:
         """Load the code and its parameters.
 
         Args:
             library: deploy.so.
-            params: deploy.params.
-            names: parameters in the order in which `main` takes them.
+            params: deploy.params; `main` takes them in the order of their names.
             inputs, outputs: in the order of `main`.
         Raises: DeploymentError: a file can't be loaded.
         """
@@ -50,7 +48,7 @@ class Network:
         ffi = _runtime_library()
         try:
             stored = ffi.get_global_func("runtime.LoadParamsFromFile")(str(params))
-            self._params = [stored[name] for name in names]
+            self._params = [stored[name] for name in sorted(stored)]
             self._module = _load_module(ffi, library)
             self._main = self._start()
         except (RuntimeError, OSError, KeyError, ValueError, AttributeError) as error:
@@ -140,7 +138,7 @@ def load(folder: str | Path) -> Network:
             raise DeploymentError(f"{file} is missing: copy the whole folder")
         if manifest.sha256(file) != found.files.get(name):
             raise DeploymentError(f"{file} is not the file that was compiled (sha256 differs): copy it again")
-    return Network(path / manifest.LIBRARY, path / manifest.PARAMS, found.parameters, found.inputs, found.outputs)
+    return Network(path / manifest.LIBRARY, path / manifest.PARAMS, found.inputs, found.outputs)
 
 
 @cache

@@ -15,7 +15,7 @@ from drpai_qat.manifest import Manifest
 def write_output(folder, text="one"):
     """What a compile leaves: a file and a deploy.json that lists it."""
     (folder / "deploy.params").write_text(text)
-    Manifest({}, (), (), (), {}, 1.0, {}, files=deployment.hashes(folder)).write(folder)
+    Manifest({}, (), (), {}, 1.0, {}, files=deployment.hashes(folder)).write(folder)
 
 
 def compile_into(out, text="one"):

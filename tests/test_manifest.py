@@ -18,7 +18,6 @@ def written(folder, **changes):
         "model": {"name": "m.onnx", "sha256": "0", "qat_type": "pytorch"},
         "inputs": (TensorInfo("x", (1, 3, 8, 8), "float32", GRID),),
         "outputs": (TensorInfo("y", (1, 2), "float32", CHANNELS), TensorInfo("z", (1,), "int64", None)),
-        "parameters": ("b", "a"),
         "target": {"name": "avx2"},
         "int8_mac_fraction": 0.75,
         "versions": {"drpai-qat": "1"},
@@ -43,7 +42,7 @@ def test_schema(tmp_path):
     written(tmp_path)
     content = json.loads((tmp_path / "deploy.json").read_text())
     assert list(content) == [
-        "format", "model", "inputs", "outputs", "parameters", "target", "int8_mac_fraction", "versions", "check",
+        "format", "model", "inputs", "outputs", "target", "int8_mac_fraction", "versions", "check",
         "files",
     ]  # fmt: skip
     assert content["format"] == "drpai-qat/1"

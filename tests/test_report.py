@@ -75,7 +75,7 @@ def test_outputs_and_shortfalls():
 
 
 def test_layers():
-    layers = (LayerFigures("a", "Conv one", 1.0, 0), LayerFigures("b", "Add two", 0.5, 9))
+    layers = (LayerFigures("a", "Conv one", 1.0, 0, 1000), LayerFigures("b", "Add two", 0.5, 9, 1000))
     text = printed(report(check([[1, 2, 3]], layers=layers)))
     assert "2 quantized tensors, 1 equal to the last bit" in text
     assert "50.000%" in text

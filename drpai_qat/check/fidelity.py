@@ -119,7 +119,7 @@ def first_divergence(layers: Sequence[LayerFigures]) -> str:
     for layer in layers:
         if layer.diverges:
             return (
-                f"first at {layer.tensor} ({layer.node}): {layer.equal:.1%} of its integers are equal, "
+                f"diverges first at {layer.tensor} ({layer.node}): {layer.equal:.1%} of its integers are equal, "
                 f"largest difference {layer.max_lsb} LSB"
             )
     return ""
@@ -150,7 +150,7 @@ def fold_divergence(source: onnx.ModelProto, folded: onnx.ModelProto, sample: Fe
             continue
         ratio = sqnr_db(ours.astype(np.float64), theirs.astype(np.float64))
         if ratio < MIN_FOLD_SQNR_DB:
-            return f"the fold differs first at {name}: {ratio:.1f} dB against the source file"
+            return f"the fold diverges first at {name}: {ratio:.1f} dB against the source file"
     return ""
 
 

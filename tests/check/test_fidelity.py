@@ -57,9 +57,9 @@ def test_a_wrong_fold_is_named(source, canonical):
 
 def test_first_divergent_layer_is_named():
     layers = [
-        LayerFigures("a", "Conv one", 1.0, 0),
-        LayerFigures("b", "Add two", 0.5, 9),
-        LayerFigures("c", "x", 0, 99),
+        LayerFigures("a", "Conv one", 1.0, 0, 1000),
+        LayerFigures("b", "Add two", 0.5, 9, 1000),
+        LayerFigures("c", "x", 0, 99, 1000),
     ]
     text = first_divergence(layers)
     assert "b (Add two)" in text

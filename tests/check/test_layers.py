@@ -58,4 +58,4 @@ def test_float_outputs_are_not_cut():
     ("equal", "max_lsb", "diverges"), [(1.0, 0, False), (0.99, 1, False), (0.95, 1, True), (0.999, 2, True)]
 )
 def test_what_counts_as_divergence(equal, max_lsb, diverges):
-    assert LayerFigures("t", "Conv c", equal, max_lsb).diverges is diverges
+    assert LayerFigures("t", "Conv c", equal, max_lsb, 1000).diverges is diverges
