@@ -19,6 +19,7 @@ from drpai_qat.lowering.graph import Graph, read_graph
 from drpai_qat.lowering.imported import lower_imported
 from drpai_qat.lowering.program import to_module
 from drpai_qat.lowering.ranges import find_bounds, find_grids, int16_grids
+from drpai_qat.lowering.recurrent import expand_recurrent
 from drpai_qat.lowering.registry import LOWERINGS
 from drpai_qat.lowering.rewrite import hoist_fake_quant
 from drpai_qat.lowering.storage import Stored, row_major
@@ -61,7 +62,7 @@ def lower(model: onnx.ModelProto, target: Target) -> Lowered:
         target: the machine.
     Raises: LoweringError: an operator has no implementation here nor in TVM's importer.
     """
-    graph = fold_constant_nodes(hoist_fake_quant(read_graph(model)))
+    graph = fold_constant_nodes(hoist_fake_quant(read_graph(expand_recurrent(model))))
     grids = find_grids(graph, target.isa.activation)
     bounds = find_bounds(graph, grids)
     context = Context(graph, target.isa, grids, int16_grids(graph, grids, bounds))
