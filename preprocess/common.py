@@ -40,6 +40,7 @@ PREPARE: tuple[Pass, ...] = (
 FOLD: tuple[Pass, ...] = (
     fold_weight_fake_quant,  # before the layers are looked at: their weights are then integers behind one DQ
     dequantize_before_moves,  # before the clips: they look for the DQ right behind the integers
+    remove_identities,  # what the pass before leaves at outputs of the network
     clip_before_quantize,
     scale_channels_outside,  # after the clips, which need the integers next to their Q
     match_pairs,

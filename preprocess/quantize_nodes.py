@@ -28,7 +28,6 @@ _NARROW: dict[str, tuple[type[np.integer], int, int]] = {
     "uint2": (np.uint8, 0, 3),
 }
 _OUTPUT_TYPES = {2: np.uint8, 3: np.int8, 4: np.uint16, 5: np.int16, 21: ml_dtypes.uint4, 22: ml_dtypes.int4}
-_KEPT_ATTRS = ("axis", "block_size")
 
 
 def complete_quantize_nodes(graph: gs.Graph, log: PassLog) -> gs.Graph:
@@ -69,7 +68,7 @@ def _complete(node: gs.Node, names: Names) -> None:
         raise ModelError(f"{where}: quantized to {zero_point.dtype.name}; export an INT8 quantization")
     check_scale(scale, where)
     blocked = bool(node.attrs.get("block_size", 0))
-    node.attrs = {key: node.attrs[key] for key in _KEPT_ATTRS if node.attrs.get(key)} if blocked else _axis(node)
+    node.attrs = _axis(node) | ({"block_size": int(node.attrs["block_size"])} if blocked else {})
     if not blocked:
         scale, zero_point = _simplest(node, scale, zero_point, where)
     if np.ndim(scale) == 0:

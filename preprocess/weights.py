@@ -47,7 +47,7 @@ def _quantize_constants(graph: gs.Graph, log: PassLog) -> bool:
     """Replace QuantizeLinear of a constant by its integers."""
     changed = False
     for node in graph.nodes:
-        if node.op != QUANTIZE or not node.outputs or node.attrs.get("block_size", 0):
+        if node.op != QUANTIZE or not node.outputs:
             continue
         values = value_of(node.inputs[0])
         output = node.outputs[0]
@@ -56,7 +56,7 @@ def _quantize_constants(graph: gs.Graph, log: PassLog) -> bool:
         if not np.isfinite(values).all():
             raise QuantizationError(f"node {node.name}, tensor {node.inputs[0].name}: constant holds NaN or infinity")
         log.folded(node, f"constant {node.inputs[0].name} quantized once")
-        integers = params_of(node).quantize(values)
+        integers = _quantize_blocks(node) if node.attrs.get("block_size", 0) else params_of(node).quantize(values)
         node.outputs.clear()
         output.to_constant(integers)
         changed = True
@@ -141,13 +141,26 @@ def _fold_other_constants(graph: gs.Graph, log: PassLog) -> bool:
     return changed
 
 
+def _quantize_blocks(node: gs.Node) -> Array:
+    """Integers of reals with one scale for `block_size` entries along `axis`."""
+    limits = np.iinfo(node.inputs[2].dtype)
+    scale, zero_point = _block_parameters(node)
+    steps = np.rint(node.inputs[0].values / scale).astype(np.float64) + zero_point
+    return np.clip(steps, limits.min, limits.max).astype(limits.dtype)
+
+
 def _dequantize_blocks(node: gs.Node) -> Array:
-    """Reals of block-wise quantized integers: one scale for `block_size` entries along `axis`."""
-    axis, block = node.attrs.get("axis", 1), node.attrs["block_size"]
-    q = node.inputs[0].values
-    scale, zero_point = (np.repeat(node.inputs[at].values, block, axis) for at in (1, 2))
-    cut = tuple(slice(0, size) for size in q.shape)
-    return (q.astype(np.int64) - zero_point[cut].astype(np.int64)).astype(np.float32) * scale[cut].astype(np.float32)
+    """Reals of block-wise quantized integers."""
+    scale, zero_point = _block_parameters(node)
+    return (node.inputs[0].values.astype(np.int64) - zero_point).astype(np.float32) * scale
+
+
+def _block_parameters(node: gs.Node) -> tuple[Array, Array]:
+    """Scale and zero point of each entry; the last block can be cut short."""
+    cut = tuple(slice(0, size) for size in node.inputs[0].shape)
+    axis, block = node.attrs["axis"], node.attrs["block_size"]
+    scale, zero_point = (np.repeat(node.inputs[at].values, block, axis)[cut] for at in (1, 2))
+    return scale.astype(np.float32), zero_point.astype(np.int64)
 
 
 def weight_reader(tensor: gs.Tensor) -> gs.Node | None:
