@@ -55,12 +55,12 @@ def ulp(magnitude: Doubles) -> Doubles:
     return np.spacing(np.abs(magnitude).astype(np.float32)).astype(np.float64)
 
 
-def fit_rows(rows: NDArray[np.float32], unit: Doubles) -> Grid:
+def fit_rows(rows: NDArray[np.float32], allowed: Doubles) -> Grid:
     """Find the coarsest lattice of each row.
 
     Args:
         rows: finite float32, shape (rows, n).
-        unit: shape (rows,); unit of the residual, of which TOLERANCE are allowed: normally `ulp` of the row's peak.
+        allowed: shape (rows,); largest distance from the lattice that passes for noise, at most 8 ulp of the row's peak.
     """
     count, size = rows.shape
     grid = Grid(np.zeros(rows.shape, np.int16), np.full(count, np.nan))
@@ -72,10 +72,10 @@ def fit_rows(rows: NDArray[np.float32], unit: Doubles) -> Grid:
     for n in range(1, MAX_STEPS + 1):
         ratio = n / peak[active]
         steps = probes[active] * ratio[:, None]
-        allowed = 2 * TOLERANCE * unit[active] * ratio
-        passing = active[(np.abs(steps - np.rint(steps)) <= allowed[:, None]).all(axis=1)]
+        near = np.abs(steps - np.rint(steps)) <= (2 * allowed[active] * ratio)[:, None]
+        passing = active[near.all(axis=1)]
         for row in passing:
-            worst = _check(rows[row], n / peak[row], unit[row], grid, row)
+            worst = _check(rows[row], n / peak[row], allowed[row], grid, row)
             if worst is not None:
                 probes[row, slot[row] % probes.shape[1]] = rows[row, worst]
                 slot[row] += 1
@@ -85,7 +85,7 @@ def fit_rows(rows: NDArray[np.float32], unit: Doubles) -> Grid:
     return grid
 
 
-def _check(values: NDArray[np.float32], ratio: float, unit: float, grid: Grid, row: int) -> int | None:
+def _check(values: NDArray[np.float32], ratio: float, allowed: float, grid: Grid, row: int) -> int | None:
     """Fit the lattice of step 1 / ratio to a whole row; enter it in `grid` or return the index of a value off it."""
     k = grid.k[row]
     products = squares = 0.0
@@ -102,7 +102,7 @@ def _check(values: NDArray[np.float32], ratio: float, unit: float, grid: Grid, r
         at = int(off.argmax())
         if off[at] > residual:
             residual, worst = float(off[at]), part.start + at
-    if residual > TOLERANCE * unit or int(k.max(initial=0)) - int(k.min(initial=0)) > MAX_STEPS:
+    if residual > allowed or int(k.max(initial=0)) - int(k.min(initial=0)) > MAX_STEPS:
         k[:] = 0
         return worst
     grid.scale[row] = scale
@@ -127,12 +127,12 @@ def float32_scale(rows: NDArray[np.float32], k: NDArray[np.int16], scale: Double
     """Round fitted scales to float32: of the nearest five, the one that reproduces most weights to the bit.
 
     Args:
-        rows: shape (rows, n); up to 4096 of a row's values take part.
+        rows: shape (rows, n); up to 512 of a row's values take part.
         k: integers, shape (rows, n).
         scale: least-squares scales, shape (rows,).
     Returns: float32, shape (rows,).
     """
-    every = max(1, rows.shape[1] // 4096)
+    every = max(1, rows.shape[1] // 512)
     values, integers = rows[:, ::every], k[:, ::every].astype(np.float32)
     nearest = scale.astype(np.float32)
     best, hits = nearest, np.full(len(rows), -1)

@@ -2,8 +2,8 @@
 
     w[c] = scale[c] * (q[c] - zero_point[c])
 
-A grid for all channels is preferred (per-tensor training leaves one, also where a channel alone would allow a coarser
-grid), then one a channel. The integers k of the lattice become q = k where they fit -128..127, else q = k + zero_point
+A grid for all channels is preferred (per-tensor training leaves one to 1 ulp, also where a channel alone would allow a
+coarser grid), then one a channel. The integers k of the lattice become q = k where they fit -128..127, else q = k + zero_point
 with the zero point that fits: asymmetric training, or a range -127..128 from a batch norm that flipped the sign.
 
 A channel of few distinct values, or whose integers have a common divisor, gets the coarsest grid that explains it: any
@@ -69,10 +69,10 @@ def recover_grid(weights: NDArray[np.float32]) -> WeightGrid | Misfit:
     unit = ulp(peak)
     grid = _one_grid(weights, float(unit[alive].min()))
     if grid is None:
-        by_channel = fit_rows(weights, unit)
+        by_channel = fit_rows(weights, TOLERANCE * unit)
         lost = np.flatnonzero(np.isnan(by_channel.scale))
         if lost.size:  # older TensorFlow adds the lower end of the range last: the noise is that of the whole tensor
-            grid = _one_grid(weights, float(unit.max()))
+            grid = _one_grid(weights, TOLERANCE * float(unit.max()))
         else:
             scale = by_channel.scale
             grid = Grid(by_channel.k, np.where(scale > 0, scale, np.median(scale[scale > 0])))
@@ -81,9 +81,9 @@ def recover_grid(weights: NDArray[np.float32]) -> WeightGrid | Misfit:
     return _as_int8(weights, grid, unit)
 
 
-def _one_grid(weights: NDArray[np.float32], unit: float) -> Grid | None:
-    """A lattice for all channels, to TOLERANCE * unit; None if there is none."""
-    grid = fit_rows(weights.reshape(1, -1), np.array([unit]))
+def _one_grid(weights: NDArray[np.float32], allowed: float) -> Grid | None:
+    """A lattice for all channels, to a residual of `allowed`; None if there is none."""
+    grid = fit_rows(weights.reshape(1, -1), np.array([allowed]))
     return None if np.isnan(grid.scale[0]) else Grid(grid.k.reshape(weights.shape), grid.scale)
 
 
