@@ -1,12 +1,13 @@
 """Instruction sets: vector width and the multiply-accumulate instructions a kernel may use.
 
-Three products exist, named by how many activations one 32-bit lane consumes:
-    dot4  uint8 (x86) or int8 (Arm) activations times int8 weights, four per lane
-    dot2  int16 activations times int8 weights widened to int16, two per lane; exact on every instruction set
-    fma   float32, one per lane
+Four products exist, the first three named by how many activations one 32-bit lane consumes:
+    dot4   uint8 (x86) or int8 (Arm) activations times int8 weights, four per lane
+    dot2   int16 activations times int8 weights widened to int16, two per lane; exact on every instruction set
+    fma    float32, one per lane
+    pairs  dot4's stand-in on Arm without SDOT: int8 times int8, two per lane, through int16 (SMULL, SMLAL, SADALP)
 `dot4` is exact without conditions only where the hardware accumulates in int32 (`dot4_exact`). On AVX2 and SSE it is
 vpmaddubsw, which saturates at int16: the caller must prove for its weights and range that no sum of a pair does.
-Source: Intel Intrinsics Guide; Arm Architecture Reference Manual (SDOT).
+Source: Intel Intrinsics Guide; Arm Architecture Reference Manual (SDOT, SMLAL, SADALP).
 """
 
 from __future__ import annotations
@@ -40,18 +41,28 @@ class Isa:
     activation: str
     features: tuple[str, ...]
 
+    @property
+    def arm(self) -> bool:
+        """NEON: signed activations, products that multiply by one lane of a register."""
+        return self.activation == "int8"
+
 
 SSE42 = Isa("x86-64-v2", 4, 16, False, "uint8", ("ssse3", "sse4_1", "sse4_2", "popcnt"))
 AVX2 = Isa("avx2", 8, 16, False, "uint8", ("avx2", "fma"))
 AVX_VNNI = Isa("avx-vnni", 8, 16, True, "uint8", ("avx2", "fma", "avx_vnni"))
 AVX512_VNNI = Isa("avx512-vnni", 16, 32, True, "uint8", ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"))
 
-ISAS = {isa.name: isa for isa in (SSE42, AVX2, AVX_VNNI, AVX512_VNNI)}
+NEON = Isa("neon", 4, 32, False, "int8", ("asimd",))
+NEON_DOTPROD = Isa("neon-dotprod", 4, 32, True, "int8", ("asimd", "asimddp"))
+
+ISAS = {isa.name: isa for isa in (SSE42, AVX2, AVX_VNNI, AVX512_VNNI, NEON, NEON_DOTPROD)}
 
 _MADDUBS = {4: "llvm.x86.ssse3.pmadd.ub.sw.128", 8: "llvm.x86.avx2.pmadd.ub.sw", 16: "llvm.x86.avx512.pmaddubs.w.512"}
 _MADDWD = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
-_DPBUSD = {8: "llvm.x86.avx512.vpdpbusd.256", 16: "llvm.x86.avx512.vpdpbusd.512"}
-_DPWSSD = {8: "llvm.x86.avx512.vpdpwssd.256", 16: "llvm.x86.avx512.vpdpwssd.512"}
+_DPBUSD = {4: "llvm.x86.avx512.vpdpbusd.128", 8: "llvm.x86.avx512.vpdpbusd.256", 16: "llvm.x86.avx512.vpdpbusd.512"}
+_DPWSSD = {4: "llvm.x86.avx512.vpdpwssd.128", 8: "llvm.x86.avx512.vpdpwssd.256", 16: "llvm.x86.avx512.vpdpwssd.512"}
+_SDOT = "llvm.aarch64.neon.sdot.v4i32.v16i8"
+_SADDLP = "llvm.aarch64.neon.saddlp.v4i32.v8i16"
 _CVTPS2DQ = {4: "llvm.x86.sse2.cvtps2dq", 8: "llvm.x86.avx.cvt.ps2dq.256"}
 
 
@@ -91,15 +102,37 @@ def widen_pairs(isa: Isa, sums: Vector) -> Vector:
 
 
 def dot4_int32(isa: Isa, acc: Vector, activations: Vector, weights: Vector) -> Vector:
-    """acc + the sum of four uint8 x int8 products a lane, in int32 (VNNI)."""
+    """acc + the sum of four 8-bit products a lane, in int32 (VNNI: uint8 x int8; SDOT: int8 x int8)."""
+    if isa.arm:
+        return llvm(_SDOT, "int32x4", acc, activations, weights)
     return llvm(_DPBUSD[isa.lanes], vector("int32", isa.lanes), acc, activations, weights)
 
 
 def dot2(isa: Isa, acc: Vector, activations: Vector, weights: Vector) -> Vector:
     """acc + the sum of two int16 x int16 products a lane, in int32."""
+    if isa.arm:  # two SMLAL: the even and the odd elements
+        for order in ([0, 2, 4, 6], [1, 3, 5, 7]):
+            x, w = (T.Cast("int32x4", pick(operand, order)) for operand in (activations, weights))
+            acc = acc + x * w
+        return acc
     if isa.dot4_exact:
         return llvm(_DPWSSD[isa.lanes], vector("int32", isa.lanes), acc, activations, weights)
     return acc + llvm(_MADDWD[isa.lanes], vector("int32", isa.lanes), activations, weights)
+
+
+def pair_products(activations: Vector, weights: Vector) -> Vector:
+    """int8 x int8 -> int16, eight of them (Arm's SMULL; added to others SMLAL)."""
+    return T.Cast("int16x8", activations) * T.Cast("int16x8", weights)
+
+
+def add_pairs(acc: Vector, products: Vector) -> Vector:
+    """acc + the sum of two neighbouring int16 a lane, in int32 (Arm's SADALP)."""
+    return acc + llvm(_SADDLP, "int32x4", products)
+
+
+def pick(values: Vector, order: list[int]) -> Vector:
+    """Elements of a vector, by constant position; a scalar where there is one."""
+    return tirx.Shuffle([values], [tirx.const(i, "int32") for i in order])
 
 
 def round_to_int(isa: Isa, value: Vector, lanes: int) -> Vector:

@@ -1,11 +1,13 @@
 """How a tile multiplies and accumulates: one small value type per arithmetic.
 
     name   activations      weights  accumulators  exact when
-    dot4   uint8            int8     int32         always with VNNI; otherwise where `dot4_steps` proves it
+    dot4   uint8, Arm int8  int8     int32         always with VNNI or SDOT; otherwise where `dot4_steps` proves it
+    pairs  int8 (Arm)       int8     int32         where `pair_steps` proves it, which is nearly always
     dot2   int16, centred   int8     int32         always (weights int16 in DOT2_WIDE: products of two activations)
     fma    float32          float32  float32       (float)
 
-`steps` of dot4 without VNNI: how many vpmaddubsw results are added in int16 before they are widened.
+`steps` of dot4 without VNNI: how many vpmaddubsw results are added in int16 before they are widened; of `pairs`
+likewise. With SDOT: how many steps share one load of activations, each taking its lane of the register.
 """
 
 from __future__ import annotations
@@ -18,7 +20,19 @@ import numpy.typing as npt
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from drpai_qat.kernels.isa import Isa, dot2, dot4_int16, dot4_int32, splat, spread, vector, widen_pairs
+from drpai_qat.kernels.isa import (
+    Isa,
+    add_pairs,
+    dot2,
+    dot4_int16,
+    dot4_int32,
+    pair_products,
+    pick,
+    splat,
+    spread,
+    vector,
+    widen_pairs,
+)
 
 
 @dataclass(frozen=True)
@@ -58,20 +72,32 @@ class Product:
             ]
             for i, base in enumerate(bases):
                 index = tirx.Ramp((i * vectors + j) * lanes, 1, lanes)
-                inputs = [self._input(isa, data, base + offset + g * pack) for g in range(group)]
+                inputs = self._inputs(isa, data, base + offset, group)
                 T.buffer_store(acc, self._multiply(isa, acc[index], inputs, columns), [index])
 
     def _weights(self, weights: Any, start: Any, count: int) -> Any:
         value = weights.vload([start], vector(self.weight_dtype, count))
         return T.Cast(vector("int16", count), value) if (self.name, self.weight_dtype) == ("dot2", "int8") else value
 
-    def _input(self, isa: Isa, data: Any, start: Any) -> Any:
+    def _inputs(self, isa: Isa, data: Any, start: Any, group: int) -> list[Any]:
+        """The activations of each step, the same in every lane."""
         if self.name == "fma":
-            return splat(data[start], isa.lanes)
-        group = data.vload([start], vector(self.in_dtype, self.pack))
-        return spread(group, vector(self.in_dtype, isa.lanes * self.pack), isa.lanes)
+            return [splat(data[start + g], isa.lanes) for g in range(group)]
+        if isa.arm and group == isa.lanes and self.name == "dot4":  # SDOT multiplies by any lane of a register
+            whole = T.reinterpret(data.vload([start], "int8x16"), dtype="int32x4")
+            return [T.reinterpret(pick(whole, [g] * 4), dtype="int8x16") for g in range(group)]
+        parts = [data.vload([start + g * self.pack], vector(self.in_dtype, self.pack)) for g in range(group)]
+        if self.name == "pairs":
+            halves = [T.broadcast(T.reinterpret(part, dtype="int16"), isa.lanes) for part in parts]
+            return [T.reinterpret(half, dtype="int8x8") for half in halves]
+        return [spread(part, vector(self.in_dtype, isa.lanes * self.pack), isa.lanes) for part in parts]
 
     def _multiply(self, isa: Isa, acc: Any, inputs: list[Any], columns: list[Any]) -> Any:
+        if self.name == "pairs":
+            sums = pair_products(inputs[0], columns[0])
+            for x, w in zip(inputs[1:], columns[1:], strict=True):
+                sums = sums + pair_products(x, w)
+            return add_pairs(acc, sums)
         if self.name == "dot4" and not isa.dot4_exact:
             sums = dot4_int16(isa, inputs[0], columns[0])
             for x, w in zip(inputs[1:], columns[1:], strict=True):
@@ -95,6 +121,41 @@ FMA = Product("fma", 1, "float32", "float32", "float32")
 def dot4(steps: int = 1) -> Product:
     """uint8 times int8; `steps` as `dot4_steps` proves it, 1 with VNNI."""
     return Product("dot4", 4, "uint8", "int8", "int32", steps)
+
+
+def product8(isa: Isa, weights: npt.NDArray[np.int8], qmin: int, qmax: int) -> Product | None:
+    """The fastest product of 8-bit activations that is exact for these weights; None where there is none.
+
+    Args:
+        weights: int8, shape (out_channels, rows, columns, channels), channels a multiple of 4.
+        qmin, qmax: range of the stored activations (isa.activation).
+    """
+    if isa.arm:
+        if isa.dot4_exact:
+            return Product("dot4", 4, "int8", "int8", "int32", isa.lanes)
+        return Product("pairs", 2, "int8", "int8", "int32", pair_steps(weights, max(-qmin, qmax)))
+    steps = 1 if isa.dot4_exact else dot4_steps(weights, qmax)
+    return dot4(steps) if steps else None
+
+
+def pair_steps(weights: npt.NDArray[np.int8], largest: int, limit: int = 4) -> int:
+    """How many int8 x int8 products may be added in int16, proven for these weights.
+
+    Args:
+        weights: int8, shape (out_channels, rows, columns, channels), channels a multiple of 4.
+        largest: magnitude of the activations, at most 128.
+    Returns: 4, 2 or 1, a divisor of channels / 2; one product is at most 128 * 128 and always fits.
+    """
+    # Pair p holds channels 2p and 2p + 1; each adds up in an int16 of its own.
+    bounds = np.abs(weights.reshape(-1, weights.shape[-1] // 2, 2).astype(np.int32)) * largest
+    steps = limit
+    while steps > 1:
+        if bounds.shape[1] % steps == 0:
+            sums = bounds.reshape(len(bounds), bounds.shape[1] // steps, steps, 2).sum(2)
+            if sums.max(initial=0) <= 32767:
+                return steps
+        steps //= 2
+    return steps
 
 
 def dot4_steps(weights: npt.NDArray[np.int8], qmax: int, limit: int = 4) -> int:

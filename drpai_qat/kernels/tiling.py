@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from drpai_qat.kernels.products import Product
 
 # Registers besides accumulators and weights: the spread activation, and for dot4 without VNNI the ones and a product.
-_SCRATCH = {"dot4": 3, "dot2": 4, "fma": 2}
+_SCRATCH = {"dot4": 3, "dot2": 4, "fma": 2, "pairs": 3}
 _MAX_PIXELS = 8  # each pixel takes a general register for its address
 _L2_BYTES = 256 * 1024  # part of L2 that one thread's weights or input chunk may fill
 _MIN_TASKS = 8  # enough parallel tasks that 2 to 4 threads stay balanced
@@ -63,7 +63,10 @@ def _tile(out_pixels: int, out_width: int, vectors_needed: int, product: Product
     best, best_cost = (1, 1), math.inf
     for vectors in range(1, min(4, vectors_needed) + 1):
         for pixels in range(1, min(_MAX_PIXELS, out_pixels) + 1):
-            if pixels * vectors + vectors + scratch > isa.registers:
+            beside = vectors + scratch
+            if isa.arm and product.steps > 1:  # activations of all pixels stay, for several steps
+                beside = max(beside, pixels + scratch)
+            if pixels * vectors + beside > isa.registers:
                 continue
             waste = math.ceil(out_pixels / pixels) * pixels / out_pixels
             waste *= math.ceil(vectors_needed / vectors) * vectors / vectors_needed
