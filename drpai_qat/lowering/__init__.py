@@ -1,6 +1,6 @@
 """Lowering: the canonical QDQ model becomes integer kernels in a tvm.IRModule.
 
-    model --read_graph--> float values with grids --rewrite--> --lowering of each node (ops/)--> Program --to_module--> IRModule
+model --read_graph--> values --rewrite, find grids--> lowering of each node (ops/) --> Program --> IRModule
 """
 
 from __future__ import annotations

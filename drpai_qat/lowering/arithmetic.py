@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drpai_qat.kernels.isa import Isa
-from drpai_qat.kernels.products import DOT2, DOT2_WIDE, FMA, Product, dot4, dot4_steps
+from drpai_qat.kernels.products import DOT2, DOT2_WIDE, FMA, Product, product8
 from drpai_qat.lowering.graph import Weight
 from drpai_qat.lowering.storage import Grid, Stored
 
@@ -74,7 +74,7 @@ def _fine_weights(real: npt.NDArray[np.float32], grid: Grid) -> IntegerWeights |
     """int16 weights for a layer whose trained scales run along its input channels.
 
     Such scales can't leave the sum, so the trained values are put on one grid per output channel, as fine as int32
-    accumulators allow: at 15 bits the error stays some 90 dB below the weights. None where fewer than 11 bits would be left.
+    accumulators allow: at 15 bits the error stays some 90 dB below the weights. None where fewer than 11 bits are left.
     """
     values = real.reshape(len(real), -1).astype(np.float64)
     largest = max(abs(grid.qmin - grid.zero_point), abs(grid.qmax - grid.zero_point), 1)
@@ -111,14 +111,14 @@ def plan_layer(
     if not _fits_int32(values, grid):
         return Layer(FMA, "float32", real, ones, 0, "its accumulators could leave int32")
     mul = grid.scale * weights.scale
-    narrow = -128 <= values.min(initial=0) and values.max(initial=0) <= 127
+    narrow = values.min(initial=0) >= -128 and values.max(initial=0) <= 127
     compute = "int8" if grid.dtype in ("int8", "uint8") else "int16"
     if not narrow:
         return Layer(DOT2_WIDE, compute, values.astype(np.int16), mul, 0)
     if grid.dtype == isa.activation:
-        steps = 1 if isa.dot4_exact else dot4_steps(_padded(values, 4), grid.qmax)
-        if steps:
-            return Layer(dot4(steps), compute, values.astype(np.int8), mul, grid.zero_point)
+        product = product8(isa, _padded(values, 4), grid.qmin, grid.qmax)
+        if product is not None:
+            return Layer(product, compute, values.astype(np.int8), mul, grid.zero_point)
     return Layer(DOT2, compute, values.astype(np.int8), mul, 0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -57,6 +56,7 @@ class Context:
         self.positions = {node.output: i for i, node in enumerate(self.graph.nodes)}
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """ONNX shape of a tensor."""
         return self.graph.shapes[name]
 
     def target_grid(self, name: str) -> Grid | None:
@@ -64,6 +64,7 @@ class Context:
         return self.grids.get(name) or self.wide_grids.get(name)
 
     def record(self, node: Node, compute: str, macs: int = 0, reason: str = "") -> None:
+        """Note what became of a node, for the report."""
         self.coverage.append(LoweredNode(node.name, node.op, compute, macs, reason))
 
     def operand(self, name: str) -> Stored:
@@ -78,9 +79,12 @@ class Context:
     def _constant(self, name: str, value: Array) -> Stored:
         grid = self.target_grid(name)
         array = value if value.dtype.kind != "f" else value.astype(np.float32)
-        return Stored(self.program.constant_buffer(array), tuple(value.shape), row_major(value.ndim), array.dtype.name, grid)
+        return Stored(
+            self.program.constant_buffer(array), tuple(value.shape), row_major(value.ndim), array.dtype.name, grid
+        )
 
     def kernel(self, kernel: Kernel, inputs: Sequence[Stored | int], label: str) -> int:
+        """Append a kernel; returns the buffer it writes."""
         return self.program.run(kernel, tuple(inputs), label)
 
     def ordered(self, stored: Stored, order: tuple[int, ...]) -> Stored:
@@ -130,7 +134,3 @@ class Context:
         stored = Stored(buffer, self.shape(name), order, grid.dtype if grid else dtype, grid)
         self.stored[name] = stored
         return stored
-
-
-def size_of(shape: tuple[int, ...]) -> int:
-    return math.prod(shape)

@@ -34,11 +34,13 @@ class Value:
 
     @property
     def real(self) -> E.Expr:
+        """The expression of a value that is not a constant."""
         assert self.expr is not None
         return self.expr
 
 
 def on_grid(ints: E.Expr, grid: Grid) -> Value:
+    """The value of integers on a grid (zero point taken off)."""
     return Value(E.affine(ints, grid.scale), ints, grid)
 
 
@@ -54,6 +56,7 @@ def snap(value: Value, grid: Grid) -> Value:
 
 
 def clamp(value: Value, low: float, high: float) -> Value:
+    """Limit a value; it stays on its grid where the grid holds the limits."""
     grid = value.grid
     if grid is not None and value.ints is not None:
         inside = [not math.isfinite(b) or grid.holds(b) for b in (low, high)]
@@ -162,8 +165,9 @@ def _two(op: str, x: Value, y: Value) -> Value:
 
 @elementwise("BatchNormalization")
 def _batch_norm(graph: Graph, node: Node, args: list[Value]) -> Value:
-    mul, add = args[1].constant, args[2].constant  # see fusion.constant_args
-    assert mul is not None and add is not None
+    mul, add = args[1].constant, args[2].constant  # fusion adds them
+    assert mul is not None
+    assert add is not None
     return Value(E.affine(args[0].real, mul, add))
 
 

@@ -1,8 +1,9 @@
 """Groups of elementwise nodes that run in one kernel, and the expression of a group.
 
-A group starts at an anchor (a convolution, a pooling ... whose accumulator the expression reads) or at an elementwise node,
-and grows forward over elementwise nodes of the same shape whose other operands exist already. Only its last value leaves
-it: the longest prefix with that property is taken, so a residual fork ends a group and a SiLU (x * sigmoid(x)) does not.
+A group starts at an anchor (a convolution, a pooling ... whose accumulator the expression reads) or at an elementwise
+node, and grows forward over elementwise nodes of the same shape whose other operands exist already. Only its last value
+leaves it: the longest prefix with that property is taken, so a residual fork ends a group and a SiLU (x * sigmoid(x))
+does not.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Group:
 
     @property
     def output(self) -> str:
+        """The tensor that leaves the group."""
         return self.nodes[-1].output
 
 

@@ -1,7 +1,7 @@
 """The canonical QDQ model as lowering reads it: float values, some of them on an integer grid.
 
-A QuantizeLinear and the DequantizeLinears behind it become one `FakeQuant` step on a float value, and every tensor keeps
-the grid it lies on as an annotation. What remains at the borders (integer graph inputs and outputs, as the layer check
+A QuantizeLinear and the DequantizeLinears behind it become one `FakeQuant` step on a float value; `ranges.py` finds the
+grids that tensors lie on. What remains at the borders (integer graph inputs and outputs, as the layer check
 uses them) are `Dequantize` and `Quantize` steps. Weights stay integers: `Graph.weight` reads them behind their
 DequantizeLinear.
 """
@@ -46,6 +46,7 @@ class Node:
 
     @property
     def output(self) -> str:
+        """The first output, which names the node's place in the graph."""
         return self.outputs[0]
 
 
@@ -78,9 +79,11 @@ class Graph:
     opset: int
 
     def with_nodes(self, nodes: tuple[Node, ...]) -> Graph:
+        """The graph with other nodes and the same tensors."""
         return replace(self, nodes=nodes)
 
     def consumers(self) -> dict[str, list[Node]]:
+        """The nodes that read each tensor, in order."""
         found: dict[str, list[Node]] = {}
         for node in self.nodes:
             for name in dict.fromkeys(node.inputs):
@@ -88,6 +91,7 @@ class Graph:
         return found
 
     def is_constant(self, name: str) -> bool:
+        """The tensor is known when compiling."""
         return name in self.constants or name in self.weights
 
     def constant(self, name: str) -> Array | None:
@@ -98,6 +102,7 @@ class Graph:
         return None if weight is None else weight.real
 
     def weight(self, name: str) -> Weight | None:
+        """A constant with its integers where it is quantized; None for tensors that are not constant."""
         if name in self.weights:
             return self.weights[name]
         if name in self.constants:
@@ -187,16 +192,18 @@ def _merge_quantization(
             if known is not None and known[1] == params:
                 if node.output[0] != known[0]:
                     if node.output[0] in graph_outputs:
-                        nodes.append(Node(_name(node, index), "Identity", (known[0],), (node.output[0],), {}, None, (node,)))
+                        nodes.append(
+                            Node(_name(node, index), "Identity", (known[0],), (node.output[0],), {}, None, (node,))
+                        )
                     else:
                         aliases[node.output[0]] = known[0]
                 continue
-            nodes.append(
-                Node(_name(node, index), DEQUANTIZE, (node.input[0],), (node.output[0],), {}, params, (node,))
-            )
+            nodes.append(Node(_name(node, index), DEQUANTIZE, (node.input[0],), (node.output[0],), {}, params, (node,)))
         else:
             attributes = {a.name: _attribute(a) for a in node.attribute}
-            nodes.append(Node(_name(node, index), node.op_type, tuple(node.input), tuple(node.output), attributes, None, (node,)))
+            nodes.append(
+                Node(_name(node, index), node.op_type, tuple(node.input), tuple(node.output), attributes, None, (node,))
+            )
     return nodes, weights, aliases
 
 
@@ -235,7 +242,7 @@ def _params(node: onnx.NodeProto, constants: dict[str, Array]) -> QuantParams:
 def _weight(node: onnx.NodeProto, constants: dict[str, Array]) -> Weight:
     integers = constants[node.input[0]]
     params = _params_of_weight(node, constants, integers)
-    real = params.dequantize(integers) if params.scale.size else integers.astype(np.float32)
+    real = params.dequantize(np.asarray(integers, params.dtype))
     return Weight(integers, params, real)
 
 

@@ -105,5 +105,3 @@ def _macs(context: Context, node: Node) -> int:
         return math.prod(out) * reduced
     weight = context.shape(node.inputs[1])
     return math.prod(out if node.op == "Conv" else first) * math.prod(weight[1:])
-
-

@@ -56,10 +56,12 @@ class Program:
     _known: dict[tuple[str, bytes], str] = field(default_factory=dict)
 
     def buffer(self, size: int, dtype: str) -> int:
+        """A new buffer of `size` elements."""
         self.sizes.append((size, dtype))
         return len(self.sizes) - 1
 
     def add_input(self, name: str, shape: tuple[int, ...], dtype: str, grid: Grid | None) -> Stored:
+        """The next input of the network."""
         stored = Stored(self.buffer(math.prod(shape), dtype), shape, row_major(len(shape)), dtype, grid)
         self.inputs.append((stored.buffer, name, shape))
         return stored
@@ -131,7 +133,9 @@ def _emit_kernel(
 ) -> None:
     key = tvm_ffi.StructuralKey(step.kernel.func)
     if key not in functions:
-        functions[key] = builder.add_func(step.kernel.func.without_attr("global_symbol"), f"{step.label}_{len(functions)}")
+        functions[key] = builder.add_func(
+            step.kernel.func.without_attr("global_symbol"), f"{step.label}_{len(functions)}"
+        )
     size, dtype = program.sizes[step.out]
     arguments = [*(buffers[i] for i in step.inputs), *(constants[name] for name in step.constants)]
     out_type = relax.TensorType((size,), dtype)

@@ -1,8 +1,8 @@
 """What is known of each tensor's values: an integer grid it lies on exactly, or bounds.
 
-Grids start at FakeQuant steps and pass through every operator that only moves or selects elements (reshapes, ReLU, pooling
-by maximum, concatenation of one grid ...). Bounds follow by interval arithmetic wherever the operands have bounds.
-A tensor that has bounds but no grid, and that feeds a layer with integer weights, is given an int16 grid
+Grids start at FakeQuant steps and pass through every operator that only moves or selects elements (reshapes, ReLU,
+pooling by maximum, concatenation of one grid ...). Bounds follow by interval arithmetic wherever the operands have
+bounds. A tensor that has bounds but no grid, and that feeds a layer with integer weights, is given an int16 grid
 (`int16_grids`): as fine as the layer's int32 accumulators provably allow.
 """
 
@@ -20,12 +20,18 @@ Bounds = tuple[float, float]
 
 # Operators whose output elements are all elements of their first input.
 SELECTING = frozenset(
-    ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Gather", "Expand", "Tile",
-     "DepthToSpace", "SpaceToDepth", "MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin", "Dropout")
+    ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Gather", "Expand",
+     "Tile", "DepthToSpace", "SpaceToDepth", "MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin", "Dropout")
 )  # fmt: skip
 # Operators whose output elements are weighted means of their first input's elements (weights >= 0, sum 1).
 AVERAGING = frozenset(("AveragePool", "GlobalAveragePool", "ReduceMean", "Resize", "Upsample"))
-UNIT = {"Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0), "Tanh": (-1.0, 1.0), "Erf": (-1.0, 1.0)}
+UNIT = {
+    "Sigmoid": (0.0, 1.0),
+    "HardSigmoid": (0.0, 1.0),
+    "Softmax": (0.0, 1.0),
+    "Tanh": (-1.0, 1.0),
+    "Erf": (-1.0, 1.0),
+}
 MATRIX = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -106,7 +112,9 @@ def _inherited(graph: Graph, node: Node, grids: dict[str, Grid]) -> Grid | None:
         if grid is None:
             return None
         low, high = grid.bounds
-        if all(not lo_hi or grid.holds(b) for b, lo_hi in ((limits[0], limits[0] > low), (limits[1], limits[1] < high))):
+        if all(
+            not lo_hi or grid.holds(b) for b, lo_hi in ((limits[0], limits[0] > low), (limits[1], limits[1] < high))
+        ):
             return grid.narrowed(*limits)
         return None
     if selects(node):
@@ -217,7 +225,7 @@ def _batch_norm_bounds(graph: Graph, node: Node, bounds: Bounds) -> Bounds | Non
 
 
 def batch_norm_affine(graph: Graph, node: Node) -> tuple[np.ndarray, np.ndarray] | None:
-    """BatchNormalization as y = x * mul + add, float64, shape (channels,); None where its parameters aren't constant."""
+    """BatchNormalization as y = x * mul + add, float64, shape (channels,); None where they are not constant."""
     values = [graph.constant(name) for name in node.inputs[1:5]]
     if any(v is None for v in values):
         return None
@@ -279,7 +287,8 @@ PRODUCTS_SHARE = 0.79
 
 def _accumulator_steps(weight: Weight, out_axis: int) -> int:
     """Largest |q| that keeps every accumulator of a layer within int32."""
-    assert weight.integers is not None and weight.params is not None
+    assert weight.integers is not None
+    assert weight.params is not None
     integers = weight.integers.astype(np.int64)
     zero = weight.params.zero_point
     if zero.ndim and weight.params.axis is not None:

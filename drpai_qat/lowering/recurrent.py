@@ -207,11 +207,12 @@ class _Builder:
         integers, scale, zero = (self.constants[n] for n in node.input)
         parts = [self.constant(integers[direction, rows].T)]
         axis = next((a.i for a in node.attribute if a.name == "axis"), 1) % 3
-        if scale.size == 1:
-            chosen, extra = slice(None), {}
-        else:  # axes (direction, gates, inputs) become (inputs, gates)
-            chosen, extra = ((direction, {}), (rows, {"axis": 1}), (slice(None), {"axis": 0}))[axis]
-        parts += [self.constant(np.asarray(values[chosen])) for values in (scale, zero)]
+        extra: dict[str, int] = {}
+        if scale.size > 1:  # axes (direction, gates, inputs) become (inputs, gates)
+            chosen: slice | int = (direction, rows, slice(None))[axis]
+            scale, zero = np.asarray(scale[chosen]), np.asarray(zero[chosen])
+            extra = {} if axis == 0 else {"axis": 2 - axis}
+        parts += [self.constant(scale), self.constant(zero)]
         inputs, gates = self.constants[parts[0]].shape
         return self.emit("DequantizeLinear", parts, (inputs, gates), "", **extra)
 

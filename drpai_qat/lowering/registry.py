@@ -1,4 +1,4 @@
-"""Which function lowers which operator. Modules of `ops` register theirs on import; a second registration is an error."""
+"""Which function lowers which operator. Modules of `ops` register theirs on import."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Rewrites before lowering that keep every value and make more of it integer.
 
 A FakeQuant behind an operator that only moves elements commutes with it: FakeQuant(Concat(a, b)) is
-Concat(FakeQuant(a), FakeQuant(b)), element by element. Moved in front, it joins the kernels that compute a and b, and the
-concatenation moves bytes instead of floats.
+Concat(FakeQuant(a), FakeQuant(b)), element by element. Moved in front, it joins the kernels that compute a and b, and
+the concatenation moves bytes instead of floats.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from dataclasses import replace
 
 from drpai_qat.lowering.graph import FAKE_QUANT, Graph, Node
 
-MOVING = frozenset(("Concat", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "DepthToSpace", "SpaceToDepth"))
+MOVING = frozenset(
+    ("Concat", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "DepthToSpace", "SpaceToDepth")
+)
 
 
 def hoist_fake_quant(graph: Graph) -> Graph:
@@ -23,7 +25,9 @@ def hoist_fake_quant(graph: Graph) -> Graph:
         consumers = graph.with_nodes(tuple(nodes)).consumers()
         producers = {name: node for node in nodes for name in node.outputs}
         for index, node in enumerate(nodes):
-            if node.op not in (FAKE_QUANT, "Relu", "Clip") or (node.op == FAKE_QUANT and node.params is not None and node.params.per_channel):
+            if node.op not in (FAKE_QUANT, "Relu", "Clip") or (
+                node.op == FAKE_QUANT and node.params is not None and node.params.per_channel
+            ):
                 continue
             mover = producers.get(node.inputs[0])
             if mover is None or mover.op not in MOVING or not _only_feeds(graph, mover, node, consumers):

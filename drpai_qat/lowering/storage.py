@@ -30,6 +30,7 @@ class Grid:
         return grid.as_dtype(activation) if grid.dtype in ("int8", "uint8") else grid
 
     def as_dtype(self, dtype: str) -> Grid:
+        """The same grid under the other 8-bit type's name."""
         if dtype == self.dtype:
             return self
         shift = 128 if dtype == "uint8" else -128
@@ -60,6 +61,7 @@ class Grid:
 
     @property
     def bounds(self) -> tuple[float, float]:
+        """Smallest and largest real in the range."""
         return (self.qmin - self.zero_point) * self.scale, (self.qmax - self.zero_point) * self.scale
 
 
@@ -88,6 +90,7 @@ class Stored:
 
     @property
     def size(self) -> int:
+        """Number of elements."""
         return math.prod(self.shape)
 
     def ordered_as(self, order: tuple[int, ...]) -> bool:
@@ -100,6 +103,7 @@ class Stored:
 
 
 def row_major(rank: int) -> tuple[int, ...]:
+    """ONNX's own order."""
     return tuple(range(rank))
 
 

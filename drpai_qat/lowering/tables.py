@@ -57,7 +57,9 @@ def fold_constant_nodes(graph: Graph) -> Graph:
             integers = node.params.quantize(real.astype(np.float32)) if node.op == FAKE_QUANT else real
             weights[node.output] = Weight(integers, node.params, node.params.dequantize(integers))
         else:
-            values = [onnx.numpy_helper.from_array(np.asarray(folded.constant(name)), name) for name in dict.fromkeys(names)]
+            values = [
+                onnx.numpy_helper.from_array(np.asarray(folded.constant(name)), name) for name in dict.fromkeys(names)
+            ]
             outputs = [oh.make_empty_tensor_value_info(name) for name in node.outputs if name]
             proto_graph = oh.make_graph([_renamed(node)], "constant", [], outputs, values)
             results = _run(graph.opset, proto_graph, {})

@@ -57,7 +57,10 @@ def window_of(node: Node, kernel: tuple[int, ...], in_size: tuple[int, ...], out
     if rank == 1:
         return Window((1, kernel[0]), (1, strides[0]), (1, dilations[0]), (0, pads[0], 0, pads[1]))
     return Window(
-        (kernel[0], kernel[1]), (strides[0], strides[1]), (dilations[0], dilations[1]), (pads[0], pads[1], pads[2], pads[3])
+        (kernel[0], kernel[1]),
+        (strides[0], strides[1]),
+        (dilations[0], dilations[1]),
+        (pads[0], pads[1], pads[2], pads[3]),
     )
 
 
@@ -84,14 +87,18 @@ def lower_conv(context: Context, node: Node) -> bool:
     integers = integer_weights(weight, arranged, 0)
     if integers is not None and weight.real.ndim == 3:
         integers = replace(integers, values=integers.values[:, None])
-    layer = plan_layer(data, integers, np.ascontiguousarray(real.transpose(0, 2, 3, 1)), context.isa, weight.integers is not None)
+    layer = plan_layer(
+        data, integers, np.ascontiguousarray(real.transpose(0, 2, 3, 1)), context.isa, weight.integers is not None
+    )
     if layer.compute == "float32":
         data = context.converted(data, None)
     window = window_of(node, weight.real.shape[2:], in_shape[2:], out_shape[2:])
     groups = int(node.attributes.get("group", 1))
     order = channels_last(len(out_shape))
     start, add = start_and_add(layer, bias, out_shape[1])
-    anchor = Value(E.affine(E.Acc(), channel_constant(layer.mul, len(out_shape)), channel_constant(add, len(out_shape))))
+    anchor = Value(
+        E.affine(E.Acc(), channel_constant(layer.mul, len(out_shape)), channel_constant(add, len(out_shape)))
+    )
     batch, height, width, channels = image_dims(in_shape)
     _, out_height, out_width, out_channels = image_dims(out_shape)
     is_depthwise = groups == channels == out_channels and layer.product.weight_dtype != "int16"
@@ -162,7 +169,7 @@ def convolution_input(
     if not any(pads) and padded == channels and data.dtype == product.in_dtype:
         return data, channels
     subtract = data.grid.zero_point if data.grid is not None and product.in_dtype == "int16" else 0
-    fill = float(zero_point) if product.in_dtype == "uint8" else 0.0
+    fill = float(zero_point) if product.in_dtype in ("uint8", "int8") else 0.0
     kernel = prepare(dims, pads, groups, padded, data.dtype, product.in_dtype, subtract, fill, context.isa)
     return context.kernel(kernel, (data,), "prepare"), padded
 
@@ -173,6 +180,6 @@ def _depthwise_input(context: Context, data: Stored, window: Window, layer: Laye
     if not any(window.pads) and data.dtype == in_dtype:
         return data, dims[3]
     subtract = data.grid.zero_point if data.grid is not None and in_dtype == "int16" else 0
-    fill = float(layer.zero_point) if in_dtype == "uint8" else 0.0
+    fill = float(layer.zero_point) if in_dtype in ("uint8", "int8") else 0.0
     kernel = prepare(dims, window.pads, 1, dims[3], data.dtype, in_dtype, subtract, fill, context.isa)
     return context.kernel(kernel, (data,), "prepare"), dims[3]

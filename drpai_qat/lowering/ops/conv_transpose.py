@@ -44,7 +44,11 @@ class Phases:
 def phases_of(kernel: int, stride: int, dilation: int, pad: int, out_size: int) -> Phases:
     taps = []
     for phase in range(stride):
-        found = [(k, (phase + pad - k * dilation) // stride) for k in range(kernel) if (phase + pad - k * dilation) % stride == 0]
+        found = [
+            (k, (phase + pad - k * dilation) // stride)
+            for k in range(kernel)
+            if (phase + pad - k * dilation) % stride == 0
+        ]
         taps.append(tuple(found))
     offsets = [offset for phase in taps for _, offset in phase]
     return Phases(tuple(taps), min(offsets), max(offsets), -(-out_size // stride))
@@ -92,7 +96,7 @@ def lower_conv_transpose(context: Context, node: Node) -> bool:
     product = layer.product
     padded = -(-channels // product.pack) * product.pack
     subtract = data.grid.zero_point if data.grid is not None and product.in_dtype == "int16" else 0
-    fill = float(layer.zero_point) if product.in_dtype == "uint8" else 0.0
+    fill = float(layer.zero_point) if product.in_dtype in ("uint8", "int8") else 0.0
     dims = (batch, height, width, channels)
     prepared = prepare(dims, pads, 1, padded, data.dtype, product.in_dtype, subtract, fill, context.isa)
     source = context.kernel(prepared, (data,), "prepare")
@@ -114,7 +118,9 @@ def lower_conv_transpose(context: Context, node: Node) -> bool:
     epilogue = context.epilogue(tail.value, grid, ())
     kernel = conv(shape, product, context.isa, epilogue, padded_channels(layer.weights, product.pack), start)
     buffer = context.kernel(kernel, (source,), "conv_transpose")
-    buffer = _interleave(context, buffer, batch, rows, columns, out_channels, (out_height, out_width), epilogue.out_dtype)
+    buffer = _interleave(
+        context, buffer, batch, rows, columns, out_channels, (out_height, out_width), epilogue.out_dtype
+    )
     context.put(group.output, buffer, order, grid)
     context.done.update(member.output for member in group.nodes)
     macs = batch * height * width * channels * out_channels * int(np.prod(weight.real.shape[2:]))
@@ -156,7 +162,14 @@ def _all_phases(weights: np.ndarray, rows: Phases, columns: Phases) -> np.ndarra
 
 
 def _interleave(
-    context: Context, buffer: int, batch: int, rows: Phases, columns: Phases, channels: int, size: tuple[int, int], dtype: str
+    context: Context,
+    buffer: int,
+    batch: int,
+    rows: Phases,
+    columns: Phases,
+    channels: int,
+    size: tuple[int, int],
+    dtype: str,
 ) -> int:
     """(N, T, U, phase row, phase column, K) -> (N, T*s, U*s', K), cropped to the output's size."""
     s, t = len(rows.taps), len(columns.taps)

@@ -56,7 +56,11 @@ def _table(epilogue: Epilogue) -> npt.NDArray[np.generic] | None:
     scale, offset = 1.0, 0.0
     if isinstance(root, E.Affine) and root.mul.size == root.add.size == 1:
         scale, offset, root = float(root.mul.item()), float(root.add.item()), root.x
-    if not isinstance(root, E.Table) or len(epilogue.operands) != 1 or epilogue.operands[0].dtype not in ("int8", "uint8"):
+    if (
+        not isinstance(root, E.Table)
+        or len(epilogue.operands) != 1
+        or epilogue.operands[0].dtype not in ("int8", "uint8")
+    ):
         return None
     inner, zero_point = root.x, 0
     if isinstance(inner, E.Affine) and inner.mul.size == inner.add.size == 1 and inner.mul.item() == 1.0:
@@ -74,13 +78,15 @@ def _table(epilogue: Epilogue) -> npt.NDArray[np.generic] | None:
 
 @lowers(DEQUANTIZE)
 def lower_dequantize(context: Context, node: Node) -> bool:
-    """An integer input of the graph: the same memory, relabelled; int8 and uint8 by a copy where the CPU wants the other."""
+    """An integer input of the graph: the same memory, or a copy where the CPU wants the other 8-bit type."""
     assert node.params is not None
     stored = context.operand(node.inputs[0])
     grid = context.grids.get(node.output)
     if grid is None or stored.dtype not in FUSABLE or stored.dtype == "float32":
         return False
-    plain = Grid(float(node.params.scale), int(node.params.zero_point), node.params.qmin, node.params.qmax, stored.dtype)
+    plain = Grid(
+        float(node.params.scale), int(node.params.zero_point), node.params.qmin, node.params.qmax, stored.dtype
+    )
     source = Stored(stored.buffer, stored.shape, stored.order, stored.dtype, plain)
     if grid.dtype == stored.dtype:
         context.stored[node.output] = Stored(stored.buffer, stored.shape, stored.order, stored.dtype, grid)

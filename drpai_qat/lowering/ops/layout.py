@@ -39,7 +39,7 @@ def lower_reshape(context: Context, node: Node) -> bool:
     kept = [axis for axis in stored.order if stored.shape[axis] != 1]
     old_axes = [axis for axis, d in enumerate(stored.shape) if d != 1]
     new_axes = [axis for axis, d in enumerate(shape) if d != 1]
-    moved = {old: new for old, new in zip(old_axes, new_axes, strict=True)}
+    moved = dict(zip(old_axes, new_axes, strict=True))
     ones = [axis for axis, d in enumerate(shape) if d == 1]
     return _view(context, node, replace(stored, shape=shape, order=(*ones, *(moved[axis] for axis in kept))))
 
@@ -83,9 +83,7 @@ def lower_slice(context: Context, node: Node) -> bool:
     return _slice(context, node, stored, node.output, first, step)
 
 
-def _slice(
-    context: Context, node: Node, stored: Stored, output: str, first: list[int], step: list[int]
-) -> bool:
+def _slice(context: Context, node: Node, stored: Stored, output: str, first: list[int], step: list[int]) -> bool:
     shape = context.shape(output)
     if shape == stored.shape and all(s == 1 for s in step):
         return _keep(context, node, stored, output)
@@ -128,7 +126,8 @@ def lower_gather(context: Context, node: Node) -> bool:
         return False
     rank = len(stored.shape)
     axis = int(node.attributes.get("axis", 0)) % rank
-    wrapped = np.where(indices < 0, indices + stored.shape[axis], indices).astype(np.int64)
+    positions = indices.astype(np.int64)
+    wrapped = np.where(positions < 0, positions + stored.shape[axis], positions)
     stored = context.ordered(stored, row_major(rank))
     kernel = movement.gather(stored.shape, axis, wrapped, stored.dtype, context.isa)
     buffer = context.kernel(kernel, (stored,), "gather")
@@ -240,9 +239,7 @@ def lower_space_to_depth(context: Context, node: Node) -> bool:
     return _blocks(context, node, stored, shape, (0, 1, 3, 2, 4, 5))
 
 
-def _blocks(
-    context: Context, node: Node, stored: Stored, shape: tuple[int, ...], permutation: tuple[int, ...]
-) -> bool:
+def _blocks(context: Context, node: Node, stored: Stored, shape: tuple[int, ...], permutation: tuple[int, ...]) -> bool:
     kernel = movement.transpose(shape, permutation, stored.dtype, context.isa)
     buffer = context.kernel(kernel, (stored,), "blocks")
     context.put(node.output, buffer, channels_last(4), stored.grid, stored.dtype)

@@ -140,7 +140,9 @@ def _two_activations(context: Context, node: Node, first: Stored, second: Stored
     zero_point = second.grid.zero_point if integer and second.grid is not None else 0
     packing = pack_matrix(shape, reduced, transposed, second.dtype, zero_point, product, tiling, context.isa)
     packed = context.kernel(packing, (second,), "pack")
-    scale = first.grid.scale * second.grid.scale if first.grid is not None and second.grid is not None and integer else 1.0
+    scale = (
+        first.grid.scale * second.grid.scale if first.grid is not None and second.grid is not None and integer else 1.0
+    )
     lower_anchor(
         context, node, Value(E.affine(E.Acc(), scale)), row_major(rank),
         lambda epilogue: conv(shape, product, context.isa, epilogue, None, None, tiling), (source, packed), "matmul",
@@ -152,7 +154,8 @@ def _two_activations(context: Context, node: Node, first: Stored, second: Stored
 
 
 def _products_fit(first: Stored, second: Stored, reduced: int) -> bool:
-    assert first.grid is not None and second.grid is not None
+    assert first.grid is not None
+    assert second.grid is not None
     largest = 1
     for grid in (first.grid, second.grid):
         ends = max(abs(grid.qmin - grid.zero_point), abs(grid.qmax - grid.zero_point))

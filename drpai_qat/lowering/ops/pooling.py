@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-
+from dataclasses import replace
 
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels.pool import average_pool, max_pool, pool_counts
@@ -83,7 +83,9 @@ def lower_average_pool(context: Context, node: Node) -> bool:
 @lowers("GlobalAveragePool", "GlobalMaxPool")
 def lower_global_pool(context: Context, node: Node) -> bool:
     axes = tuple(range(2, len(context.shape(node.inputs[0]))))
-    return _reduce(context, node, axes, "sum" if node.op == "GlobalAveragePool" else "max", node.op == "GlobalAveragePool")
+    return _reduce(
+        context, node, axes, "sum" if node.op == "GlobalAveragePool" else "max", node.op == "GlobalAveragePool"
+    )
 
 
 @lowers("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin")
@@ -131,17 +133,9 @@ def _reduce(context: Context, node: Node, axes: tuple[int, ...], kind: Kind, mea
         context, node, anchor, order,
         lambda epilogue: reduce(
             outer, count, inner, kind, data.dtype, zero_of(data),
-            _reshaped(epilogue, kernel_shape) if single else epilogue, context.isa,
+            replace(epilogue, out_shape=kernel_shape) if single else epilogue, context.isa,
         ),
         (data,), "reduce", Group((node,)) if single else None,
     )  # fmt: skip
     context.record(node, _compute(data))
     return True
-
-
-def _reshaped(epilogue: object, shape: tuple[int, ...]) -> object:
-    from dataclasses import replace
-
-    return replace(epilogue, out_shape=shape)  # type: ignore[type-var]
-
-

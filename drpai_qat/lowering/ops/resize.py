@@ -54,13 +54,17 @@ def source_positions(mode: str, in_size: int, out_size: int, scale: float) -> Fl
 
 
 def nearest_index(positions: Floats, rounding: str, in_size: int) -> npt.NDArray[np.int64]:
+    """Input index of each output position; `rounding` is ONNX's nearest_mode."""
     half = np.float32(0.5)
-    rounded = {
-        "round_prefer_floor": lambda p: np.ceil(p - half),
-        "round_prefer_ceil": lambda p: np.floor(p + half),
-        "floor": np.floor,
-        "ceil": np.ceil,
-    }[rounding](positions)
+    match rounding:
+        case "round_prefer_floor":
+            rounded = np.ceil(positions - half)
+        case "round_prefer_ceil":
+            rounded = np.floor(positions + half)
+        case "floor":
+            rounded = np.floor(positions)
+        case _:
+            rounded = np.ceil(positions)
     return np.clip(rounded, 0, in_size - 1).astype(np.int64)
 
 
@@ -80,7 +84,10 @@ def lower_resize(context: Context, node: Node) -> bool:
         return False
     if node.attributes.get("antialias", 0) or node.attributes.get("axes") is not None:
         return False
-    if node.attributes.get("exclude_outside", 0) or node.attributes.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+    if (
+        node.attributes.get("exclude_outside", 0)
+        or node.attributes.get("keep_aspect_ratio_policy", "stretch") != "stretch"
+    ):
         return False
     scales = _scales(context, node) or [o / i for o, i in zip(out_shape, in_shape, strict=True)]
     default = "asymmetric" if node.op == "Upsample" else "half_pixel"
