@@ -246,7 +246,8 @@ def _as_batchnorm(layer: gs.Node, chain: _Chain, names: Names, log: PassLog) -> 
     last, size = chain.nodes[-1].outputs[0], chain.factor.size
     for node in chain.nodes:
         detach(node)
-    layer.inputs[2:] = []
+    while len(layer.inputs) > 2:
+        layer.inputs.pop()
     layer.attrs.pop("alpha", None)
     numbers = {"gamma": chain.factor, "beta": chain.offset, "mean": np.zeros(size), "variance": np.ones(size)}
     inputs = [gs.Constant(names(f"{layer.name}_{name}"), value.astype(np.float32)) for name, value in numbers.items()]
