@@ -261,6 +261,7 @@ def int16_grids(graph: Graph, grids: dict[str, Grid], bounds: dict[str, Bounds])
                 steps += steps_allowed(node.output, seen)
         return steps
 
+    producers = {name: node for node in graph.nodes for name in node.outputs}
     for name, (low, high) in bounds.items():
         if name in grids or graph.dtypes.get(name, "float32") != "float32" or graph.is_constant(name):
             continue
@@ -269,9 +270,30 @@ def int16_grids(graph: Graph, grids: dict[str, Grid], bounds: dict[str, Bounds])
         if not allowed or largest <= 0.0:
             continue
         steps = min(32767, *allowed)
-        if steps >= 255:  # coarser than 8 bits would lose more than float32 costs
+        exact = _exact_steps(graph, producers[name], grids) if name in producers else None
+        if exact is not None and exact[1] <= steps:
+            found[name] = Grid(exact[0], 0, -exact[1], exact[1], "int16")
+        elif steps >= 255:  # coarser than 8 bits would lose more than float32 costs
             found[name] = Grid(largest / steps, 0, -steps, steps, "int16")
     return found
+
+
+def _exact_steps(graph: Graph, node: Node, grids: dict[str, Grid]) -> tuple[float, int] | None:
+    """Scale and largest integer of a grid that holds a node's output exactly, computed from operands on grids.
+
+    Products lie on the product of the scales, sums of one scale on that scale, means on the scale over the count.
+    """
+    operands = [grids.get(name) for name in node.inputs if name]
+    known = [grid for grid in operands if grid is not None]
+    ends = [max(abs(g.qmin - g.zero_point), abs(g.qmax - g.zero_point)) for g in known]
+    if node.op in ("Mul", "Add", "Sub") and len(operands) == len(known) == 2:
+        if node.op == "Mul":
+            return known[0].scale * known[1].scale, ends[0] * ends[1]
+        return (known[0].scale, sum(ends)) if known[0].scale == known[1].scale else None
+    if node.op in ("GlobalAveragePool", "ReduceMean") and known:
+        count = math.prod(graph.shapes[node.inputs[0]]) // max(1, math.prod(graph.shapes[node.output]))
+        return known[0].scale / count, ends[0] * count
+    return None
 
 
 def _out_axis(node: Node) -> int:
