@@ -60,7 +60,7 @@ def fit_rows(rows: NDArray[np.float32], allowed: Doubles) -> Grid:
 
     Args:
         rows: finite float32, shape (rows, n).
-        allowed: shape (rows,); largest distance from the lattice that passes for noise, at most 8 ulp of the row's peak.
+        allowed: shape (rows,); largest distance that passes for noise, at most 8 ulp of the row's peak.
     """
     count, size = rows.shape
     grid = Grid(np.zeros(rows.shape, np.int16), np.full(count, np.nan))

@@ -32,7 +32,7 @@ def sink_views(graph: gs.Graph, log: PassLog) -> gs.Graph:
     """Move each view behind the elementwise operators that follow it."""
     graph.toposort()
     names = Names(graph)
-    for view in list(graph.nodes):
+    for view in reversed(list(graph.nodes)):  # from the outputs up: a view that moved leaves room for the one before it
         if (view.op == "Transpose" or view.op in RESHAPES) and view.outputs and _is_static(view):
             while region := _region(graph, view):
                 _sink(graph, view, region, names)

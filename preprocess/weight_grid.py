@@ -3,8 +3,9 @@
     w[c] = scale[c] * (q[c] - zero_point[c])
 
 A grid for all channels is preferred (per-tensor training leaves one to 1 ulp, also where a channel alone would allow a
-coarser grid), then one a channel. The integers k of the lattice become q = k where they fit -128..127, else q = k + zero_point
-with the zero point that fits: asymmetric training, or a range -127..128 from a batch norm that flipped the sign.
+coarser grid), then one a channel. The integers k of the lattice become q = k where they fit -128..127, else
+q = k + zero_point with the zero point that fits: asymmetric training, or a range -127..128 from a batch norm that
+flipped the sign.
 
 A channel of few distinct values, or whose integers have a common divisor, gets the coarsest grid that explains it: any
 finer one holds the same weights. A channel of zeros gets the median scale of the others.

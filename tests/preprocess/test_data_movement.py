@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from preprocess import preprocess
+from tests.preprocess.building import fold, model, normal, ops, run
+
+GRID = {"s": np.float32(0.05), "z": np.uint8(128)}
+MOVES = {
+    "transpose": ("m = Transpose <perm = [0,2,1]> (q)", "2,6,4"),
+    "reshape": ("m = Reshape (q, shape)", "8,6"),
+    "two of them": ("u = Unsqueeze (q, zero)  m = Transpose <perm = [1,0,2,3]> (u)", "2,1,4,6"),
+    "slice": ("m = Slice (q, zero, one, zero)", "1,4,6"),
+    "gather": ("m = Gather <axis = 1> (q, zero)", "2,1,6"),
+    "max pool": ("m = MaxPool <kernel_shape = [2]> (q)", "2,4,5"),
+}
+
+
+@pytest.mark.parametrize("kind", MOVES)
+def test_moves_between_q_and_dq_work_on_reals(kind: str) -> None:
+    moves, shape = MOVES[kind]
+    source = model(
+        f"""
+net (float[2,4,6] x) => (float[{shape}] y)
+{{
+  q = QuantizeLinear (x, s, z)
+  {moves}
+  y = DequantizeLinear (m, s, z)
+}}""",
+        shape=np.int64([8, 6]), zero=np.int64([0]), one=np.int64([1]), **GRID,
+    )  # fmt: skip
+    assert [one.op_type for one in fold(source, "tensorflow").model.graph.node][:2] == [
+        "QuantizeLinear",
+        "DequantizeLinear",
+    ]
+
+
+def test_concatenated_integers_of_one_grid() -> None:
+    source = model(
+        """
+net (float[1,4,6] a, float[1,2,6] b) => (float[1,6,6] y)
+{
+  qa = QuantizeLinear (a, s, z)
+  qb = QuantizeLinear (b, s, z)
+  q = Concat <axis = 1> (qa, qb)
+  t = Transpose <perm = [0,2,1]> (q)
+  r = DequantizeLinear (t, s, z)
+  y = Relu (r)
+}""",
+        **GRID,
+    )
+    assert ops(fold(source, "tensorflow").model)["DequantizeLinear"] == 2
+
+
+def test_integers_that_are_also_read_elsewhere_are_rounded_again() -> None:
+    """A second reader on another grid gets the integers, not the reals."""
+    source = model(
+        """
+net (float[2,6] x) => (float[6,2] y, float[6,2] other)
+{
+  q = QuantizeLinear (x, s, z)
+  t = Transpose <perm = [1,0]> (q)
+  y = DequantizeLinear (t, s, z)
+  other = DequantizeLinear (t, s2, z)
+}""",
+        s2=np.float32(0.07), **GRID,
+    )  # fmt: skip
+    fold(source, "tensorflow", rtol=1e-6)
+
+
+def test_integer_inputs_and_outputs_become_reals_of_the_same_name() -> None:
+    source = model(
+        """
+net (int8[1,4,6,6] x) => (int8[1,6,6,3] y)
+{
+  r = DequantizeLinear (x, sx, zx)
+  c = Conv (r, w)
+  q = QuantizeLinear (c, sy, zy)
+  y = Transpose <perm = [0,2,3,1]> (q)
+}""",
+        w=normal(3, 4, 1, 1), sx=np.float32(0.05), zx=np.int8(-3), sy=np.float32(0.1), zy=np.int8(5),
+    )  # fmt: skip
+    result = preprocess(source, "tensorflow")
+    integers = np.random.default_rng(0).integers(-128, 128, (1, 4, 6, 6)).astype(np.int8)
+    (expected,) = run(source, {"x": integers})
+    (got,) = run(result.model, {"x": (integers.astype(np.float32) + 3) * np.float32(0.05)})
+    np.testing.assert_array_equal(got, (expected.astype(np.float32) - 5) * np.float32(0.1))
+    assert [note.node for note in result.log if note.pass_name == "use_float_interface"] == ["x", "y"]
