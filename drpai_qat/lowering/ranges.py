@@ -273,6 +273,8 @@ def int16_grids(graph: Graph, grids: dict[str, Grid], bounds: dict[str, Bounds])
         exact = _exact_steps(graph, producers[name], grids) if name in producers else None
         if exact is not None and exact[1] <= steps:
             found[name] = Grid(exact[0], 0, -exact[1], exact[1], "int16")
+        elif name in producers and producers[name].op not in _LINEAR and _feeds_coarse(graph, consumers, grids, name):
+            continue
         elif steps >= 255:  # coarser than 8 bits would lose more than float32 costs
             found[name] = Grid(largest / steps, 0, -steps, steps, "int16")
     return found
@@ -294,6 +296,36 @@ def _exact_steps(graph: Graph, node: Node, grids: dict[str, Grid]) -> tuple[floa
         count = math.prod(graph.shapes[node.inputs[0]]) // max(1, math.prod(graph.shapes[node.output]))
         return known[0].scale / count, ends[0] * count
     return None
+
+
+# Operators whose int16 form is kept even in front of coarse grids: the residual sums of 4-bit networks.
+_LINEAR = frozenset(("Add", "Sub", "Sum", "Concat", "Relu", "Clip", "Max", "Min", "Pad")) | SELECTING | AVERAGING
+_COARSE = 63  # levels; below, one flipped rounding is an error of more than a percent of the range
+
+
+def _feeds_coarse(graph: Graph, consumers: dict[str, list[Node]], grids: dict[str, Grid], name: str) -> bool:
+    """A tensor leads, through one layer and elementwise steps, to a 4-bit (or 5 or 6-bit) grid.
+
+    A curve such as SiLU has no exact int16 form, and a rounding that its approximation flips costs a whole coarse step:
+    such layers stay float32.
+    """
+    waiting, seen = [(name, False)], {name}
+    while waiting:
+        tensor, passed = waiting.pop()
+        for node in consumers.get(tensor, []):
+            if node.op == FAKE_QUANT:
+                grid = grids.get(node.output)
+                if passed and grid is not None and grid.qmax - grid.qmin <= _COARSE:
+                    return True
+                continue
+            layer = node.op in MATRIX
+            if (layer and passed) or len(seen) > 64:
+                continue
+            for output in node.outputs:
+                if output not in seen:
+                    seen.add(output)
+                    waiting.append((output, passed or layer))
+    return False
 
 
 def _out_axis(node: Node) -> int:
