@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
 import onnx.helper as oh
 import onnx.numpy_helper
+import tvm
 from tvm import relax, tirx
 from tvm.relax.frontend.onnx import from_onnx
 
@@ -37,7 +39,9 @@ def lower_imported(context: Context, node: Node) -> None:
         raise LoweringError(
             f"node {node.name!r}: operator {node.op} has no kernel here, and TVM's ONNX importer refuses it: {first}"
         ) from error
-    private = {v.name_hint: f for v, f in module.functions.items() if isinstance(f, tirx.PrimFunc)}
+    _check_results(context, node, function)
+    label = f"onnx_{node.op.lower()}_{len(context.program.steps)}"
+    function, private = _with_own_names(module, function, label)
     outs = []
     for name in node.outputs:
         if name:
@@ -52,10 +56,61 @@ def lower_imported(context: Context, node: Node) -> None:
             tuple(o.buffer for o in operands),
             tuple(o.shape for o in operands),
             tuple(outs),
-            f"onnx_{node.op.lower()}_{len(context.program.steps)}",
+            label,
         )
     )
     context.record(node, "tvm", _macs(context, node), f"{node.op} has no integer kernel")
+
+
+@relax.expr_functor.mutator
+class _Calls(relax.PyExprMutator):  # type: ignore[misc]
+    """Calls to global functions directed to others."""
+
+    def __init__(self, renamed: dict[tvm.ir.GlobalVar, tvm.ir.GlobalVar]) -> None:
+        super().__init__()
+        self._renamed = renamed
+
+    def visit_global_var_(self, op: tvm.ir.GlobalVar) -> tvm.ir.GlobalVar:
+        return self._renamed.get(op, op)
+
+
+def _with_own_names(
+    module: tvm.IRModule, function: relax.Function, label: str
+) -> tuple[relax.Function, dict[tvm.ir.GlobalVar, tirx.PrimFunc]]:
+    """The function, and the loop nests that the importer wrote for it, under names that no other node's have."""
+    private = {var: f for var, f in module.functions.items() if isinstance(f, tirx.PrimFunc)}
+    if not private:
+        return function, {}
+    renamed = {}
+    for var in private:
+        renamed[var] = tvm.ir.GlobalVar(f"{label}_{var.name_hint}")
+        relax.expr._update_type(renamed[var], var.ty)
+    return _Calls(renamed).visit_expr(function), {renamed[var]: f for var, f in private.items()}
+
+
+def _check_results(context: Context, node: Node, function: relax.Function) -> None:
+    """Refuse a node whose import does not have the shapes and types that ONNX defines."""
+    result = function.ret_ty
+    parts = list(result.fields) if isinstance(result, relax.TupleType) else [result]
+    wanted = [(context.shape(n), context.graph.dtypes.get(n, "float32")) for n in node.outputs if n]
+    found = [_static(part) for part in parts]
+    if found != wanted:
+        raise LoweringError(
+            f"node {node.name!r}: operator {node.op} has no kernel here, and TVM's ONNX importer computes "
+            f"{_listed(found)} where ONNX defines {_listed(wanted)}"
+        )
+
+
+def _static(part: relax.Type) -> tuple[tuple[int, ...], str] | None:
+    if not isinstance(part, relax.TensorType) or not isinstance(part.shape, relax.ShapeExpr):
+        return None
+    if not all(isinstance(dim, tirx.IntImm) for dim in part.shape.values):
+        return None
+    return tuple(int(dim) for dim in part.shape.values), str(part.dtype)
+
+
+def _listed(tensors: Sequence[tuple[tuple[int, ...], str] | None]) -> str:
+    return ", ".join("a dynamic shape" if t is None else f"{t[1]}{list(t[0])}" for t in tensors)
 
 
 def _shaped(context: Context, name: str) -> Stored:

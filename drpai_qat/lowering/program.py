@@ -36,7 +36,7 @@ class ImportedStep:
     """outs = a Relax function made by TVM's ONNX importer, called with shaped float tensors."""
 
     function: relax.Function
-    private: dict[str, tvm.tirx.PrimFunc]
+    private: dict[tvm.ir.GlobalVar, tvm.tirx.PrimFunc]
     inputs: tuple[int, ...]
     in_shapes: tuple[tuple[int, ...], ...]
     outs: tuple[int, ...]
@@ -120,7 +120,11 @@ def to_module(program: Program) -> tvm.IRModule:
                 result = flat if len(shape) == 1 else relax.op.reshape(flat, shape)
                 results.append(builder.emit_output(result))
         builder.emit_func_output(results[0] if len(results) == 1 else relax.Tuple(results))
-    return builder.get()
+    module = builder.get()
+    for step in program.steps:
+        if isinstance(step, ImportedStep):
+            module.update(step.private)
+    return module
 
 
 def _emit_kernel(
