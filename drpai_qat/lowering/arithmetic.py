@@ -122,6 +122,20 @@ def plan_layer(
     return Layer(DOT2, compute, values.astype(np.int8), mul, 0)
 
 
+def fitting_grid(weights: IntegerWeights | None, grid: Grid | None) -> Grid | None:
+    """Where a 16-bit input would overflow a layer's int32 accumulators: the finest int16 grid that does not.
+
+    None where the input can stay as it is, or where fewer than 12 bits would be left.
+    """
+    if weights is None or grid is None or grid.dtype != "int16" or _fits_int32(weights.values, grid):
+        return None
+    total = int(np.abs(weights.values).reshape(len(weights.values), -1).sum(1).max(initial=1))
+    steps = min(32767, int(0.79 * INT32_MAX / total))
+    if steps < 4095:
+        return None
+    return Grid(max(abs(end) for end in grid.bounds) / steps, 0, -steps, steps, "int16")
+
+
 def _fits_int32(values: npt.NDArray[np.int64], grid: Grid) -> bool:
     largest = max(abs(grid.qmin - grid.zero_point), abs(grid.qmax - grid.zero_point))
     total = int(np.abs(values).reshape(len(values), -1).sum(1).max(initial=0))

@@ -107,16 +107,16 @@ def build(
     group: Group,
     anchor: Value | None,
     order: tuple[int, ...],
-    repeat: int = 1,
+    channels: np.ndarray | None = None,
 ) -> Tail:
     """The expression of a group.
 
     Args:
         anchor: value of the first node, where that is an anchor; None where the group is elementwise throughout.
         order: memory order of the output.
-        repeat: the kernel computes this many copies of the channels side by side (transposed convolutions).
+        channels: output channel of each channel that the kernel computes, where those differ (transposed convolutions).
     """
-    builder = _Builder(context, order, context.shape(group.output), repeat)
+    builder = _Builder(context, order, context.shape(group.output), channels)
     nodes = group.nodes
     if anchor is not None:
         builder.values[nodes[0].output] = anchor
@@ -172,11 +172,13 @@ def _only_reads(context: Context, node: Node, inside: set[str]) -> bool:
 class _Builder:
     """Builds the expression of a group node by node."""
 
-    def __init__(self, context: Context, order: tuple[int, ...], shape: tuple[int, ...], repeat: int) -> None:
+    def __init__(
+        self, context: Context, order: tuple[int, ...], shape: tuple[int, ...], channels: np.ndarray | None
+    ) -> None:
         self.context = context
         self.order = order
         self.shape = shape
-        self.repeat = repeat
+        self.channels = channels
         self.values: dict[str, Value] = {}
         self.operands: list[Stored] = []
 
@@ -234,8 +236,8 @@ class _Builder:
             return values.reshape(())
         padded = values.reshape((1,) * (len(self.shape) - values.ndim) + values.shape)
         placed = padded.transpose(self.order)
-        if self.repeat > 1 and placed.shape[-1] > 1:
-            placed = np.concatenate([placed] * self.repeat, axis=-1)
+        if self.channels is not None and placed.shape[-1] > 1:
+            return placed[..., self.channels]
         return placed
 
 

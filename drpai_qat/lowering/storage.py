@@ -14,7 +14,8 @@ from drpai_qat.quantization import QuantParams
 class Grid:
     """real = scale * (q - zero_point), q in qmin..qmax, stored as `dtype`.
 
-    The 8-bit types are two labels of one thing: `as_dtype` moves a grid between them by shifting the zero point.
+    The signed and unsigned type of one width are two labels of one thing: `as_dtype` moves a grid between them by
+    shifting the zero point.
     """
 
     scale: float
@@ -25,15 +26,17 @@ class Grid:
 
     @classmethod
     def of(cls, params: QuantParams, activation: str) -> Grid:
-        """The grid of a per-tensor activation; 8-bit ones in the instruction set's `activation` dtype."""
+        """The grid of a per-tensor activation: 8 bits in the instruction set's `activation` dtype, 16 bits as int16."""
         grid = cls(float(params.scale), int(params.zero_point), params.qmin, params.qmax, params.dtype.name)
+        if grid.dtype == "uint16":
+            return grid.as_dtype("int16")
         return grid.as_dtype(activation) if grid.dtype in ("int8", "uint8") else grid
 
     def as_dtype(self, dtype: str) -> Grid:
-        """The same grid under the other 8-bit type's name."""
+        """The same grid under the name of the other type of its width."""
         if dtype == self.dtype:
             return self
-        shift = 128 if dtype == "uint8" else -128
+        shift = {"uint8": 128, "int8": -128, "int16": -32768, "uint16": 32768}[dtype]
         return Grid(self.scale, self.zero_point + shift, self.qmin + shift, self.qmax + shift, dtype)
 
     def same_steps(self, other: Grid | None) -> bool:

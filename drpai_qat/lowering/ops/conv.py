@@ -12,7 +12,14 @@ from drpai_qat.kernels.depthwise import depthwise
 from drpai_qat.kernels.epilogue import Epilogue, Kernel
 from drpai_qat.kernels.prepare import prepare
 from drpai_qat.kernels.products import Product
-from drpai_qat.lowering.arithmetic import Layer, integer_weights, padded_channels, plan_layer, start_and_add
+from drpai_qat.lowering.arithmetic import (
+    Layer,
+    fitting_grid,
+    integer_weights,
+    padded_channels,
+    plan_layer,
+    start_and_add,
+)
 from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.elementwise import Value
 from drpai_qat.lowering.fusion import lower_anchor
@@ -87,6 +94,9 @@ def lower_conv(context: Context, node: Node) -> bool:
     integers = integer_weights(weight, arranged, 0)
     if integers is not None and weight.real.ndim == 3:
         integers = replace(integers, values=integers.values[:, None])
+    coarser = fitting_grid(integers, data.grid)
+    if coarser is not None:
+        data = context.converted(data, coarser)
     layer = plan_layer(
         data, integers, np.ascontiguousarray(real.transpose(0, 2, 3, 1)), context.isa, weight.integers is not None
     )

@@ -15,7 +15,14 @@ from drpai_qat.kernels import expr as E
 from drpai_qat.kernels import movement
 from drpai_qat.kernels.conv import ConvShape, conv
 from drpai_qat.kernels.prepare import prepare
-from drpai_qat.lowering.arithmetic import integer_weights, padded_channels, plan_layer, start_and_add
+from drpai_qat.lowering.arithmetic import (
+    IntegerWeights,
+    fitting_grid,
+    integer_weights,
+    padded_channels,
+    plan_layer,
+    start_and_add,
+)
 from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.elementwise import Value
 from drpai_qat.lowering.fusion import build, grow
@@ -61,7 +68,7 @@ def lower_conv_transpose(context: Context, node: Node) -> bool:
     groups = int(node.attributes.get("group", 1))
     bias_name = node.inputs[2] if len(node.inputs) > 2 else ""
     bias = context.graph.weight(bias_name) if bias_name else None
-    if weight is None or len(in_shape) not in (3, 4) or groups != 1 or (bias_name and bias is None):
+    if weight is None or len(in_shape) not in (3, 4) or (bias_name and bias is None):
         return False
     rank = len(in_shape) - 2
     batch, height, width, channels = image_dims(in_shape)
@@ -70,22 +77,20 @@ def lower_conv_transpose(context: Context, node: Node) -> bool:
     data = context.ordered(context.operand(node.inputs[0]), channels_last(len(in_shape)))
     arranged = (1, 2, 3, 0) if rank == 2 else (1, 2, 0)
     integers = integer_weights(weight, arranged, 1)
-    real = np.ascontiguousarray(weight.real.transpose(arranged))
-    if rank == 1:
-        real = real[:, None]
-        integers = None if integers is None else replace(integers, values=integers.values[:, None])
-    repeat = len(rows.taps) * len(columns.taps)
-    real = _all_phases(real, rows, columns)
+    produced = kernel_channels(rows, columns, groups, out_channels)
+    real = _all_phases(weight.real.transpose(arranged), rows, columns, groups)
     if integers is not None:
-        scale = np.tile(integers.scale, repeat)
-        integers = replace(integers, values=_all_phases(integers.values, rows, columns), scale=scale)
+        values = _all_phases(integers.values, rows, columns, groups)
+        integers = IntegerWeights(values, integers.scale[produced % len(integers.scale)])
+    coarser = fitting_grid(integers, data.grid)
+    if coarser is not None:
+        data = context.converted(data, coarser)
     layer = plan_layer(data, integers, real, context.isa, weight.integers is not None)
     if layer.compute == "float32":
         data = context.converted(data, None)
     all_bias = None
     if bias is not None:
-        tiled = np.tile(np.broadcast_to(bias.real.reshape(-1), (out_channels,)), repeat)
-        all_bias = replace(bias, real=tiled)
+        all_bias = replace(bias, real=np.broadcast_to(bias.real.reshape(-1), (out_channels,))[produced])
     start, add = start_and_add(layer, all_bias, len(real))
     pads = (
         -rows.low,
@@ -94,11 +99,11 @@ def lower_conv_transpose(context: Context, node: Node) -> bool:
         max(0, columns.steps - 1 + columns.high - (width - 1)),
     )
     product = layer.product
-    padded = -(-channels // product.pack) * product.pack
+    padded = -(-channels // groups // product.pack) * product.pack
     subtract = data.grid.zero_point if data.grid is not None and product.in_dtype == "int16" else 0
     fill = float(layer.zero_point) if product.in_dtype in ("uint8", "int8") else 0.0
     dims = (batch, height, width, channels)
-    prepared = prepare(dims, pads, 1, padded, data.dtype, product.in_dtype, subtract, fill, context.isa)
+    prepared = prepare(dims, pads, groups, padded, data.dtype, product.in_dtype, subtract, fill, context.isa)
     source = context.kernel(prepared, (data,), "prepare")
     shape = ConvShape(
         batch=batch,
@@ -109,21 +114,29 @@ def lower_conv_transpose(context: Context, node: Node) -> bool:
         out_width=columns.steps,
         out_channels=len(real),
         kernel=(rows.high - rows.low + 1, columns.high - columns.low + 1),
+        groups=groups,
     )
     group = grow(context, node, with_operands=False)
     order = channels_last(len(out_shape))
     mul, offset = channel_constant(layer.mul, len(out_shape)), channel_constant(add, len(out_shape))
-    tail = build(context, group, Value(E.affine(E.Acc(), mul, offset)), order, repeat)
+    tail = build(context, group, Value(E.affine(E.Acc(), mul, offset)), order, produced)
     grid = context.target_grid(group.output)
     epilogue = context.epilogue(tail.value, grid, ())
     kernel = conv(shape, product, context.isa, epilogue, padded_channels(layer.weights, product.pack), start)
     buffer = context.kernel(kernel, (source,), "conv_transpose")
     buffer = _interleave(
-        context, buffer, batch, rows, columns, out_channels, (out_height, out_width), epilogue.out_dtype
+        context,
+        buffer,
+        batch,
+        rows,
+        columns,
+        (groups, out_channels // groups),
+        (out_height, out_width),
+        epilogue.out_dtype,
     )
     context.put(group.output, buffer, order, grid)
     context.done.update(member.output for member in group.nodes)
-    macs = batch * height * width * channels * out_channels * int(np.prod(weight.real.shape[2:]))
+    macs = batch * height * width * channels * (out_channels // groups) * int(np.prod(weight.real.shape[2:]))
     context.record(node, layer.compute, macs, layer.reason)
     return True
 
@@ -148,17 +161,28 @@ def _axes(
     return (axes[0], axes[1]) if rank == 2 else (Phases((((0, 0),),), 0, 0, 1), axes[0])
 
 
-def _all_phases(weights: np.ndarray, rows: Phases, columns: Phases) -> np.ndarray:
-    """(K, rows, columns, C) -> (phase row, phase column, K) x kernel of the combined convolution x C."""
+def kernel_channels(rows: Phases, columns: Phases, groups: int, out_channels: int) -> np.ndarray:
+    """Output channel of each channel of the combined convolution, in the order (group, phase row, phase column, K)."""
+    own = np.arange(out_channels).reshape(groups, 1, 1, -1)
+    return np.broadcast_to(own, (groups, len(rows.taps), len(columns.taps), out_channels // groups)).reshape(-1)
+
+
+def _all_phases(weights: np.ndarray, rows: Phases, columns: Phases, groups: int) -> np.ndarray:
+    """Weights (K of a group, [rows,] columns, C) as those of the combined convolution, (channels, rows, columns, C)."""
+    if weights.ndim == 3:
+        weights = weights[:, None]
     out_channels, _, _, channels = weights.shape
+    per_group = channels // groups
     size = (rows.high - rows.low + 1, columns.high - columns.low + 1)
-    result = np.zeros((len(rows.taps), len(columns.taps), out_channels, *size, channels), weights.dtype)
-    for i, row_taps in enumerate(rows.taps):
-        for j, column_taps in enumerate(columns.taps):
-            for k, y in row_taps:
-                for m, x in column_taps:
-                    result[i, j, :, y - rows.low, x - columns.low] = weights[:, k, m]
-    return result.reshape(-1, *size, channels)
+    result = np.zeros((groups, len(rows.taps), len(columns.taps), out_channels, *size, per_group), weights.dtype)
+    for group in range(groups):
+        own = weights[..., group * per_group : (group + 1) * per_group]
+        for i, row_taps in enumerate(rows.taps):
+            for j, column_taps in enumerate(columns.taps):
+                for k, y in row_taps:
+                    for m, x in column_taps:
+                        result[group, i, j, :, y - rows.low, x - columns.low] = own[:, k, m]
+    return result.reshape(-1, *size, per_group)
 
 
 def _interleave(
@@ -167,19 +191,20 @@ def _interleave(
     batch: int,
     rows: Phases,
     columns: Phases,
-    channels: int,
+    channels: tuple[int, int],
     size: tuple[int, int],
     dtype: str,
 ) -> int:
-    """(N, T, U, phase row, phase column, K) -> (N, T*s, U*s', K), cropped to the output's size."""
+    """(N, T, U, group, phase row, phase column, K) -> (N, T*s, U*s', group, K), cropped to the output's size."""
     s, t = len(rows.taps), len(columns.taps)
+    groups, per_group = channels
     if s * t > 1:
-        shape = (batch, rows.steps, columns.steps, s, t, channels)
-        kernel = movement.transpose(shape, (0, 1, 3, 2, 4, 5), dtype, context.isa)
+        shape = (batch, rows.steps, columns.steps, groups, s, t, per_group)
+        kernel = movement.transpose(shape, (0, 1, 4, 2, 5, 3, 6), dtype, context.isa)
         buffer = context.kernel(kernel, (buffer,), "interleave")
-    full = (batch, rows.steps * s, columns.steps * t, channels)
+    full = (batch, rows.steps * s, columns.steps * t, groups * per_group)
     if full[1:3] != size:
-        sizes = (batch, *size, channels)
+        sizes = (batch, *size, groups * per_group)
         kernel = movement.slice_(full, (0, 0, 0, 0), sizes, (1, 1, 1, 1), dtype, context.isa)
         buffer = context.kernel(kernel, (buffer,), "slice")
     return buffer

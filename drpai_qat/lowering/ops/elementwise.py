@@ -7,7 +7,8 @@ import numpy.typing as npt
 
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels.epilogue import Epilogue, Kernel
-from drpai_qat.kernels.pointwise import lookup, pointwise
+from drpai_qat.kernels.lookup import lookup
+from drpai_qat.kernels.pointwise import pointwise
 from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.elementwise import RULES, data_operands, is_elementwise
 from drpai_qat.lowering.fusion import grow, lower_anchor

@@ -14,7 +14,14 @@ from drpai_qat.kernels.pack import pack_matrix
 from drpai_qat.kernels.prepare import prepare
 from drpai_qat.kernels.products import DOT2_WIDE, FMA
 from drpai_qat.kernels.tiling import choose_tiling
-from drpai_qat.lowering.arithmetic import INT32_MAX, integer_weights, padded_channels, plan_layer, start_and_add
+from drpai_qat.lowering.arithmetic import (
+    INT32_MAX,
+    fitting_grid,
+    integer_weights,
+    padded_channels,
+    plan_layer,
+    start_and_add,
+)
 from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.elementwise import Value
 from drpai_qat.lowering.fusion import lower_anchor
@@ -89,6 +96,9 @@ def _constant_matrix(
             integers, values=integers.values.reshape(out_channels, 1, 1, channels), scale=integers.scale * alpha
         )
     real = (matrix.real.transpose(arranged) * np.float32(alpha)).reshape(out_channels, 1, 1, channels)
+    coarser = fitting_grid(integers, data.grid)
+    if coarser is not None:
+        data = context.converted(data, coarser)
     layer = plan_layer(data, integers, np.ascontiguousarray(real), context.isa, matrix.integers is not None)
     if layer.compute == "float32":
         data = context.converted(data, None)
