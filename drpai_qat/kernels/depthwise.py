@@ -21,7 +21,7 @@ from tvm.tirx.script.builder import ir as T
 
 from drpai_qat.kernels.conv import ConvShape
 from drpai_qat.kernels.epilogue import Constant, Epilogue, EpilogueEmitter, Kernel, flat_arg
-from drpai_qat.kernels.interleave import interleave, load_row
+from drpai_qat.kernels.interleave import interleave, load_row, shuffle
 from drpai_qat.kernels.isa import Isa, Vector, dot2, dot4_int16, dot4_int32, vector, widen_pairs
 from drpai_qat.kernels.loops import Index, function, sweep, tasks
 from drpai_qat.kernels.taps import TapLayout, choose_layouts
@@ -51,7 +51,7 @@ def depthwise(
         shape: channels = out_channels = all channels, groups 1; the input is padded with `zero_point`, channels-last.
         weights: int8 (int16 for int16 activations), or float32 for float32; shape (rows, columns, channels).
         bias: int32, shape (channels,), without any zero-point correction (this kernel adds it); None for float32.
-        in_dtype: uint8, int16 (centred, zero_point 0) or float32.
+        in_dtype: isa.activation, int16 (centred, zero_point 0) or float32.
         zero_point: of the input as stored.
         qmin, qmax: smallest and largest stored input value, for the proof that products fit int16.
     Returns: kernel of (data); output (batch, out_height, out_width, channels). Exact in int32.
@@ -174,7 +174,8 @@ class _Taps:
         if self.layout.pack > 1:
             return interleave(self.isa, rows, self.layout.in_dtype)
         lanes = self.isa.lanes
-        return [tirx.Shuffle(rows, [tirx.const(j * lanes + i, "int32") for i in range(lanes)]) for j in (0, 1)]
+        row = rows[0] if self.layout.in_dtype == "float32" else T.Cast(vector("int16", lanes * _REGISTERS), rows[0])
+        return [shuffle([row], list(range(j * lanes, (j + 1) * lanes))) for j in range(_REGISTERS)]
 
     def _weights(self, at: Index) -> Vector:
         return self.weights.vload([at], vector(self.layout.weight_dtype, self.isa.lanes * self.layout.pack))
@@ -185,7 +186,7 @@ class _Sums:
 
     def __init__(self, isa: Isa, layout: TapLayout, bias: Any, channel: Index) -> None:
         self.isa, self.layout = isa, layout
-        acc_dtype = "float32" if layout.pack == 1 else "int32"
+        acc_dtype = "float32" if layout.in_dtype == "float32" else "int32"
         self.acc = [bias.vload([channel + j * isa.lanes], vector(acc_dtype, isa.lanes)) for j in range(_REGISTERS)]
         self.waiting: list[Vector | None] = [None] * _REGISTERS
         self.count = [0] * _REGISTERS
@@ -193,8 +194,11 @@ class _Sums:
     def add(self, j: int, data: Vector, weights: Vector) -> None:
         """Add one product to register j."""
         isa, acc = self.isa, self.acc[j]
-        if self.layout.pack == 1:
+        if self.layout.in_dtype == "float32":
             self.acc[j] = T.Bind(acc + data * weights)
+        elif self.layout.pack == 1:
+            wide = vector("int32", isa.lanes)
+            self.acc[j] = T.Bind(acc + T.Cast(wide, data) * T.Cast(wide, weights))
         elif self.layout.pack == 2:
             self.acc[j] = T.Bind(dot2(isa, acc, data, weights))
         elif isa.dot4_exact:
@@ -216,7 +220,7 @@ class _Sums:
         """The accumulators as float32."""
         for j in range(_REGISTERS):
             self._widen(j)
-        if self.layout.pack == 1:
+        if self.layout.in_dtype == "float32":
             return list(self.acc)
         return [T.Bind(T.Cast(vector("float32", self.isa.lanes), acc)) for acc in self.acc]
 
@@ -237,7 +241,8 @@ def _row_of_any_kernel(
     acc_dtype = "float32" if weights.dtype == np.float32 else "int32"
     with T.serial(shape.out_width) as x:
 
-        def body(start: Index, lanes: int) -> None:
+        def body(starts: list[Index], lanes: int) -> None:
+            start = starts[0]
             kind = vector(acc_dtype, lanes)
             acc = T.alloc_buffer((lanes,), acc_dtype, scope="local")
             whole = tirx.Ramp(0, 1, lanes) if lanes > 1 else 0

@@ -158,6 +158,14 @@ class EpilogueEmitter:
             value = T.Cast(vector(self.epilogue.out_dtype, lanes), value)
         T.buffer_store(self.output, value, [span(row * self._channels + channel, lanes)])
 
+    def store_vectors(self, row: Any, channels: list[Any], accs: list[Vector] | None, lanes: int) -> None:
+        """Store vectors of one row: full registers together, or one shorter vector; as `loops.sweep` hands them out."""
+        values: list[Vector | None] = list(accs) if accs is not None else [None] * len(channels)
+        if lanes == self.isa.lanes:
+            self.store_tile([(row, channel, value) for channel, value in zip(channels, values, strict=True)])
+        else:
+            self.store(row, channels[0], values[0], lanes)
+
     def store_tile(self, pieces: list[tuple[Any, Any, Vector | None]]) -> None:
         """Compute and store several whole registers, which narrow faster together than one by one.
 

@@ -11,7 +11,7 @@ built (in float64, rounded once), so the tree holds exactly the roundings that t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -180,6 +180,23 @@ def walk(x: Expr) -> Iterator[Expr]:
         yield node
 
     return visit(x)
+
+
+def constants(x: Expr) -> list[Array]:
+    """The arrays of all affine steps."""
+    return [values for node in walk(x) if isinstance(node, Affine) for values in (node.mul, node.add)]
+
+
+def map_constants(x: Expr, change: Callable[[Array], Array]) -> Expr:
+    """The same tree with each array of its affine steps replaced; shared nodes stay shared."""
+    made: dict[int, Expr] = {}
+    for node in walk(x):
+        below = {f.name: made[id(v)] for f in fields(node) if isinstance(v := getattr(node, f.name), Expr)}
+        if isinstance(node, Affine):
+            made[id(node)] = replace(node, **below, mul=change(node.mul), add=change(node.add))
+        else:
+            made[id(node)] = replace(node, **below) if below else node
+    return made[id(x)]
 
 
 def evaluate(

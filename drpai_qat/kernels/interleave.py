@@ -24,14 +24,14 @@ def shuffle(vectors: list[Vector], order: list[int]) -> Vector:
 def load_row(isa: Isa, data: Any, dtype: str, pack: int, at: Index) -> Vector:
     """2 * lanes channels of one row, permuted so that `interleave` gives them back in order.
 
-    uint8 for dot4 becomes 4 * lanes bytes (half of each 128-bit lane unused), uint8 for dot2 stays 2 * lanes bytes.
+    8 bits for dot4 become 4 * lanes bytes (half of each 128-bit lane unused), for dot2 they stay 2 * lanes bytes.
     """
     lanes, blocks = isa.lanes, isa.lanes // 4
     row = T.Bind(data.vload([at], vector(dtype, 2 * lanes)))
-    if dtype == "uint8" and pack == 4:
+    if dtype in ("uint8", "int8") and pack == 4:
         units = T.Bind(T.reinterpret(row, dtype=vector("int32", lanes // 2)))
         order = [unit for block in range(blocks) for unit in (block, blocks + block) * 2]
-        return T.Bind(T.reinterpret(shuffle([units, units], order), dtype=vector("uint8", 4 * lanes)))
+        return T.Bind(T.reinterpret(shuffle([units, units], order), dtype=vector(dtype, 4 * lanes)))
     if dtype == "int16" and blocks > 1:
         units = T.Bind(T.reinterpret(row, dtype=vector("int64", lanes // 2)))
         order = [unit for block in range(blocks) for unit in (block, blocks + block)]
@@ -43,14 +43,14 @@ def interleave(isa: Isa, rows: list[Vector], dtype: str) -> list[Vector]:
     """Two registers from `load_row`s: lane i of register j holds channel j * lanes + i of each row.
 
     Args:
-        rows: four of uint8 (four bytes a lane), two of uint8 or int16 (two int16 a lane).
+        rows: four of 8 bits (four bytes a lane), two of uint8 or int16 (two int16 a lane).
     """
     lanes = isa.lanes
     if len(rows) == 4:
         low, high = (_unpack([rows[i], rows[i + 1]], 4 * lanes, 0, 1) for i in (0, 2))
         words = [T.Bind(T.reinterpret(pairs, dtype=vector("int16", 2 * lanes))) for pairs in (low, high)]
         unpacked = [_unpack(words, 2 * lanes, half, 2) for half in (0, 1)]
-        return [T.Bind(T.reinterpret(pairs, dtype=vector("uint8", 4 * lanes))) for pairs in unpacked]
+        return [T.Bind(T.reinterpret(pairs, dtype=vector(dtype, 4 * lanes))) for pairs in unpacked]
     if dtype == "int16":
         return [_unpack(rows, 2 * lanes, half, 2) for half in (0, 1)]
     halves = [[i for c in range(half * lanes, (half + 1) * lanes) for i in (c, 2 * lanes + c)] for half in (0, 1)]

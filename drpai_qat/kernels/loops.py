@@ -9,10 +9,11 @@ from typing import Any
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from drpai_qat.kernels.isa import Isa
+from drpai_qat.kernels.isa import Isa, Vector, span, vector
 
 Index = Any  # a TIR index expression or a Python int
 BYTES = {"uint8": 1, "int8": 1, "bool": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "float32": 4, "int64": 8}
+_CHUNKS = 8  # parts of a long run: enough for several threads, few enough to cost nothing
 _PARALLEL_WORK = 1 << 14  # elements below which waking a second thread costs more than it saves
 
 
@@ -25,28 +26,73 @@ def function(name: str) -> Iterator[IRBuilder]:
         yield builder
 
 
+class Registers:
+    """Vectors that a loop updates: a local buffer, which LLVM keeps in registers."""
+
+    def __init__(self, count: int, lanes: int, dtype: str) -> None:
+        self._lanes, self._kind = lanes, vector(dtype, lanes)
+        self._buffer = T.alloc_buffer((count * lanes,), dtype, scope="local")
+
+    def __getitem__(self, index: int) -> Vector:
+        return self._buffer.vload([index * self._lanes], self._kind)
+
+    def __setitem__(self, index: int, value: Vector) -> None:
+        T.buffer_store(self._buffer, value, [span(index * self._lanes, self._lanes)])
+
+    def lane(self, index: Index) -> Vector:
+        """One element, whichever register it is in."""
+        return self._buffer[index]
+
+
 def tasks(extent: int, work: int) -> Any:
     """A loop over `extent` tasks, shared by the threads when the whole of them (`work` elements) is worth it."""
     return T.parallel(extent) if extent > 1 and work >= _PARALLEL_WORK else T.serial(extent)
 
 
-def sweep(count: int, lanes: int, body: Callable[[Index, int], None]) -> None:
-    """Call body(start, width) so that the vectors cover 0..count.
+def sweep(count: int, lanes: int, body: Callable[[list[Index], int], None], registers: int = 1) -> None:
+    """Call body(starts, width) so that vectors of `width` elements at `starts` cover 0..count.
 
-    With at least one full vector the last one starts early and overlaps its neighbour, so the body may run twice on an
-    element and must not read what it writes. Shorter counts are cut into powers of two.
+    With at least one full vector the last ones start early and overlap their neighbours, so the body may see an element
+    twice and must not read what it writes. Shorter counts are cut into powers of two.
+
+    Args:
+        registers: full vectors handed out together.
     """
-    if count >= lanes:
-        with T.serial(-(-count // lanes)) as i:
-            body(i * lanes if count % lanes == 0 else T.Bind(T.min(i * lanes, count - lanes)), lanes)
+    if count < lanes:
+        done = 0
+        while done < count:
+            width = 1 << (count - done).bit_length() - 1
+            body([done], width)
+            done += width
         return
-    done = 0
-    while done < count:
-        width = 1 << (count - done).bit_length() - 1
-        body(done, width)
-        done += width
+    tile = lanes * registers
+    if count >= tile:
+        with T.serial(count // tile) as i:
+            first = T.Bind(i * tile)
+            body([first + j * lanes for j in range(registers)], lanes)
+    rest = count % tile
+    if rest:
+        body([min(count - rest + j * lanes, count - lanes) for j in range(-(-rest // lanes))], lanes)
+
+
+def chunks(count: int, lanes: int) -> tuple[int, int]:
+    """(number, elements) of the equal parts into which a long run is cut for threads; they may overlap at the end."""
+    if count < _PARALLEL_WORK:
+        return 1, count
+    size = -(-count // _CHUNKS // lanes) * lanes
+    return -(-count // size), size
 
 
 def byte_lanes(isa: Isa, dtype: str) -> int:
     """Elements of one vector register."""
     return isa.lanes * 4 // BYTES[dtype]
+
+
+def copy_run(data: Any, source: Index, out: Any, target: Index, count: int, dtype: str, isa: Isa) -> None:
+    """Copy `count` neighbouring elements between flat buffers."""
+
+    def body(starts: list[Index], lanes: int) -> None:
+        for start in starts:
+            T.buffer_store(out, data.vload([source + start], vector(dtype, lanes)), [span(target + start, lanes)])
+
+    sweep(count, byte_lanes(isa, dtype), body, 4)

@@ -11,8 +11,8 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from drpai_qat.kernels.epilogue import Kernel, flat_arg
-from drpai_qat.kernels.isa import Isa, span, splat, vector
-from drpai_qat.kernels.loops import Index, byte_lanes, function, sweep, tasks
+from drpai_qat.kernels.isa import Isa, splat
+from drpai_qat.kernels.loops import Index, copy_run, function, tasks
 
 Shape = tuple[int, ...]
 
@@ -65,16 +65,9 @@ def concat(shapes: tuple[Shape, ...], axis: int, dtype: str, isa: Isa) -> Kernel
             done = 0
             for data, shape in zip(inputs, shapes, strict=True):
                 count = math.prod(shape[axis:])
-                _copy_run(data, task * count, out, task * width + done, count, dtype, isa)
+                copy_run(data, task * count, out, task * width + done, count, dtype, isa)
                 done += count
     return Kernel(builder.get(), (), out_shape, dtype)
-
-
-def _copy_run(data: Any, source: Index, out: Any, target: Index, count: int, dtype: str, isa: Isa) -> None:
-    def body(start: Index, lanes: int) -> None:
-        T.buffer_store(out, data.vload([source + start], vector(dtype, lanes)), [span(target + start, lanes)])
-
-    sweep(count, byte_lanes(isa, dtype), body)
 
 
 def slice_(shape: Shape, starts: Shape, sizes: Shape, steps: Shape, dtype: str, isa: Isa) -> Kernel:
@@ -87,7 +80,7 @@ def slice_(shape: Shape, starts: Shape, sizes: Shape, steps: Shape, dtype: str, 
         with tasks(math.prod(sizes[:-1]), math.prod(sizes)) as task:
             source = T.Bind(first + _dot(_coordinates(task, sizes[:-1]), strides[:-1]))
             if strides[-1] == 1:
-                _copy_run(data, source, out, task * inner, inner, dtype, isa)
+                copy_run(data, source, out, task * inner, inner, dtype, isa)
             else:
                 with T.serial(inner) as i:
                     T.buffer_store(out, data[source + i * strides[-1]], [task * inner + i])
@@ -105,7 +98,7 @@ def gather(shape: Shape, axis: int, indices: npt.NDArray[np.integer[Any]], dtype
         with tasks(outer * count, math.prod(out_shape)) as task:
             row, index = tirx.floordiv(task, count), tirx.floormod(task, count)
             source = T.Bind((row * shape[axis] + table[index]) * inner)
-            _copy_run(data, source, out, task * inner, inner, dtype, isa)
+            copy_run(data, source, out, task * inner, inner, dtype, isa)
     return Kernel(builder.get(), (indices.astype(np.int32).reshape(-1),), out_shape, dtype)
 
 
@@ -158,4 +151,4 @@ def _copy_or_fill(data: Any, source: Index, out: Any, target: Index, count: int,
     if count == 1:
         T.buffer_store(out, splat(data[source], 1), [target])
     else:
-        _copy_run(data, source, out, target, count, dtype, isa)
+        copy_run(data, source, out, target, count, dtype, isa)

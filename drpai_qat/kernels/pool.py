@@ -11,7 +11,7 @@ from tvm.tirx.script.builder import ir as T
 
 from drpai_qat.kernels.epilogue import Epilogue, EpilogueEmitter, Kernel, flat_arg
 from drpai_qat.kernels.isa import Isa, Vector, span, splat, vector
-from drpai_qat.kernels.loops import Index, byte_lanes, function, sweep, tasks
+from drpai_qat.kernels.loops import Index, Registers, byte_lanes, function, sweep, tasks
 
 Size = tuple[int, int]
 
@@ -49,13 +49,16 @@ def max_pool(
                 offsets = [T.Bind(((image * height + y) * width + x) * channels) for y in ys for x in xs]
                 target = T.Bind((task * out_size[1] + column) * channels)
 
-                def body(start: Index, lanes: int, offsets: list[Index] = offsets, target: Index = target) -> None:
-                    value: Vector = data.vload([offsets[0] + start], vector(dtype, lanes))
-                    for offset in offsets[1:]:
-                        value = T.max(value, data.vload([offset + start], vector(dtype, lanes)))
-                    T.buffer_store(out, value, [span(target + start, lanes)])
+                def body(
+                    starts: list[Index], lanes: int, offsets: list[Index] = offsets, target: Index = target
+                ) -> None:
+                    for start in starts:
+                        value: Vector = data.vload([offsets[0] + start], vector(dtype, lanes))
+                        for offset in offsets[1:]:
+                            value = T.Bind(T.max(value, data.vload([offset + start], vector(dtype, lanes))))
+                        T.buffer_store(out, value, [span(target + start, lanes)])
 
-                sweep(channels, byte_lanes(isa, dtype), body)
+                sweep(channels, byte_lanes(isa, dtype), body, 2)
     return Kernel(builder.get(), (), out_shape, dtype)
 
 
@@ -129,19 +132,20 @@ def average_pool(
                 top, left = row * stride[0] - pads[0], column * stride[1] - pads[1]
                 offset = T.Bind(T.Cast(acc_dtype, (y1 - y0) * (x1 - x0)) * zero[0])
 
-                def body(start: Index, lanes: int) -> None:
-                    acc = T.alloc_buffer((lanes,), acc_dtype, scope="local")
-                    whole = [span(0, lanes)]
-                    T.buffer_store(acc, splat(tirx.const(0, acc_dtype) - offset, lanes), whole)
+                def body(starts: list[Index], lanes: int) -> None:
+                    sums = Registers(len(starts), lanes, acc_dtype)
+                    for j in range(len(starts)):
+                        sums[j] = splat(tirx.const(0, acc_dtype) - offset, lanes)
                     with T.serial(y1 - y0) as r, T.serial(x1 - x0) as s:
                         y, x = top + (y0 + r) * dilation[0], left + (x0 + s) * dilation[1]
-                        at = ((image * height + y) * width + x) * channels
-                        value = T.Cast(vector(acc_dtype, lanes), data.vload([at + start], vector(dtype, lanes)))
-                        T.buffer_store(acc, acc.vload([0], vector(acc_dtype, lanes)) + value, whole)
-                    value = T.Cast(vector("float32", lanes), acc.vload([0], vector(acc_dtype, lanes)))
-                    emitter.store(task * out_size[1] + column, start, value, lanes)
+                        at = T.Bind(((image * height + y) * width + x) * channels)
+                        for j, start in enumerate(starts):
+                            value = data.vload([at + start], vector(dtype, lanes))
+                            sums[j] = sums[j] + T.Cast(vector(acc_dtype, lanes), value)
+                    accs = [T.Cast(vector("float32", lanes), sums[j]) for j in range(len(starts))]
+                    emitter.store_vectors(task * out_size[1] + column, starts, accs, lanes)
 
-                sweep(channels, isa.lanes, body)
+                sweep(channels, isa.lanes, body, 4)
     constants = (np.asarray([zero_point], acc_dtype), *emitter.constants)
     return Kernel(builder.get(), constants, out_shape, epilogue.out_dtype)
 

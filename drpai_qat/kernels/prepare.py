@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from tvm.tirx.script.builder import ir as T
 from drpai_qat.kernels.epilogue import Kernel, flat_arg
 from drpai_qat.kernels.isa import Isa, Vector, span, splat, vector
 from drpai_qat.kernels.loops import Index, byte_lanes, function, sweep, tasks
+
+_REGISTERS = 4
 
 
 def prepare(
@@ -45,54 +48,114 @@ def prepare(
     top, left, bottom, right = pads
     rows, columns, pixel = height + top + bottom + extra_rows, width + left + right, groups * pad_channels_to
     out_shape = (batch, rows, columns, pixel)
-    dense = channels == pixel
     number = "float32" if out_dtype == "float32" else "int32"
+    per_group = channels // groups
     with function("prepare") as builder:
         data = flat_arg("data", shape, in_dtype)
-        numbers = flat_arg("numbers", (2,), number)
+        numbers = flat_arg("numbers", (3,), number)
         out = flat_arg("out", out_shape, out_dtype)
-        lanes = byte_lanes(isa, out_dtype if out_dtype != in_dtype else in_dtype)
-
-        def copy(source: Index, target: Index, count: int) -> None:
-            def body(start: Index, lanes: int) -> None:
-                value = data.vload([source + start], vector(in_dtype, lanes))
-                T.buffer_store(
-                    out, _convert(value, in_dtype, out_dtype, numbers[0], lanes), [span(target + start, lanes)]
-                )
-
-            sweep(count, lanes, body)
-
-        def blank(target: Index, count: int) -> None:
-            def body(start: Index, lanes: int) -> None:
-                T.buffer_store(out, splat(T.Cast(out_dtype, numbers[1]), lanes), [span(target + start, lanes)])
-
-            sweep(count, lanes, body)
-
+        copy = _Copy(isa, data, out, numbers, in_dtype, out_dtype)
         with tasks(batch * rows, math.prod(out_shape)) as task:
             image, row = tirx.floordiv(task, rows), tirx.floormod(task, rows)
-            base = task * (columns * pixel)
+            base = T.Bind(task * (columns * pixel))
             source = T.Bind((image * height + row - top) * (width * channels))
             with T.If(tirx.all(row >= top, row < top + height)):
                 with T.Then():
-                    blank(base, left * pixel)
-                    if dense:
-                        copy(source, base + left * pixel, width * channels)
-                    else:
-                        per_group = channels // groups
-                        with T.serial(width * groups) as i:
-                            at = base + left * pixel + i * pad_channels_to
-                            copy(source + i * per_group, at, per_group)
-                            blank(at + per_group, pad_channels_to - per_group)
-                    blank(base + (left + width) * pixel, right * pixel)
+                    copy.blank(base, left * pixel)
+                    copy.groups(source, base + left * pixel, width * groups, per_group, pad_channels_to)
+                    copy.blank(base + (left + width) * pixel, right * pixel)
                 with T.Else():
-                    blank(base, columns * pixel)
-    constant = np.asarray([subtract, fill], number)
+                    copy.blank(base, columns * pixel)
+    constant = np.asarray([subtract, fill, _fill_as_stored(fill, subtract, in_dtype, out_dtype)], number)
     return Kernel(builder.get(), (constant,), out_shape, out_dtype)
 
 
-def _convert(value: Vector, in_dtype: str, out_dtype: str, subtract: Any, lanes: int) -> Vector:
-    if in_dtype == out_dtype:
-        return value
-    if (in_dtype, out_dtype) == ("int8", "uint8"):
-        return T.reinterpret(value, dtype=vector("uint8", lanes)) ^ splat(tirx.const(128, "uint8"), lanes)
-    return T.Cast(vector(out_dtype, lanes), value) - splat(T.Cast(out_dtype, subtract), lanes)
+def _fill_as_stored(fill: float, subtract: int, in_dtype: str, out_dtype: str) -> float:
+    """What converts to `fill`, as near as the input's dtype has it."""
+    if in_dtype == "float32":
+        return fill
+    stored = (
+        fill - 128 if (in_dtype, out_dtype) == ("int8", "uint8") else fill + (subtract if in_dtype != out_dtype else 0)
+    )
+    return float(np.clip(stored, np.iinfo(in_dtype).min, np.iinfo(in_dtype).max))
+
+
+@dataclass(frozen=True, eq=False)
+class _Copy:
+    """Runs of elements from the input to the output."""
+
+    isa: Isa
+    data: Any
+    out: Any
+    numbers: Any
+    in_dtype: str
+    out_dtype: str
+
+    def groups(self, source: Index, target: Index, count: int, size: int, padded: int) -> None:
+        """Copy `count` neighbouring groups of `size` elements, each padded to `padded` with the fill."""
+        lanes = byte_lanes(self.isa, self.out_dtype)
+        per_vector = lanes // padded
+        if size == padded:
+            self.run(source, target, count * size)
+        elif lanes % padded == 0 and per_vector > 1 and count * size >= lanes and count >= per_vector:
+            self._spread(source, target, count, size, padded, per_vector)
+        else:
+            with T.serial(count) as i:
+                at = T.Bind(target + i * padded)
+                self.run(source + i * size, at, size)
+                self.blank(at + size, padded - size)
+
+    def run(self, source: Index, target: Index, count: int) -> None:
+        """Copy and convert `count` elements."""
+
+        def body(starts: list[Index], lanes: int) -> None:
+            for start in starts:
+                value = self.data.vload([source + start], vector(self.in_dtype, lanes))
+                T.buffer_store(self.out, self._convert(value, lanes), [span(target + start, lanes)])
+
+        sweep(count, byte_lanes(self.isa, self.out_dtype), body, _REGISTERS)
+
+    def blank(self, target: Index, count: int) -> None:
+        """Write the fill."""
+
+        def body(starts: list[Index], lanes: int) -> None:
+            for start in starts:
+                T.buffer_store(
+                    self.out, splat(T.Cast(self.out_dtype, self.numbers[1]), lanes), [span(target + start, lanes)]
+                )
+
+        sweep(count, byte_lanes(self.isa, self.out_dtype), body, _REGISTERS)
+
+    def _spread(self, source: Index, target: Index, count: int, size: int, padded: int, per_vector: int) -> None:
+        """Groups that fill a register several at a time: one load, one shuffle.
+
+        A load brings more than its groups; those near the end are loaded so that they end with the last group.
+        """
+        lanes = per_vector * padded
+        spare = lanes - per_vector * size  # elements a load brings beyond its groups
+        safe = (count * size - spare) // (per_vector * size)  # vectors whose load stays inside
+        with T.serial(safe) as i:
+            self._spread_one(source + i * (per_vector * size), 0, target + i * lanes, size, padded, per_vector)
+        done = safe * per_vector
+        while done < count:
+            start = min(done, count - per_vector)
+            early = min(start * size, count * size - lanes)
+            offset = start * size - early
+            self._spread_one(source + early, offset, target + start * padded, size, padded, per_vector)
+            done = start + per_vector
+
+    def _spread_one(self, source: Index, offset: int, target: Index, size: int, padded: int, per_vector: int) -> None:
+        lanes = per_vector * padded
+        value = T.Bind(self.data.vload([source], vector(self.in_dtype, lanes)))
+        fill = T.Bind(splat(T.Cast(self.in_dtype, self.numbers[2]), lanes))
+        order = [offset + g * size + c if c < size else lanes for g in range(per_vector) for c in range(padded)]
+        spread = T.Bind(tirx.Shuffle([value, fill], [tirx.const(i, "int32") for i in order]))
+        T.buffer_store(self.out, self._convert(spread, lanes), [span(target, lanes)])
+
+    def _convert(self, value: Vector, lanes: int) -> Vector:
+        if self.in_dtype == self.out_dtype:
+            return value
+        if (self.in_dtype, self.out_dtype) == ("int8", "uint8"):
+            return T.reinterpret(value, dtype=vector("uint8", lanes)) ^ splat(tirx.const(128, "uint8"), lanes)
+        subtract = splat(T.Cast(self.out_dtype, self.numbers[0]), lanes)
+        return T.Cast(vector(self.out_dtype, lanes), value) - subtract

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -10,62 +10,52 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from drpai_qat.kernels.epilogue import Epilogue, EpilogueEmitter, Kernel, flat_arg
-from drpai_qat.kernels.isa import Isa, Vector, span, splat, vector
-from drpai_qat.kernels.loops import Index, function, sweep, tasks
+from drpai_qat.kernels.isa import Isa, Vector, splat, vector
+from drpai_qat.kernels.loops import Index, Registers, function, sweep, tasks
 
 Kind = Literal["sum", "max", "min"]
+_REGISTERS = 4
+_TASKS = 8
 
 
 def reduce(
-    outer: int,
-    reduced: int,
-    inner: int,
-    kind: Kind,
-    dtype: str,
-    zero_point: int,
-    epilogue: Epilogue,
-    isa: Isa,
+    outer: int, reduced: int, inner: int, kind: Kind, dtype: str, zero_point: int, epilogue: Epilogue, isa: Isa
 ) -> Kernel:
     """Reduce the middle of three dims; a mean is a sum whose epilogue divides.
 
         acc[o, i] = sum (or max, min) over r of (in[o, r, i] - zero_point)
 
     Args:
-        dtype: of the input: 8 or 16-bit integer, int32 or float32. Sums of integers are exact up to 2^31.
+        dtype: of the input: 8 or 16-bit integer, int32 or float32. Sums of integers are exact as far as int32 reaches;
+            beyond, exact sums of parts are added in float32.
     Returns: kernel of (data); output (outer, inner).
     """
-    shape = (outer, inner)
     acc_dtype = "float32" if dtype == "float32" else "int32"
-    emitter = EpilogueEmitter(epilogue, shape, isa)
+    emitter = EpilogueEmitter(epilogue, (outer, inner), isa)
+    parts = 1 if outer >= _TASKS else max(1, min(_TASKS, inner // (isa.lanes * _REGISTERS)))
+    size = -(-inner // parts // isa.lanes) * isa.lanes if parts > 1 else inner
     with function("reduce") as builder:
         data = flat_arg("data", (outer, reduced, inner), dtype)
         emitter.declare_operands()
         zero = flat_arg("zero_point", (1,), acc_dtype)
         emitter.declare_constants()
         emitter.declare_output()
+        run = _Run(isa, kind, data, zero, dtype, acc_dtype, reduced, inner)
+        with tasks(outer * parts, outer * reduced * inner) as task:
+            o, part = tirx.floordiv(task, parts), tirx.floormod(task, parts)
+            first = T.Bind(T.min(part * size, inner - size))
+            base = T.Bind(o * (reduced * inner) + first)
 
-        def combine(x: Vector, y: Vector) -> Vector:
-            return {"sum": lambda: x + y, "max": lambda: T.max(x, y), "min": lambda: T.min(x, y)}[kind]()
+            def body(starts: list[Index], lanes: int) -> None:
+                accs = run.columns(base, starts, lanes)
+                emitter.store_vectors(o, [first + start for start in starts], accs, lanes)
 
-        with tasks(outer, outer * reduced * inner) as o:
-
-            def body(start: Index, lanes: int) -> None:
-                def load(r: Any) -> Vector:
-                    at = (o * reduced + r) * inner + start
-                    return T.Cast(vector(acc_dtype, lanes), data.vload([at], vector(dtype, lanes)))
-
-                acc = T.alloc_buffer((lanes,), acc_dtype, scope="local")
-                T.buffer_store(acc, load(0), [span(0, lanes)])
-                with T.serial(reduced - 1) as r:
-                    value = combine(acc.vload([0], vector(acc_dtype, lanes)), load(r + 1))
-                    T.buffer_store(acc, value, [span(0, lanes)])
-                offset = zero[0] * tirx.const(reduced if kind == "sum" else 1, acc_dtype)
-                value = acc.vload([0], vector(acc_dtype, lanes)) - splat(offset, lanes)
-                emitter.store(o, start, T.Cast(vector("float32", lanes), value), lanes)
-
-            sweep(inner, isa.lanes, body)
+            if inner == 1:
+                emitter.store(o, 0, run.row(base), 1)
+            else:
+                sweep(size, isa.lanes, body, _REGISTERS)
     constants = (np.asarray([zero_point], acc_dtype), *emitter.constants)
-    return Kernel(builder.get(), constants, shape, epilogue.out_dtype)
+    return Kernel(builder.get(), constants, (outer, inner), epilogue.out_dtype)
 
 
 def global_pool(
@@ -79,3 +69,93 @@ def global_pool(
     spread = replace(epilogue, out_shape=epilogue.out_shape or (batch, 1, 1, channels))
     kernel = reduce(batch, height * width, channels, kind, dtype, zero_point, spread, isa)
     return replace(kernel, out_shape=(batch, 1, 1, channels))
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """The reduction of one slice of the outer dim."""
+
+    isa: Isa
+    kind: Kind
+    data: Any
+    zero: Any
+    dtype: str
+    acc_dtype: str
+    reduced: int
+    inner: int
+
+    def columns(self, base: Index, starts: list[Index], lanes: int) -> list[Vector]:
+        """float32 results for the inner positions base + starts."""
+
+        def part(first: Index, count: int) -> list[Vector]:
+            at = T.Bind(base + first * self.inner)
+            accs = Registers(len(starts), lanes, self.acc_dtype)
+            for j, start in enumerate(starts):
+                accs[j] = self._load(at + start, lanes)
+            with T.serial(count - 1) as r:
+                row = T.Bind(at + (r + 1) * self.inner)
+                for j, start in enumerate(starts):
+                    accs[j] = self._combine(accs[j], self._load(row + start, lanes))
+            return [self._centred(accs[j], count, lanes) for j in range(len(starts))]
+
+        return self._in_parts(part, len(starts), lanes)
+
+    def row(self, base: Index) -> Vector:
+        """float32 result of `reduced` neighbouring elements."""
+        lanes = self.isa.lanes
+
+        def part(first: Index, count: int) -> list[Vector]:
+            at = T.Bind(base + first)
+            total = Registers(1, 1, self.acc_dtype)
+            if count < lanes:
+                done = 1
+                total[0] = self._load(at, 1)
+            else:
+                done = count // lanes * lanes
+                wide = Registers(1, lanes, self.acc_dtype)
+                wide[0] = self._load(at, lanes)
+                with T.serial(count // lanes - 1) as i:
+                    wide[0] = self._combine(wide[0], self._load(at + (i + 1) * lanes, lanes))
+                total[0] = wide.lane(0)
+                for i in range(1, lanes):
+                    total[0] = self._combine(total[0], wide.lane(i))
+            with T.serial(count - done) as i:
+                total[0] = self._combine(total[0], self._load(at + done + i, 1))
+            return [self._centred(total[0], count, 1)]
+
+        return self._in_parts(part, 1, 1)[0]
+
+    def _in_parts(self, part: Any, count: int, lanes: int) -> list[Vector]:
+        """part(first, terms) over as many terms as int32 adds up exactly, those sums in float32."""
+        terms = self.reduced
+        if self.kind == "sum" and self.acc_dtype == "int32":
+            terms = min(
+                terms, {"int8": 1 << 23, "uint8": 1 << 23, "int16": 1 << 15, "uint16": 1 << 15}.get(self.dtype, terms)
+            )
+        if terms == self.reduced:
+            return part(0, terms)
+        totals = Registers(count, lanes, "float32")
+        for j in range(count):
+            totals[j] = splat(T.float32(0), lanes)
+
+        def add(first: Index, terms: int) -> None:
+            for j, value in enumerate(part(first, terms)):
+                totals[j] = totals[j] + value
+
+        with T.serial(self.reduced // terms) as i:
+            add(i * terms, terms)
+        if self.reduced % terms:
+            add(self.reduced // terms * terms, self.reduced % terms)
+        return [totals[j] for j in range(count)]
+
+    def _load(self, at: Index, lanes: int) -> Vector:
+        return T.Cast(vector(self.acc_dtype, lanes), self.data.vload([at], vector(self.dtype, lanes)))
+
+    def _combine(self, x: Vector, y: Vector) -> Vector:
+        if self.kind == "sum":
+            return x + y
+        return T.max(x, y) if self.kind == "max" else T.min(x, y)
+
+    def _centred(self, acc: Vector, count: int, lanes: int) -> Vector:
+        offset = self.zero[0] * tirx.const(count if self.kind == "sum" else 1, self.acc_dtype)
+        return T.Bind(T.Cast(vector("float32", lanes), acc - splat(offset, lanes)))

@@ -12,8 +12,8 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from drpai_qat.kernels.epilogue import Epilogue, EpilogueEmitter, Kernel, flat_arg
-from drpai_qat.kernels.isa import Isa, Vector, span, splat, vector
-from drpai_qat.kernels.loops import Index, byte_lanes, function, sweep, tasks
+from drpai_qat.kernels.isa import Isa, Vector, splat, vector
+from drpai_qat.kernels.loops import Index, copy_run, function, sweep, tasks
 
 Integers = npt.NDArray[np.integer[Any]]
 
@@ -47,11 +47,7 @@ def resize_nearest(shape: tuple[int, int, int, int], rows: Integers, columns: In
                 source = T.Bind(base + column_map[x] * channels)
                 target = T.Bind((task * len(columns) + x) * channels)
 
-                def body(start: Index, lanes: int, source: Index = source, target: Index = target) -> None:
-                    value = data.vload([source + start], vector(dtype, lanes))
-                    T.buffer_store(out, value, [span(target + start, lanes)])
-
-                sweep(channels, byte_lanes(isa, dtype), body)
+                copy_run(data, source, out, target, channels, dtype, isa)
     return Kernel(builder.get(), (rows.astype(np.int32), columns.astype(np.int32)), out_shape, dtype)
 
 
@@ -76,10 +72,8 @@ def resize_linear(
     with function("resize_linear") as builder:
         data = flat_arg("data", shape, in_dtype)
         emitter.declare_operands()
-        row_map, column_map = (
-            flat_arg("rows", (2 * out_height,), "int32"),
-            flat_arg("columns", (2 * out_width,), "int32"),
-        )
+        row_map = flat_arg("rows", (2 * out_height,), "int32")
+        column_map = flat_arg("columns", (2 * out_width,), "int32")
         row_weight = flat_arg("row_weights", (out_height,), "float32")
         column_weight = flat_arg("column_weights", (out_width,), "float32")
         emitter.declare_constants()
@@ -90,19 +84,23 @@ def resize_linear(
             with T.serial(out_width) as x:
                 columns_at = [T.Bind(column_map[x + i * out_width] * channels) for i in (0, 1)]
 
-                def body(start: Index, lanes: int) -> None:
-                    def load(at: Index) -> Vector:
-                        return T.Cast(vector("float32", lanes), data.vload([at + start], vector(in_dtype, lanes)))
-
+                def body(starts: list[Index], lanes: int) -> None:
                     down, across = splat(row_weight[y], lanes), splat(column_weight[x], lanes)
-                    edges = []
-                    for column in columns_at:
-                        upper = T.Bind(load(bases[0] + column))
-                        edges.append(T.Bind(upper + (load(bases[1] + column) - upper) * down))
-                    value = edges[0] + (edges[1] - edges[0]) * across
-                    emitter.store(task * out_width + x, start, value, lanes)
 
-                sweep(channels, isa.lanes, body)
+                    def value(start: Index) -> Vector:
+                        def load(at: Index) -> Vector:
+                            return T.Cast(vector("float32", lanes), data.vload([at + start], vector(in_dtype, lanes)))
+
+                        edges = []
+                        for column in columns_at:
+                            upper = T.Bind(load(bases[0] + column))
+                            edges.append(T.Bind(upper + (load(bases[1] + column) - upper) * down))
+                        return T.Bind(edges[0] + (edges[1] - edges[0]) * across)
+
+                    values = [value(start) for start in starts]
+                    emitter.store_vectors(task * out_width + x, starts, values, lanes)
+
+                sweep(channels, isa.lanes, body, 4)
     maps = [np.concatenate([axis.left, axis.right]).astype(np.int32) for axis in (rows, columns)]
     weights = [axis.weight.astype(np.float32) for axis in (rows, columns)]
     return Kernel(builder.get(), (*maps, *weights, *emitter.constants), out_shape, epilogue.out_dtype)

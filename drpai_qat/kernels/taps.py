@@ -20,7 +20,7 @@ class TapLayout:
     """How the taps of some blocks of channels are multiplied.
 
     Attributes:
-        pack: rows in a lane: 4 (uint8 x int8), 2 (int16 x int16) or 1 (float32).
+        pack: rows in a lane: 4 (8 bits x int8), 2 (int16 x int16) or 1 (float32; int16 x int16 with NEON's SMLAL).
         slots: kernel rows of each product; rows that fill up the last one repeat others.
         steps: vpmaddubsw results that may be added in int16, for pack 4 without VNNI.
         in_dtype, weight_dtype: of the activations as stored, and of `weights`.
@@ -57,8 +57,10 @@ def choose_layouts(
     blocks = np.stack([weights[:, :, start : start + width] for start in starts])  # block, row, column, channel
     if in_dtype == "float32":
         return (_layout(blocks, starts, isa, 1, _slots(len(weights), 1), in_dtype, "float32"),)
+    if isa.arm and not (isa.dot4_exact and in_dtype == "int8"):
+        return (_layout(blocks, starts, isa, 1, _slots(len(weights), 1), in_dtype, "int16"),)
     words = _slots(len(weights), 2)
-    if in_dtype != "uint8":
+    if in_dtype == "int16":
         return (_layout(blocks, starts, isa, 2, words, in_dtype, "int16"),)
     slots = _slots(len(weights), 4)
     if isa.dot4_exact:

@@ -8,7 +8,8 @@ import pytest
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels.epilogue import Epilogue, Operand
 from drpai_qat.kernels.isa import Isa
-from drpai_qat.kernels.pointwise import lookup, pointwise
+from drpai_qat.kernels.lookup import lookup
+from drpai_qat.kernels.pointwise import pointwise
 from tests.kernels.running import integers, on_each_isa, raw, run
 
 
