@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from preprocess.constants import evaluate_constants
 from preprocess.graph import Names, bypass
 from preprocess.passlog import PassLog
 
@@ -42,13 +43,19 @@ def use_float32(graph: gs.Graph, log: PassLog) -> gs.Graph:
 
 
 def remove_idle_casts(graph: gs.Graph, log: PassLog) -> gs.Graph:
-    """Bypass casts to the type that a tensor has already; needs inferred types."""
+    """Bypass casts to the type that a tensor has already; needs inferred types.
+
+    CastLike (dynamo exports that were not optimized, function bodies) becomes Cast; casts of constants are evaluated.
+    """
     for node in graph.nodes:
+        if node.op == "CastLike" and node.inputs[1].dtype is not None:
+            to = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(node.inputs[1].dtype))
+            node.op, node.attrs, node.inputs = "Cast", {"to": to}, [node.inputs[0]]
         if node.op != "Cast" or node.inputs[0].dtype is None:
             continue
         if np.dtype(node.inputs[0].dtype) == onnx.helper.tensor_dtype_to_np_dtype(node.attrs["to"]):
             bypass(graph, node)
-    return graph.cleanup()
+    return evaluate_constants(graph)
 
 
 def cast_interface(graph: gs.Graph, log: PassLog) -> gs.Graph:
