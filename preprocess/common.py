@@ -20,7 +20,7 @@ from preprocess.pairs import drop_repeated_grids, match_pairs, merge_equal_nodes
 from preprocess.passlog import Pass
 from preprocess.precision import remove_idle_casts, use_float32
 from preprocess.quantize_nodes import complete_quantize_nodes
-from preprocess.shapes import infer_shapes, make_shapes_static
+from preprocess.shapes import infer_shapes, make_shapes_static, require_static_shapes
 from preprocess.weights import fold_weight_fake_quant
 
 PREPARE: tuple[Pass, ...] = (
@@ -56,4 +56,5 @@ FOLD: tuple[Pass, ...] = (
 FINISH: tuple[Pass, ...] = (
     allow_16_bit_grids,
     infer_shapes,  # value infos for the tensors that passes made
+    require_static_shapes,
 )

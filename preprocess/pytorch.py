@@ -1,12 +1,12 @@
 """What PyTorch QAT exports write, and the passes that fold it.
 
-Exporter or tool                    | weights                                     | activations
-------------------------------------|---------------------------------------------|---------------------------------------
-torch eager and FX, fused modules   | Q -> DQ on W * f; Div f, BatchNorm behind   | Q -> Clip(0, 127) -> DQ; scales of [1]
-torch converted, PT2E               | int8 -> DQ, int32 bias -> DQ or float bias  | casts and Constants between Q and DQ
-Brevitas (QCDQ), AIMET, NNCF        | Q -> Clip -> DQ; per channel                | scalars; NNCF per channel, FakeQuantize
-ModelOpt                            | Q -> DQ or DQ alone, also in float16        | only inputs of layers
-MCT (fakely quantized), Quark       | float constants that lie on their grid      | Q -> DQ
+Exporter or tool                  | weights                                     | activations
+----------------------------------|-------------------------------------------|---------------------------------------
+torch eager and FX, fused modules | Q -> DQ on W * f; Div f, BatchNorm behind   | Q -> Clip(0, 127) -> DQ; scales of [1]
+torch converted, PT2E             | int8 -> DQ, int32 bias -> DQ or float bias  | casts and Constants between Q and DQ
+Brevitas (QCDQ), AIMET, NNCF      | Q -> Clip -> DQ; per channel                | NNCF: per channel, FakeQuantize too
+ModelOpt                          | Q -> DQ or DQ alone, also in float16        | only inputs of layers
+MCT (fakely quantized), Quark     | float constants that lie on their grid      | Q -> DQ
 """
 
 from __future__ import annotations

@@ -39,11 +39,7 @@ def infer_shapes(graph: gs.Graph, log: PassLog) -> gs.Graph:
 
     Raises: ModelError: inference finds a contradiction.
     """
-    skeleton = _without_large_values(gs.export_onnx(graph, do_type_check=False))
-    try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True, strict_mode=False)
-    except onnx.shape_inference.InferenceError as error:
-        raise ModelError(f"shapes contradict each other: {_first_line(error)}") from error
+    inferred = _inferred(graph, strict=False)
     tensors = graph.tensors()
     for info in (*inferred.graph.value_info, *inferred.graph.output):
         tensor = tensors.get(info.name)
@@ -55,6 +51,33 @@ def infer_shapes(graph: gs.Graph, log: PassLog) -> gs.Graph:
         if kind.HasField("shape"):
             tensor.shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim]
     return graph
+
+
+def require_static_shapes(graph: gs.Graph, log: PassLog) -> gs.Graph:
+    """Refuse what has no size at compile time.
+
+    Raises: ModelError: shapes contradict each other, or depend on the data; names node and tensor.
+    """
+    for node in graph.nodes:
+        for tensor in node.outputs:
+            if tensor.is_empty() or isinstance(tensor, gs.Constant) or is_static(tensor.shape):
+                continue
+            _inferred(graph, strict=True)  # says why, where it knows
+            raise ModelError(
+                f"node {node.name} ({node.op}), tensor {tensor.name}: its size depends on the data; "
+                "export the model without that part"
+            )
+    return graph
+
+
+def _inferred(graph: gs.Graph, *, strict: bool) -> onnx.ModelProto:
+    """The graph with value infos; in strict mode operators that don't accept their inputs are errors."""
+    skeleton = _without_large_values(gs.export_onnx(graph, do_type_check=False))
+    try:
+        return onnx.shape_inference.infer_shapes(skeleton, data_prop=True, strict_mode=strict)
+    except onnx.shape_inference.InferenceError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ModelError(f"shapes contradict each other: {lines[-1]}") from error
 
 
 def is_static(shape: object) -> bool:
@@ -109,7 +132,3 @@ def _dtype(elem_type: int) -> object:
         return onnx.helper.tensor_dtype_to_np_dtype(elem_type)
     except KeyError:
         return elem_type
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

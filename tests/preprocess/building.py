@@ -46,7 +46,9 @@ def random_feeds(source: onnx.ModelProto, seed: int = 0, spread: float = 1.0) ->
     }
 
 
-def fold(source: onnx.ModelProto, qat_type: str | None = None, *, rtol: float = 0.0, spread: float = 1.0) -> Preprocessed:
+def fold(
+    source: onnx.ModelProto, qat_type: str | None = None, *, rtol: float = 0.0, spread: float = 1.0
+) -> Preprocessed:
     """Preprocess, check the invariants, and compare with the source in onnxruntime.
 
     Args:
@@ -93,7 +95,9 @@ def weights_of(source: onnx.ModelProto, layer: str, at: int = 0) -> tuple[NDArra
     maker = next(one for one in source.graph.node if name in one.output)
     assert maker.op_type == "DequantizeLinear"
     q, scale, zero_point = inputs(source, maker)
-    assert q is not None and scale is not None and zero_point is not None
+    assert q is not None
+    assert scale is not None
+    assert zero_point is not None
     return q, scale, zero_point
 
 

@@ -32,7 +32,8 @@ def test_both_bounds_and_a_second_clip_intersect() -> None:
     steps = "c = Clip (q, low, high)\n  d = Clip (c, lower, higher)"
     source = model(
         PAIR % (steps, "d"),
-        s=np.float32(0.1), z=np.array(0, np.int8), low=np.int8(-7), high=np.int8(7), lower=np.int8(-20), higher=np.int8(3),
+        s=np.float32(0.1), z=np.array(0, np.int8), low=np.int8(-7), high=np.int8(7),
+        lower=np.int8(-20), higher=np.int8(3),
     )  # fmt: skip
     result = fold(source, spread=3)
     assert ops(result.model)["Clip"] == 1
@@ -55,15 +56,9 @@ def test_min_and_max_of_the_integers_are_a_range() -> None:
 
 @pytest.mark.parametrize(("to", "dtype"), [(2, np.uint8), (6, np.int32)])
 def test_casts_between_disappear(to: int, dtype: type) -> None:
+    text = PAIR.replace("DequantizeLinear (%s, s, z)", "DequantizeLinear (%s, s, zc)")
     source = model(
-        """
-net (float[64] x) => (float[64] y)
-{
-  q = QuantizeLinear (x, s, z)
-  c = Cast <to=%d> (q)
-  y = DequantizeLinear (c, s, zc)
-}"""
-        % to,
+        text % (f"c = Cast <to={to}> (q)", "c"),
         s=np.float32(0.02), z=np.uint8(30), zc=np.array(30, dtype),
     )  # fmt: skip
     assert ops(fold(source).model) == {"QuantizeLinear": 1, "DequantizeLinear": 1}

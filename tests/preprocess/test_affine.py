@@ -87,11 +87,14 @@ def test_fused_module_with_zero_gamma_is_its_beta() -> None:
     factor = stats["gamma"] / np.sqrt(stats["var"] + np.float32(1e-5))
     scaled = W * factor.reshape(4, 1, 1, 1)
     scale = np.maximum(scales_for(scaled, 0), np.float32(1e-7))
-    text = CONV + """
+    text = (
+        CONV
+        + """
   c = Conv <pads=[1,1,1,1]> (dx, w)
   d = Div (c, f)
   y = BatchNormalization (d, gamma, beta, mean, var)
 }"""
+    )
     from preprocess import preprocess
     from tests.preprocess.building import random_feeds, run
 
@@ -141,9 +144,7 @@ def test_any_chain_of_channel_steps_folds() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1, 6, 1), (2, 4, 6, 6), (6,)])
 def test_operands_along_other_axes_stay(shape: tuple[int, ...]) -> None:
-    source = model(
-        CONV + "  c = Conv <pads=[1,1,1,1]> (dx, w)\n  y = Mul (c, m)\n}", m=normal(*shape, seed=3), **BASE
-    )
+    source = model(CONV + "  c = Conv <pads=[1,1,1,1]> (dx, w)\n  y = Mul (c, m)\n}", m=normal(*shape, seed=3), **BASE)
     assert ops(fold(source).model)["Mul"] == 1
 
 
@@ -195,11 +196,15 @@ net (float[2,3,6,6] x) => (float[2,4,6,6] y) <float sy = {0.1}, uint8 zy = {100}
     assert ops(fold(source).model) == {"Conv": 1, "QuantizeLinear": 1, "DequantizeLinear": 1}
 
 
-TRANSPOSED = "net (float[1,%d,5,5] x) => (float[1,%d,7,7] y) <float sx = {0.03}, uint8 zx = {120}>\n{" + QUANTIZED + """
+TRANSPOSED = (
+    "net (float[1,%d,5,5] x) => (float[1,%d,7,7] y) <float sx = {0.03}, uint8 zx = {120}>\n{"
+    + QUANTIZED
+    + """
   c = ConvTranspose <group=%d> (dx, w)
   d = Div (c, f)
   y = BatchNormalization (d, gamma, beta, mean, var)
 }"""
+)
 
 
 @pytest.mark.parametrize(

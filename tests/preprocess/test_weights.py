@@ -68,7 +68,8 @@ def test_scale_factor_computed_from_constants() -> None:
   w = DequantizeLinear <axis=0> (q, s, z8)"""
     gamma, variance = normal(4, seed=2), np.abs(normal(4, seed=3)) + np.float32(0.1)
     source = model(
-        CONV % chain, w0=W, gamma=gamma, variance=variance, eps=np.float32(1e-5), s=scales_for(W, 0), z=np.zeros(4, np.int32)
+        CONV % chain,
+        w0=W, gamma=gamma, variance=variance, eps=np.float32(1e-5), s=scales_for(W, 0), z=np.zeros(4, np.int32),
     )  # fmt: skip
     assert ops(fold(source).model) == {"QuantizeLinear": 1, "DequantizeLinear": 2, "Conv": 1}
 
@@ -137,7 +138,10 @@ net (float[2,5,6] x) => (float[2,5,4] y) <float sx = {0.03}, uint8 zx = {120}>
 
 def test_transposed_linear_weights() -> None:
     weights = normal(4, 6)
-    chain = "q = QuantizeLinear <axis=0> (w0, s, z)\n  d = DequantizeLinear <axis=0> (q, s, z)\n  w = Transpose <perm=[1,0]> (d)"
+    chain = """
+  q = QuantizeLinear <axis=0> (w0, s, z)
+  d = DequantizeLinear <axis=0> (q, s, z)
+  w = Transpose <perm=[1,0]> (d)"""
     source = linear(chain, "y = MatMul (dx, w)", w0=weights, s=scales_for(weights, 0), z=np.zeros(4, np.int8))
     result = fold(source)
     q, scale, _ = weights_of(result.model, "MatMul")

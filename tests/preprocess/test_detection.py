@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import pytest
+
+from drpai_qat.errors import ModelError
+from preprocess import preprocess
+from preprocess.detection import detect_framework
+from tests.preprocess.building import model, normal, scales_for
+
+ACTIVATION = "  qx = QuantizeLinear (x, sx, zx)\n  dx = DequantizeLinear (qx, sx, zx)\n"
+QUANTIZED = ACTIVATION + "  q = QuantizeLinear <axis=1> (w0, s, z)\n  w = DequantizeLinear <axis=1> (q, s, z)\n"
+HEAD = "net (float[2,6] x) => (float[2,4] y) <float sx = {0.03}, uint8 zx = {120}>\n{\n"
+W = normal(6, 4)
+THROUGH = {"w0": W, "s": scales_for(W, 1), "z": np.zeros(4, np.int8)}
+
+
+def through() -> object:
+    return model(HEAD + QUANTIZED + "  y = MatMul (dx, w)\n}", **THROUGH)
+
+
+def on_grid() -> object:
+    scale = scales_for(W, 1)
+    return model(HEAD + ACTIVATION + "  y = MatMul (dx, w)\n}", w=(np.rint(W / scale) * scale).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("producer", "found"), [("pytorch", "pytorch"), ("tf2onnx", "tensorflow"), ("keras2onnx", "tensorflow")]
+)
+def test_the_exporter_signs(producer: str, found: str) -> None:
+    framework = detect_framework(producer, gs.import_onnx(through()))
+    assert (framework.qat_type, framework.certain) == (found, True)
+
+
+def test_unsigned_files_are_told_by_their_weights() -> None:
+    assert detect_framework("", gs.import_onnx(through())).qat_type == "pytorch"
+    framework = detect_framework("", gs.import_onnx(on_grid()))
+    assert (framework.qat_type, framework.certain) == ("tensorflow", False)
+
+
+def test_wrong_type_still_works_and_is_noted() -> None:
+    source = through()
+    source.producer_name = "pytorch"
+    result = preprocess(source, "tensorflow")
+    assert result.qat_type == "pytorch"
+    assert any("looks like a pytorch export" in note.reason for note in result.log)
+
+
+def test_in_doubt_the_user_is_right() -> None:
+    assert preprocess(on_grid(), "pytorch").qat_type == "pytorch"
+    assert preprocess(on_grid()).qat_type == "tensorflow"
+
+
+def test_unknown_type_is_refused() -> None:
+    with pytest.raises(ModelError, match="unknown QAT type caffe; choose one of pytorch, tensorflow"):
+        preprocess(through(), "caffe")
+
+
+def test_a_float_model_has_no_fake_quant() -> None:
+    with pytest.raises(ModelError, match="no fake-quant in the file"):
+        preprocess(model("net (float[2,6] x) => (float[2,4] y)\n{\n  y = MatMul (x, w)\n}", w=W))

@@ -1,0 +1,102 @@
+"""Real exports: the canonical graph computes what the source does, and holds nothing that could have been folded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from drpai_qat.errors import ModelError
+from preprocess import preprocess, validate
+from tests.preprocess.building import ops, run
+
+MODELS = Path(__file__).parents[1] / "models"
+
+# Nodes that are left: layers, BatchNormalization between trained roundings, QuantizeLinear, layers with float weights.
+EXPECTED = {
+    "aimet_resnet_bn": (7, 0, 13, 0),
+    "brev_cnn": (4, 0, 4, 0),
+    "brev_w4a8": (4, 0, 4, 0),
+    "mo_unet": (8, 0, 10, 0),
+    "nncf_mbv3": (17, 0, 20, 4),
+    "pt_conv_resnet": (7, 0, 15, 0),
+    "pt_dynbatch_resnet": (7, 0, 10, 0),
+    "pt_fuse_mbv2": (17, 0, 31, 0),
+    "pt_fx_unet": (7, 0, 13, 1),
+    "pt_nofold_resnet": (7, 0, 10, 0),
+    "pt_partial_resnet": (7, 0, 5, 4),
+    "pt_pt2e_resnet": (7, 0, 13, 0),
+    "pt_s8sym_resnet": (7, 0, 10, 0),
+    "pt_stub_vit": (10, 0, 23, 0),
+    "pt_up_resnet": (7, 6, 13, 0),
+    "pt_up_yolo": (15, 13, 30, 0),
+}
+
+# One element that float32 noise moves across a rounding boundary costs this model 10 dB: its output has 10 numbers.
+LOWER = {"pt_s8sym_resnet": 45.0}
+
+
+def load(name: str) -> tuple[onnx.ModelProto, NDArray[np.float32]]:
+    """Model with batch 1 where it is symbolic, and samples."""
+    source = onnx.load(MODELS / f"{name}.onnx")
+    for one in source.graph.input:
+        for dim in one.type.tensor_type.shape.dim:
+            if not dim.HasField("dim_value"):
+                dim.Clear()
+                dim.dim_value = 1
+    return source, np.load(MODELS / f"{name}.npz")["x"]
+
+
+def sqnr_db(expected: NDArray[np.float32], got: NDArray[np.float32]) -> float:
+    noise = float(((expected.astype(np.float64) - got) ** 2).sum())
+    return float("inf") if noise == 0 else 10 * np.log10(float((expected.astype(np.float64) ** 2).sum()) / noise)
+
+
+def outputs(made: onnx.ModelProto, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """First output over the samples, batch by batch."""
+    shape = made.graph.input[0].type.tensor_type.shape
+    batch = shape.dim[0].dim_value
+    constants = {one.name for one in made.graph.initializer}
+    name = next(one.name for one in made.graph.input if one.name not in constants)
+    return np.concatenate([run(made, {name: x[at : at + batch]})[0] for at in range(0, len(x) - batch + 1, batch)])
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_real_export(name: str) -> None:
+    source, x = load(name)
+    result = preprocess(source, "pytorch")
+    validate(result.model)
+    onnx.checker.check_model(result.model, full_check=True)
+    assert sqnr_db(outputs(source, x), outputs(result.model, x)) >= LOWER.get(name, 60.0)
+    count = ops(result.model)
+    constants = {one.name for one in result.model.graph.initializer}
+    layers = [one for one in result.model.graph.node if one.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")]
+    floats = [one for one in layers if one.input[1] in constants]
+    trained = [one for one in layers if one.input[1] not in constants and not _is_activation(result.model, one)]
+    found = (len(trained) + len(floats), count["BatchNormalization"], count["QuantizeLinear"], len(floats))
+    assert found == EXPECTED[name]
+
+
+def _is_activation(made: onnx.ModelProto, layer: onnx.NodeProto) -> bool:
+    """True if both operands of a MatMul are computed."""
+    constants = {one.name for one in made.graph.initializer}
+    maker = next(one for one in made.graph.node if layer.input[1] in one.output)
+    return not (maker.op_type == "DequantizeLinear" and maker.input[0] in constants)
+
+
+def test_qonnx_is_refused_by_name() -> None:
+    with pytest.raises(ModelError, match="is QONNX"):
+        preprocess(onnx.load(MODELS / "brev_qonnx.onnx"), "pytorch")
+
+
+def test_every_fake_quant_is_in_the_graph_or_in_the_log() -> None:
+    """Brevitas writes one Q a weight, activation and range: each is a node of the result or a line of the log."""
+    source, _ = load("brev_w4a8")
+    result = preprocess(source)
+    before = {one.name or one.output[0] for one in source.graph.node if one.op_type == "QuantizeLinear"}
+    kept = {one.name for one in result.model.graph.node if one.op_type == "QuantizeLinear"}
+    folded = {note.node for note in result.log if note.action == "folded"}
+    assert before <= kept | folded
