@@ -71,7 +71,7 @@ class Program:
         flat = np.ascontiguousarray(value).reshape(-1)
         key = (flat.dtype.name, flat.tobytes())
         if key not in self._known:
-            name = f"p{len(self.constants):04d}"
+            name = f"p{len(self.constants):05d}"
             self.constants[name] = flat
             self._known[key] = name
         return self._known[key]
