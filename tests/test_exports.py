@@ -1,8 +1,8 @@
 """Every real export in tests/models through the public way: compile, load the folder, run, compare with the framework.
 
 Fidelity: at least 30 dB to the framework's own output, or within 1 dB of what onnxruntime with optimisations off gets
-from the same file. Integers: every layer with trained weights and an input with a range computes in integers; what stays
-in float32 is listed here, with the reason that the report must give.
+from the same file. Integers: every layer with trained weights and an input with a range computes in integers; what
+stays in float32 is listed here, with the reason that the report must give.
 """
 
 from __future__ import annotations
