@@ -36,14 +36,21 @@ $(VENV)/.installed-dev: setup.cfg pyproject.toml | $(VENV)/bin/pip needs-cc
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-# Debian splits venv from Python: say which package is missing instead of leaving half a folder.
+# A bare Debian lacks venv (split from Python) and the C compiler that links deploy.so. As root they are installed;
+# anyone else is told the line to run, before anything is half made.
 $(VENV)/bin/pip:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: apt-get install python3 python3-venv" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11: make PYTHON=python3.11" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Python's venv module is missing: apt-get install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(call apt,Python's venv module,python3-venv)
 	$(PYTHON) -m venv $(VENV)
 
-# deploy.so is linked by the system's C compiler.
 .PHONY: needs-cc
 needs-cc:
-	@command -v cc >/dev/null || command -v gcc >/dev/null || { echo "A C compiler is missing: apt-get install gcc libc6-dev" >&2; exit 1; }
+	@command -v cc >/dev/null || command -v gcc >/dev/null || $(call apt,A C compiler,gcc libc6-dev)
+
+# $(call apt,what is missing,packages)
+define apt
+{ if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+    echo "installing $(2)"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(2) >/dev/null; \
+  else echo "$(1) is missing: apt-get install $(2)" >&2; exit 1; fi; }
+endef
