@@ -1,22 +1,29 @@
 """Padding in the layer's own attributes, as explicit numbers.
 
-    auto_pad = SAME_UPPER                       =>   pads, from the static shapes
-    Pad(zeros) -> Conv                          =>   Conv(pads)
-    Pad(zeros) -> [Relu | Q -> DQ] -> Conv      =>   [Relu | Q -> DQ] -> Conv(pads)
+    auto_pad = SAME_UPPER                              =>   pads, from the static shapes
+    Pad(zeros) -> Conv                                 =>   Conv(pads)
+    Pad(zeros) -> Relu -> Q -> DQ -> Transpose -> Conv =>   Relu -> Q -> DQ -> Transpose -> Conv(pads)
 
 Conv pads with the real value 0. Q -> DQ of a per-tensor grid keeps 0, since the zero point lies within its type, and so
-do Relu and the like; so a Pad of zeros may come after them, and there it is the convolution's own. TensorFlow's `same`
-padding of a strided convolution is asymmetric: one more at the end than at the start.
+do Relu and the like; so a Pad of zeros may come after them, and there it is the convolution's own. Transpose, Squeeze
+and Unsqueeze change which axis it is. TensorFlow's `same` padding of a strided convolution is asymmetric: one more at
+the end than at the start.
 """
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from preprocess.graph import bypass, is_graph_output, optional_input, readers, value_of
 from preprocess.passlog import PassLog
 from preprocess.shapes import is_static
+
+Amounts: TypeAlias = NDArray[np.int64]
+"""Padding before (row 0) and after (row 1) each axis."""
 
 _WINDOWED = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool")
 _KEEP_ZERO = ("Relu", "LeakyRelu", "QuantizeLinear", "DequantizeLinear", "Clip", "Tanh", "HardSwish")
@@ -58,59 +65,73 @@ def _same(node: gs.Node, mode: str) -> list[int]:
 def fold_pads(graph: gs.Graph, log: PassLog) -> gs.Graph:
     """Fold zero padding into the convolutions behind it."""
     for node in graph.nodes:
-        pads = _spatial_zeros(node) if node.op == "Pad" and node.outputs else None
-        between: list[gs.Tensor] = []
-        layers = None if pads is None else _convolutions(graph, node.outputs[0], between)
-        if pads is None or not layers:
+        pads = _zeros(node) if node.op == "Pad" and node.outputs else None
+        ends = None if pads is None else _ends(graph, node.outputs[0], pads)
+        if not ends:
             continue
-        for tensor in between:
-            tensor.shape = list(node.inputs[0].shape)
-        for layer in layers:
-            layer.attrs["pads"] = [old + new for old, new in zip(_pads(layer), pads, strict=True)]
-        log.note(node.name, f"zero padding is now that of {', '.join(layer.name for layer in layers)}")
+        for tensor, amounts in ends:
+            tensor.shape = [size - int(added) for size, added in zip(tensor.shape, amounts.sum(0), strict=True)]
+        layers = [(layer, amounts) for tensor, amounts in ends for layer in readers(tensor) if layer.op == "Conv"]
+        for layer, amounts in layers:
+            layer.attrs["pads"] = [old + int(new) for old, new in zip(_pads(layer), amounts[:, 2:].flat, strict=True)]
+        log.note(node.name, f"zero padding is now that of {', '.join(layer.name for layer, _ in layers)}")
         bypass(graph, node)
     return graph.cleanup()
 
 
-def _spatial_zeros(pad: gs.Node) -> list[int] | None:
-    """ONNX pads of the spatial axes, if `pad` adds zeros to these alone."""
+def _zeros(pad: gs.Node) -> Amounts | None:
+    """How many zeros `pad` adds before and after each axis; None if it does something else."""
     amounts, value, axes = (
         None if tensor is None else value_of(tensor) for tensor in (optional_input(pad, at) for at in (1, 2, 3))
     )
-    if pad.attrs.get("mode", "constant") != "constant" or amounts is None or not is_static(pad.inputs[0].shape):
+    if pad.attrs.get("mode", "constant") != "constant" or amounts is None or not is_static(pad.outputs[0].shape):
         return None
     if optional_input(pad, 2) is not None and (value is None or value.any()):
         return None
     if optional_input(pad, 3) is not None and axes is None:
         return None
-    rank = len(pad.inputs[0].shape)
+    rank = len(pad.outputs[0].shape)
     full = np.zeros((2, rank), np.int64)
     full[:, range(rank) if axes is None else [int(axis) % rank for axis in axes]] = amounts.reshape(2, -1)
-    if full[:, :2].any() or (full < 0).any():
-        return None
-    return [int(size) for size in full[:, 2:].reshape(-1)]
+    return None if (full < 0).any() else full
 
 
-def _convolutions(graph: gs.Graph, tensor: gs.Tensor, between: list[gs.Tensor]) -> list[gs.Node] | None:
-    """The convolutions that read `tensor`, through operators that keep zero; None if anything else reads it.
+def _ends(graph: gs.Graph, tensor: gs.Tensor, pads: Amounts) -> list[tuple[gs.Tensor, Amounts]] | None:
+    """The padded tensors from `tensor` to the convolutions that read it, each with its padding.
 
-    `between` collects the tensors on the way.
+    None if anything but operators that keep zero, views and convolutions reads one of them.
     """
-    if is_graph_output(graph, tensor):
+    if is_graph_output(graph, tensor) or not is_static(tensor.shape):
         return None
-    between.append(tensor)
-    found: list[gs.Node] = []
+    found = [(tensor, pads)]
     for node in readers(tensor):
-        if node.op == "Conv" and node.inputs[0] is tensor and node.attrs.get("auto_pad", "NOTSET") == "NOTSET":
-            behind: list[gs.Node] | None = [node]
-        elif node.op in _KEEP_ZERO and node.inputs[0] is tensor and _keeps_zero(node):
-            behind = _convolutions(graph, node.outputs[0], between)
-        else:
+        if node.inputs[0] is not tensor:
             return None
-        if behind is None:
+        if node.op == "Conv" and "auto_pad" not in node.attrs and not pads[:, :2].any():
+            continue
+        behind = pads if node.op in _KEEP_ZERO and _keeps_zero(node) else _viewed(node, pads)
+        rest = None if behind is None else _ends(graph, node.outputs[0], behind)
+        if rest is None:
             return None
-        found += behind
+        found += rest
     return found
+
+
+def _viewed(node: gs.Node, pads: Amounts) -> Amounts | None:
+    """Padding of the same zeros behind a Transpose, Squeeze or Unsqueeze; None behind anything else."""
+    if node.op == "Transpose":
+        return pads[:, list(node.attrs["perm"])] if "perm" in node.attrs else pads[:, ::-1]
+    axes = value_of(node.inputs[1]) if node.op in ("Squeeze", "Unsqueeze") and len(node.inputs) > 1 else None
+    if axes is None:
+        return None
+    rank = pads.shape[1]
+    if node.op == "Squeeze":
+        gone = [int(axis) % rank for axis in axes]
+        return None if pads[:, gone].any() else np.delete(pads, gone, axis=1)
+    added = {int(axis) % (rank + axes.size) for axis in axes}
+    wider = np.zeros((2, rank + axes.size), np.int64)
+    wider[:, [axis for axis in range(rank + axes.size) if axis not in added]] = pads
+    return wider
 
 
 def _keeps_zero(node: gs.Node) -> bool:
@@ -125,5 +146,5 @@ def _keeps_zero(node: gs.Node) -> bool:
 
 
 def _pads(layer: gs.Node) -> list[int]:
-    rank = len(layer.inputs[0].shape) - 2
+    rank = len(layer.inputs[1].shape) - 2
     return list(layer.attrs.get("pads") or [0] * (2 * rank))

@@ -23,9 +23,9 @@ OWN: tuple[Pass, ...] = (
     merge_clips,
     sink_views,  # a view between a layer and its Q goes behind the Q, so that bias, ReLU and Q are next to the layer
     dequantize_before_moves,
-    merge_views,  # after both: what wrapped one operator now meets what wrapped the next
     explicit_pads,
-    fold_pads,  # after the views, which may stand between a Pad and its convolution
+    fold_pads,
+    merge_views,  # after all three: what wrapped one operator now meets what wrapped the next
     recover_weights,  # before the affine folds: they multiply the recovered scales, and would blur float weights
 )
 

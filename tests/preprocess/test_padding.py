@@ -102,3 +102,37 @@ net (float[1,4,8,8] x) => (float[1,4,{size},{size}] y)
         w=normal(4, 4, kernel, kernel), **GRID,
     )  # fmt: skip
     fold(source, "tensorflow", rtol=1e-6)
+
+
+def test_causal_padding_in_front_of_a_wrapped_one_dimensional_convolution() -> None:
+    source = model(
+        """
+net (float[1,9,4] x) => (float[1,3,1,9] y)
+{
+  q = QuantizeLinear (x, s, z)
+  r = DequantizeLinear (q, s, z)
+  p = Pad (r, pads)
+  u = Unsqueeze (p, axes)
+  t = Transpose <perm = [0,3,1,2]> (u)
+  y = Conv <dilations = [1,2]> (t, w)
+}""",
+        pads=np.int64([0, 4, 0, 0, 0, 0]), axes=np.int64([-3]), w=normal(3, 4, 1, 3), **GRID,
+    )  # fmt: skip
+    result = fold(source, "tensorflow")
+    assert ops(result.model)["Pad"] == 0
+    assert attribute(result, "Conv", "pads") == [0, 4, 0, 0]
+
+
+def test_padded_channels_stay() -> None:
+    source = model(
+        """
+net (float[1,2,8,8] x) => (float[1,3,6,6] y)
+{
+  q = QuantizeLinear (x, s, z)
+  r = DequantizeLinear (q, s, z)
+  p = Pad (r, pads)
+  y = Conv (p, w)
+}""",
+        pads=np.int64([0, 0, 0, 0, 0, 2, 0, 0]), w=normal(3, 4, 3, 3), **GRID,
+    )  # fmt: skip
+    assert ops(fold(source, "tensorflow").model)["Pad"] == 1
