@@ -7,19 +7,26 @@ from pathlib import Path
 import tvm
 from tvm import relax
 from tvm.relax.backend.cpu_generic import pipeline as cpu
+from tvm.support import cc
 
 from drpai_qat.lowering import Lowered
 from drpai_qat.targets import Target
+from drpai_qat.toolchain import Linker
 
 
-def build(lowered: Lowered, target: Target, library: Path) -> None:
+def build(lowered: Lowered, target: Target, library: Path, linker: Linker | None = None) -> None:
     """Compile the network for a target and write the library.
 
     Args:
         library: file to write; it loads with libtvm_runtime alone.
+        linker: for another machine than this one; None: the compiler of this one.
     """
     executable = compile_module(lowered.module, target)
-    executable.export_library(str(library))
+    if linker is None:
+        executable.export_library(str(library))
+    else:
+        compiler = cc.cross_compiler(linker.command, options=list(linker.arguments))
+        executable.export_library(str(library), fcompile=compiler)
 
 
 def compile_module(module: tvm.IRModule, target: Target) -> relax.VMExecutable:

@@ -52,7 +52,6 @@ def _sdk_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "-v", "--drp_compiler_version", type=click.Choice(COMPILER_VERSIONS),
             help="Operator set of the Translator (a later release).",
         ),
-        click.option("-t", "--toolchain_dir", metavar="DIR", help="Cross compilation SDK (a later release)."),
         click.option("-r", "--record_dir", metavar="DIR", help="Calibration data (a later release)."),
         click.option("-n", "--num_frame", type=click.IntRange(min=1), help="Calibration frames (a later release)."),
         click.option("--images", metavar="DIR", help="Calibration images (a later release)."),
@@ -80,7 +79,17 @@ def _sdk_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Sizes for dynamic dimensions: 1,3,224,224 or name:1,3,224,224; repeatable. A dynamic batch alone becomes 1.",
 )
 @click.option("-i", "--input_name", metavar="NAME", multiple=True, help="Network input that -s is for; repeatable.")
-@click.option("--target", metavar="NAME", default="host", show_default=True, help="Machine to compile for.")
+@click.option(
+    "--target",
+    metavar="NAME",
+    default="host",
+    show_default=True,
+    help="Machine to compile for: host, rzv2h, rzv2n, aarch64, aarch64-dotprod, avx2 ...",
+)
+@click.option("-t", "--toolchain_dir", metavar="DIR", help="Cross compilation SDK for an Arm target.  [default: $SDK]")
+@click.option(
+    "--cross_compiler", metavar="CC", help="Compiler that links for an Arm target.  [default: aarch64-linux-gnu-gcc]"
+)
 @click.option(
     "--check",
     type=click.Choice(CHECK_KINDS),
@@ -133,6 +142,8 @@ def _options(context: click.Context, values: dict[str, Any]) -> CompileOptions:
             input_shape=values["input_shape"],
             input_name=values["input_name"],
             target=values["target"],
+            toolchain_dir=values["toolchain_dir"],
+            cross_compiler=values["cross_compiler"],
             check=values["check"],
             thresholds=Thresholds(values["min_sqnr"], values["max_lsb"], values["min_cosine"], values["min_top1"]),
             samples=values["check_samples"],

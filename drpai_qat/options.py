@@ -80,6 +80,7 @@ class CompileOptions:
         output_dir: folder to write; replaced as a whole if it is an earlier output.
         input_shapes: values of dynamic dimensions.
         target: name of a target of drpai_qat.targets.
+        toolchain_dir, cross_compiler: what links for another machine; see drpai_qat.toolchain.
         check: compare outputs, or every quantized tensor too, or nothing.
         thresholds: what the check must reach.
         samples: number of sample inputs that the check runs.
@@ -91,6 +92,8 @@ class CompileOptions:
     output_dir: Path
     input_shapes: tuple[InputShape, ...] = ()
     target: str = "host"
+    toolchain_dir: str | None = None
+    cross_compiler: str | None = None
     check: CheckKind = "outputs"
     thresholds: Thresholds = field(default_factory=Thresholds)
     samples: int = 4
@@ -105,6 +108,8 @@ def compile_options(
     input_shape: str | Iterable[str] = (),
     input_name: str | Iterable[str] = (),
     target: str = "host",
+    toolchain_dir: str | Path | None = None,
+    cross_compiler: str | None = None,
     check: str = "outputs",
     thresholds: Thresholds | None = None,
     samples: int = 4,
@@ -131,6 +136,8 @@ def compile_options(
         output_dir=Path(output_dir) if output_dir is not None else Path("out") / (path.stem or "model"),
         input_shapes=_input_shapes(_listed(input_shape), _listed(input_name)),
         target=target,
+        toolchain_dir=None if toolchain_dir is None else str(toolchain_dir),
+        cross_compiler=cross_compiler,
         check=next(kind for kind in CHECK_KINDS if kind == check),
         thresholds=thresholds or Thresholds(),
         samples=samples,
@@ -170,7 +177,6 @@ class SdkOptions:
     quantization_tool: str | None = None
     quantization_option: str | None = None
     drp_compiler_version: str | None = None
-    toolchain_dir: str | None = None
     record_dir: str | None = None
     num_frame: int | None = None
     images: str | None = None
@@ -188,7 +194,6 @@ def refuse_unserved(sdk: SdkOptions) -> None:
         "-q/-c": sdk.quantization_tool,
         "-p": sdk.quantization_option,
         "-v": sdk.drp_compiler_version,
-        "-t": sdk.toolchain_dir,
     }
     given = [name for name, value in backend.items() if value is not None]
     if given:

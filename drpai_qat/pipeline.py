@@ -36,6 +36,7 @@ from drpai_qat.progress import Silent, Stages
 from drpai_qat.report import FoldNote, NodeCoverage, Report
 from drpai_qat.runtime import Network
 from drpai_qat.shapes import specialize
+from drpai_qat.toolchain import Linker, find_linker
 from drpai_qat.version import __version__
 
 if TYPE_CHECKING:  # both import TVM, which takes a second: bad input is refused before
@@ -54,6 +55,8 @@ def compile(
     input_shape: str | Iterable[str] = (),
     input_name: str | Iterable[str] = (),
     target: str = "host",
+    toolchain_dir: str | Path | None = None,
+    cross_compiler: str | None = None,
     check: str = "outputs",
     thresholds: Thresholds | None = None,
     samples: int = 4,
@@ -69,6 +72,8 @@ def compile(
         input_shape: "1,3,224,224" or "name:1,3,224,224", or several: sizes of dynamic dimensions.
         input_name: network inputs that shapes without a name are for.
         target: machine to compile for.
+        toolchain_dir: folder of the cross compilation SDK, for an Arm target.
+        cross_compiler: compiler that links for an Arm target, instead of the SDK's or Debian's.
         check: "outputs", "layers" or "none".
         thresholds: what the check must reach.
         samples: number of sample inputs.
@@ -84,6 +89,8 @@ def compile(
         input_shape=input_shape,
         input_name=input_name,
         target=target,
+        toolchain_dir=toolchain_dir,
+        cross_compiler=cross_compiler,
         check=check,
         thresholds=thresholds,
         samples=samples,
@@ -114,7 +121,8 @@ def run(options: CompileOptions, progress: Stages) -> Report:
             from drpai_qat import targets
 
             target = targets.by_name(options.target)
-        lowered, here = _build(folded, target, folder, progress)
+            linker = find_linker(target.machine, options.toolchain_dir, options.cross_compiler)
+        lowered, here = _build(folded, target, linker, folder, progress)
         samples = make_samples(folded.canonical, options.samples, options.seed)
         with progress.stage("running the samples"):
             first = here.run(samples[0])
@@ -141,15 +149,17 @@ def _fold(options: CompileOptions, progress: Stages) -> _Folded:
     return _Folded(source, static, result.model, result.qat_type, notes)
 
 
-def _build(folded: _Folded, target: Target, folder: Path, progress: Stages) -> tuple[Lowered, Network]:
+def _build(
+    folded: _Folded, target: Target, linker: Linker | None, folder: Path, progress: Stages
+) -> tuple[Lowered, Network]:
     """Compile for the target; returns the lowered network and one that runs here, the same one if it can."""
     from drpai_qat import targets
     from drpai_qat.lowering import lower
 
     with progress.stage("lowering"), _blaming(folded.source):
         lowered = lower(folded.canonical, target)
-    with progress.stage(f"compiling for {target.name}"):
-        _compile(lowered, target, folder)
+    with progress.stage(f"compiling for {target.name}" + (f" with {linker}" if linker else "")):
+        _compile(lowered, target, folder, linker)
     if targets.cpu_features().issuperset(target.isa.features):
         return lowered, _network(lowered, folder)
     host = targets.host()
@@ -157,10 +167,10 @@ def _build(folded: _Folded, target: Target, folder: Path, progress: Stages) -> t
         return lowered, _compile_and_load(folded.canonical, host, folder)
 
 
-def _compile(lowered: Lowered, target: Target, folder: Path) -> None:
+def _compile(lowered: Lowered, target: Target, folder: Path, linker: Linker | None = None) -> None:
     from drpai_qat.build import build
 
-    build(lowered, target, folder / manifest.LIBRARY)
+    build(lowered, target, folder / manifest.LIBRARY, linker)
     deployment.write_params(folder / manifest.PARAMS, lowered.params)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import tvm
 
 from drpai_qat.errors import OptionError
-from drpai_qat.kernels.isa import AVX2, AVX512_VNNI, AVX_VNNI, SSE42, Isa
+from drpai_qat.kernels.isa import AVX2, AVX512_VNNI, AVX_VNNI, NEON, NEON_DOTPROD, SSE42, Isa
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,13 @@ class Target:
     mattr: tuple[str, ...] = ()
 
     @property
+    def machine(self) -> str:
+        """What `platform.machine()` says on it."""
+        return "aarch64" if self.isa.arm else "x86_64"
+
+    @property
     def tvm_target(self) -> tvm.target.Target:
+        """As TVM's compiler takes it."""
         fields: dict[str, object] = {"kind": "llvm", "mcpu": self.mcpu}
         if self.mtriple:
             fields["mtriple"] = self.mtriple
@@ -45,7 +51,17 @@ X86_TARGETS = (
     Target("avx-vnni", AVX_VNNI, "alderlake"),
     Target("avx512-vnni", AVX512_VNNI, "cascadelake"),
 )
-TARGETS = {target.name: target for target in X86_TARGETS}
+_ARM64 = "aarch64-linux-gnu"
+ARM_TARGETS = (
+    Target("aarch64", NEON, "cortex-a53", _ARM64),
+    Target("aarch64-dotprod", NEON_DOTPROD, "cortex-a76", _ARM64, ("+dotprod",)),
+)
+BOARDS = (
+    # Both: four Cortex-A55.
+    Target("rzv2h", NEON_DOTPROD, "cortex-a55", _ARM64, ("+dotprod",)),
+    Target("rzv2n", NEON_DOTPROD, "cortex-a55", _ARM64, ("+dotprod",)),
+)
+TARGETS = {target.name: target for target in (*X86_TARGETS, *ARM_TARGETS, *BOARDS)}
 
 
 def cpu_features() -> frozenset[str]:
@@ -63,12 +79,14 @@ def cpu_features() -> frozenset[str]:
 @functools.cache
 def host() -> Target:
     """The widest target that this machine runs."""
-    if platform.machine() not in ("x86_64", "AMD64"):
+    kinds = {"x86_64": X86_TARGETS, "AMD64": X86_TARGETS, "aarch64": ARM_TARGETS}.get(platform.machine())
+    if kinds is None:
         raise OptionError(f"no kernels for this machine's CPU ({platform.machine()}); name one with --target")
     features = cpu_features()
-    runnable = [target for target in X86_TARGETS if features.issuperset(target.isa.features)]
+    runnable = [target for target in kinds if features.issuperset(target.isa.features)]
     if not runnable:
-        raise OptionError("this CPU lacks SSE 4.2, the least the kernels need; name another machine with --target")
+        needed = " ".join(kinds[0].isa.features)
+        raise OptionError(f"this CPU lacks what the kernels need ({needed}); name another machine with --target")
     return runnable[-1]
 
 
