@@ -109,6 +109,18 @@ _PREPARE: dict[str, Callable[[nn.Module, Tensor], nn.Module]] = {
 }
 
 
+def training_mode(model: nn.Module, training: bool) -> None:
+    """`model.train(training)` for the models of every recipe: those of torch.export have their own way."""
+    if isinstance(model, torch.fx.GraphModule) and any(
+        isinstance(node.target, torch._ops.OpOverload) for node in model.graph.nodes
+    ):
+        from torchao.quantization.pt2e import move_exported_model_to_eval, move_exported_model_to_train
+
+        (move_exported_model_to_train if training else move_exported_model_to_eval)(model)
+    else:
+        model.train(training)
+
+
 @torch.no_grad()
 def settle_ranges(model: nn.Module, batches: Sequence[Tensor]) -> None:
     """Take the activation ranges anew, as the mean over `batches`, then freeze them. Leaves `model` in eval mode.

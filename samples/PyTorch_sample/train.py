@@ -1,0 +1,138 @@
+"""Step 1 of 3: train a float32 network.
+
+    python3 train.py -lr 0.001 --max_epochs 50
+
+Writes pretrained_MODEL.pth and pretrained_MODEL.onnx. Training stops earlier once the validation accuracy is reached
+(--target) or no longer grows (--patience). Step 2 is qat_retrain.py.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import click
+import networks
+import torch
+from datasets import DEFAULT, open_data
+from torch import nn
+from training import Schedule, console, device_of, evaluate, fit, seed_everything
+
+GRAY_NETWORKS = ("mnist_mlp",)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-lr", "--learning_rate", type=click.FloatRange(min=0, min_open=True), default=0.001, show_default=True)
+@click.option("--max_epochs", type=click.IntRange(min=1), default=50, show_default=True)
+@click.option("--model", type=click.Choice(networks.NAMES), default="resnet50", show_default=True)
+@click.option("--data", default=DEFAULT, show_default=True, help="mnist5k, or mnist|cifar10|food101|imagefolder:DIR.")
+@click.option("--weights", help="Start from this checkpoint, or from `imagenet` (torchvision's, downloaded).")
+@click.option(
+    "--decay",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.7,
+    show_default=True,
+    help="Of the learning rate, each epoch.",
+)
+@click.option("--batch_size", type=click.IntRange(min=2), default=32, show_default=True)
+@click.option("--patience", type=click.IntRange(min=1), default=4, show_default=True)
+@click.option("--target", type=click.FloatRange(0, 1), default=0.98, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes loading data.")
+@click.option("--resume", is_flag=True, help="Go on after an interruption.")
+@click.option(
+    "-o", "--output_dir", type=click.Path(file_okay=False, path_type=Path), default=Path(), show_default="this folder"
+)
+def main(
+    learning_rate: float,
+    max_epochs: int,
+    model: str,
+    data: str,
+    weights: str | None,
+    decay: float,
+    batch_size: int,
+    patience: int,
+    target: float,
+    seed: int,
+    device: str,
+    workers: int,
+    resume: bool,
+    output_dir: Path,
+) -> None:
+    """Train a float32 network; step 1 of 3."""
+    seed_everything(seed)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    sets = open_data(data, gray=model in GRAY_NETWORKS)
+    network = networks.build(model, sets.classes)
+    if weights is not None:
+        load_weights(network, model, weights)
+    network.to(device_of(device))
+    stem = output_dir / f"pretrained_{model}"
+    schedule = Schedule(learning_rate, decay, max_epochs, batch_size, patience, target, workers)
+    fit(network, sets, schedule, Path(f"{stem}.resume.pth"), resume=resume)
+    accuracy = evaluate(network, sets.test)
+    console.print(f"{model} on {data}: {accuracy:.2%} of {len(sets.test)} test images")
+    network.cpu()
+    torch.save(
+        {
+            "model": model,
+            "data": data,
+            "classes": sets.classes,
+            "state_dict": network.state_dict(),
+            "accuracy": accuracy,
+        },
+        f"{stem}.pth",
+    )
+    write_onnx(network, sets.shape, Path(f"{stem}.onnx"))
+    console.print(f"wrote {stem}.pth and {stem}.onnx; next: qat_retrain.py --model {model}", soft_wrap=True)
+
+
+def load_weights(network: nn.Module, name: str, source: str) -> None:
+    """Load a checkpoint; what does not fit the number of classes keeps its random start.
+
+    Args:
+        network: receives the weights.
+        name: of the network.
+        source: a .pth file (a state dict, or a checkpoint of train.py), or `imagenet`.
+    Raises: click.UsageError: the file is missing or belongs to another network, or torchvision is not installed.
+    """
+    if source == "imagenet":
+        try:
+            from torchvision import models
+
+            state = models.get_model_weights(name).DEFAULT.get_state_dict(progress=True)
+        except (ImportError, RuntimeError, ValueError, OSError) as error:
+            raise click.UsageError(f"--weights imagenet: {str(error).splitlines()[0]}") from error
+    else:
+        if not Path(source).is_file():
+            raise click.UsageError(f"--weights {source}: no such file")
+        state = torch.load(source, map_location="cpu", weights_only=True)
+        state = state.get("state_dict", state)
+    own = network.state_dict()
+    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    left = [key for key in own if key not in fitting]
+    if len(left) > 2:  # the last layer's weight and bias may differ, the rest must not
+        raise click.UsageError(f"--weights {source}: not a checkpoint of {name}, {left[0]} and others are missing")
+    network.load_state_dict({**own, **fitting})
+    if left:
+        console.print(f"--weights {source}: another number of classes, {', '.join(left)} start at random")
+
+
+def write_onnx(network: nn.Module, shape: tuple[int, int, int], path: Path) -> None:
+    """Export the float network for a batch of one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(
+            network.eval(),
+            (torch.zeros(1, *shape),),
+            str(path),
+            dynamo=False,
+            opset_version=13,
+            input_names=["input"],
+            output_names=["output"],
+        )
+
+
+if __name__ == "__main__":
+    main()
