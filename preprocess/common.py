@@ -9,7 +9,7 @@ from preprocess.activations import clip_before_quantize
 from preprocess.affine import fold_affine_steps
 from preprocess.biases import canonical_biases
 from preprocess.channel_grids import fold_depthwise_scales, scale_channels_outside
-from preprocess.constants import fold_constants
+from preprocess.constants import fold_constants, unshare_small_constants
 from preprocess.data_movement import dequantize_before_moves
 from preprocess.detection import require_fake_quant
 from preprocess.fake_quantize import translate_fake_quantize
@@ -29,6 +29,7 @@ PREPARE: tuple[Pass, ...] = (
     use_inference_batchnorm,
     use_float32,  # before shape inference, which would hold on to the half-precision types
     fold_constants,  # exports without constant folding leave scale factors as Sqrt, Div, Reshape, Mul, Cast
+    unshare_small_constants,
     translate_fake_quantize,  # before shape inference, which does not know the operator
     make_shapes_static,
     remove_idle_casts,  # needs the inferred types

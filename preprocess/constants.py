@@ -10,6 +10,7 @@ import onnxruntime
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from drpai_qat.errors import ModelError
+from preprocess.graph import Names
 from preprocess.passlog import PassLog
 
 _KEPT = (
@@ -17,6 +18,8 @@ _KEPT = (
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli",
 )  # fmt: skip
 _ERRORS_ONLY = 3
+_FEW_READERS = 4
+_SMALL = 4096
 
 
 def fold_constants(graph: gs.Graph, log: PassLog) -> gs.Graph:
@@ -26,6 +29,29 @@ def fold_constants(graph: gs.Graph, log: PassLog) -> gs.Graph:
         with G_LOGGER.suppress(G_LOGGER.ERROR):
             graph.fold_constants(fold_shapes=False, recurse_functions=False)
         graph.cleanup().toposort()
+    return graph
+
+
+def unshare_small_constants(graph: gs.Graph, log: PassLog) -> gs.Graph:
+    """Give each reader of a widely shared parameter (a zero point of the whole network) a copy.
+
+    graphsurgeon searches a tensor's readers one by one, comparing nodes by content, whenever one goes away: with n
+    readers of one constant, every pass would take n * n steps.
+    """
+    names = Names(graph)
+    for tensor in list(graph.tensors().values()):
+        if not isinstance(tensor, gs.Constant) or len(tensor.outputs) <= _FEW_READERS:
+            continue
+        if tensor.values.size > _SMALL:
+            continue
+        shared = list(tensor.outputs)
+        list.clear(tensor.outputs)  # past the list that keeps both sides in step, which is what is slow
+        for node in shared:
+            for index, one in enumerate(node.inputs):
+                if one is tensor:
+                    copy = gs.Constant(names(tensor.name), tensor.values)
+                    list.__setitem__(node.inputs, index, copy)
+                    list.append(copy.outputs, node)
     return graph
 
 

@@ -26,14 +26,16 @@ class Names:
 
     def __init__(self, graph: gs.Graph) -> None:
         self._used = set(graph.tensors()) | {node.name for node in graph.nodes}
+        self._counts: dict[str, int] = {}
 
     def __call__(self, base: str) -> str:
         """An unused name: `base`, or `base` with a number behind it."""
-        name, count = base, 1
+        name, count = base, self._counts.get(base, 1)
         while not name or name in self._used:
             count += 1
             name = f"{base}_{count}"
         self._used.add(name)
+        self._counts[base] = count
         return name
 
 

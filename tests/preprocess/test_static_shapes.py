@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import onnx
 import pytest
@@ -102,3 +104,18 @@ net (float[2,4] x) => (float[2,4] y)
   y = Add (d, noise)
 }"""
     assert ops(preprocess(model(text, **BASE)).model)["RandomNormal"] == 1
+
+
+def test_no_parameter_has_many_readers() -> None:
+    """graphsurgeon compares all readers of a constant whenever one goes away."""
+    count = 40
+    pairs = "".join(
+        f"  q{at} = QuantizeLinear (d{at}, s{at % 7}, z)\n  d{at + 1} = DequantizeLinear (q{at}, s{at % 7}, z)\n"
+        for at in range(count)
+    )
+    scales = {f"s{at}": np.float32(0.02 + 0.001 * at) for at in range(7)}
+    source = model(f"net (float[2,4] d0) => (float[2,4] d{count})\n{{\n{pairs}}}", z=np.uint8(100), **scales)
+    result = fold(source)
+    readers = Counter(name for one in result.model.graph.node for name in one.input)
+    assert ops(result.model)["QuantizeLinear"] == count
+    assert max(readers.values()) <= 4
