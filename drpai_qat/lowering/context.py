@@ -124,7 +124,7 @@ class Context:
         """The tail that stores a value on a grid, or as float32 for None."""
         if grid is None:
             return Epilogue(value.real, "float32", 0, operands)
-        if value.ints is None or value.grid is None or not value.grid.same_steps(grid):
+        if value.ints is None or not (grid.same_steps(value.grid) or grid.covers(value.grid)):
             value = snap(value, grid)
         assert value.ints is not None
         return Epilogue(value.ints, grid.dtype, grid.zero_point, operands)

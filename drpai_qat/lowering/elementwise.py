@@ -62,7 +62,7 @@ def clamp(value: Value, low: float, high: float) -> Value:
         inside = [not math.isfinite(b) or grid.holds(b) for b in (low, high)]
         if all(inside):
             ends = [b if not math.isfinite(b) else float(np.rint(b / grid.scale)) for b in (low, high)]
-            return on_grid(E.Clamp(value.ints, *ends), grid)
+            return on_grid(E.Clamp(value.ints, *ends), grid.narrowed(low, high))
     return Value(E.Clamp(value.real, low, high))
 
 

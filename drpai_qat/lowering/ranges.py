@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -52,7 +53,7 @@ def find_grids(graph: Graph, activation: str) -> dict[str, Grid]:
                 continue
             grid = Grid.of(node.params, activation)
             if node.op == FAKE_QUANT:
-                grid = grid.narrowed(*bounds_before.get(node.inputs[0], (-math.inf, math.inf)))
+                grid = grid.narrowed(*bounds_before.get(node.inputs[0], (-math.inf, math.inf))).from_zero()
             grids[node.output] = grid
             continue
         limits = outer_limits(graph, node)
@@ -115,17 +116,12 @@ def _inherited(graph: Graph, node: Node, grids: dict[str, Grid]) -> Grid | None:
         if all(
             not lo_hi or grid.holds(b) for b, lo_hi in ((limits[0], limits[0] > low), (limits[1], limits[1] < high))
         ):
-            return grid.narrowed(*limits)
+            return grid.narrowed(*limits).from_zero()
         return None
     if selects(node):
         return grids.get(node.inputs[0])
     if node.op == "Concat":
-        found = [grids.get(name) for name in node.inputs]
-        first = found[0]
-        if first is not None and all(first.same_steps(g) for g in found):
-            known = [g for g in found if g is not None]
-            low, high = min(g.qmin for g in known), max(g.qmax for g in known)
-            return Grid(first.scale, first.zero_point, low, high, first.dtype)
+        return _joined([grids.get(name) for name in node.inputs])
     if node.op == "Pad" and node.attributes.get("mode", "constant") == "constant":
         grid = grids.get(node.inputs[0])
         value = _scalar_input(graph, node, 2, 0.0)
@@ -137,6 +133,22 @@ def _inherited(graph: Graph, node: Node, grids: dict[str, Grid]) -> Grid | None:
     if node.op == "Pad":
         return grids.get(node.inputs[0]) if node.attributes.get("mode") in ("reflect", "edge") else None
     return None
+
+
+def _joined(grids: list[Grid | None]) -> Grid | None:
+    """The grid that holds the values of all; None where their scales differ or one dtype can't hold them."""
+    known = [grid for grid in grids if grid is not None]
+    if len(known) < len(grids) or len({(grid.scale, grid.dtype) for grid in known}) != 1:
+        return None
+    first = known[0]
+    if all(first.same_steps(grid) for grid in known):
+        return replace(first, qmin=min(g.qmin for g in known), qmax=max(g.qmax for g in known))
+    low, high = min(g.qmin - g.zero_point for g in known), max(g.qmax - g.zero_point for g in known)
+    limits = np.iinfo(first.dtype)
+    zero_point = int(limits.min) - low
+    if high + zero_point > limits.max:
+        return None
+    return replace(first, zero_point=zero_point, qmin=int(limits.min), qmax=high + zero_point)
 
 
 def find_bounds(graph: Graph, grids: dict[str, Grid]) -> dict[str, Bounds]:

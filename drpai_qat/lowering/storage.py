@@ -53,6 +53,19 @@ class Grid:
         qmax = min(self.qmax, self.steps(high)) if np.isfinite(high) else self.qmax
         return replace(self, qmin=min(qmin, qmax), qmax=max(qmin, qmax))
 
+    def from_zero(self) -> Grid:
+        """uint8 stored from 0 on: of small integers more products fit int16 (`dot4_steps`)."""
+        if self.dtype != "uint8":
+            return self
+        return replace(self, zero_point=self.zero_point - self.qmin, qmin=0, qmax=self.qmax - self.qmin)
+
+    def covers(self, other: Grid | None) -> bool:
+        """Every value of the other grid is one of this: no rounding and no clamping between them."""
+        return other is not None and self.scale == other.scale and (
+            self.qmin - self.zero_point <= other.qmin - other.zero_point
+            and other.qmax - other.zero_point <= self.qmax - self.zero_point
+        )  # fmt: skip
+
     def steps(self, real: float) -> int:
         """The stored integer nearest to a real."""
         return int(np.rint(real / self.scale)) + self.zero_point
