@@ -9,6 +9,7 @@ from tvm import relax
 from tvm.relax.backend.cpu_generic import pipeline as cpu
 from tvm.support import cc
 
+from drpai_qat.errors import LoweringError
 from drpai_qat.lowering import Lowered
 from drpai_qat.targets import Target
 from drpai_qat.toolchain import Linker
@@ -20,6 +21,7 @@ def build(lowered: Lowered, target: Target, library: Path, linker: Linker | None
     Args:
         library: file to write; it loads with libtvm_runtime alone.
         linker: for another machine than this one; None: the compiler of this one.
+    Raises: LoweringError: an operator that TVM's importer took does not compile.
     """
     executable = compile_module(lowered.module, target)
     if linker is None:
@@ -47,5 +49,14 @@ def compile_module(module: tvm.IRModule, target: Target) -> relax.VMExecutable:
             *cpu.finalize_passes(tvm_target),
         ]
     )
-    with tvm_target:
-        return tvm.compile(module, target=tvm_target, relax_pipeline=passes)
+    try:
+        with tvm_target:
+            return tvm.compile(module, target=tvm_target, relax_pipeline=passes)
+    except Exception as error:  # TVM raises what its passes raise
+        imported = sorted({v.name_hint.split("_")[1] for v in module.functions if v.name_hint.startswith("onnx_")})
+        if not imported:
+            raise
+        reason = str(error).strip().splitlines()[-1][:160]
+        raise LoweringError(
+            f"TVM can't compile an operator left to it, one of {', '.join(imported)}: {reason}"
+        ) from error

@@ -95,7 +95,8 @@ def is_elementwise(graph: Graph, node: Node) -> bool:
     if node.op == "Clip":
         return clip_limits(graph, node) is not None
     if node.op == "BatchNormalization":
-        return batch_norm_affine(graph, node) is not None and len([o for o in node.outputs if o]) == 1
+        inference = not node.attributes.get("training_mode", 0) and len([o for o in node.outputs if o]) == 1
+        return inference and batch_norm_affine(graph, node) is not None
     if node.op == "PRelu":
         return graph.is_constant(node.inputs[1])
     if node.op == "Pow":

@@ -262,7 +262,7 @@ def lower_anchor(
     tail = build(context, group, anchor, order)
     grid = context.target_grid(group.output)
     shape = context.shape(group.output)
-    physical = tuple(shape[axis] for axis in order)
+    physical = tuple(shape[axis] for axis in order) or (1,)
     epilogue = replace(context.epilogue(tail.value, grid, tail.shapes), out_shape=physical)
     buffer = context.kernel(kernel(epilogue), (*inputs, *tail.operands), label)
     context.put(group.output, buffer, order, grid)

@@ -22,6 +22,10 @@ from drpai_qat.quantization import QuantParams
 
 Array = npt.NDArray[np.generic]
 
+DTYPES = frozenset(
+    ("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64")
+)
+
 FAKE_QUANT, QUANTIZE, DEQUANTIZE = "FakeQuant", "Quantize", "Dequantize"
 
 
@@ -132,12 +136,17 @@ def read_graph(model: onnx.ModelProto) -> Graph:
         weights=weights,
         opset=opset,
     )
+    for name in graph.inputs:
+        if 0 in shapes.get(name, ()):
+            raise LoweringError(f"input {name!r} is empty")
     for node in graph.nodes:
         if node.op == FAKE_QUANT and node.output not in shapes:  # a Q without a DQ of its own: nobody named the value
             shapes[node.output], dtypes[node.output] = shapes[node.inputs[0]], "float32"
         for name in node.outputs:
             if name and name not in shapes:
                 raise LoweringError(f"node {node.name!r} ({node.op}): the shape of its output {name!r} is not static")
+            if name and 0 in shapes[name]:
+                raise LoweringError(f"node {node.name!r} ({node.op}): its output {name!r} is empty")
     return graph
 
 
@@ -150,8 +159,15 @@ def _tensor_types(proto: onnx.GraphProto) -> tuple[dict[str, tuple[int, ...]], d
         if tensor.HasField("shape") and all(d.HasField("dim_value") for d in dims):
             shapes[info.name] = tuple(d.dim_value for d in dims)
         if tensor.elem_type:
-            dtypes[info.name] = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
+            dtypes[info.name] = _dtype_name(info.name, tensor.elem_type)
     return shapes, dtypes
+
+
+def _dtype_name(name: str, elem_type: int) -> str:
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type)).name
+    if dtype not in DTYPES:
+        raise LoweringError(f"tensor {name!r}: type {onnx.TensorProto.DataType.Name(elem_type)} is not supported")
+    return dtype
 
 
 def _merge_quantization(

@@ -15,7 +15,8 @@ from tvm.relax.frontend.onnx import from_onnx
 
 from drpai_qat.errors import LoweringError
 from drpai_qat.lowering.context import Context
-from drpai_qat.lowering.graph import Node
+from drpai_qat.lowering.graph import DEQUANTIZE, FAKE_QUANT, QUANTIZE, Node
+from drpai_qat.lowering.importer_limits import why_not_importable
 from drpai_qat.lowering.program import ImportedStep
 from drpai_qat.lowering.storage import Stored, row_major
 
@@ -25,8 +26,14 @@ def lower_imported(context: Context, node: Node) -> None:
 
     Raises: LoweringError: TVM's importer does not know the operator either, or not with these operands.
     """
+    if node.op in (FAKE_QUANT, QUANTIZE, DEQUANTIZE) and node.params is not None:
+        what = "one grid per channel" if node.params.per_channel else node.params.dtype.name
+        raise LoweringError(f"node {node.name!r}: an activation on {what} can't be lowered; export one 8-bit grid")
     if not node.source:
         raise LoweringError(f"node {node.name!r} ({node.op}): no implementation for these operands")
+    limit = why_not_importable(context, node)
+    if limit:
+        raise LoweringError(f"node {node.name!r}: operator {node.op}: {limit}")
     dynamic = [n for n in dict.fromkeys(node.inputs) if n and not context.graph.is_constant(n)]
     operands = [_shaped(context, name) for name in dynamic]
     model = _single_node_model(context, node, dynamic, operands)

@@ -75,7 +75,7 @@ def clip_limits(graph: Graph, node: Node) -> Bounds | None:
     if node.op == "Clip":
         low = _scalar_input(graph, node, 1, node.attributes.get("min", -math.inf))
         high = _scalar_input(graph, node, 2, node.attributes.get("max", math.inf))
-        return None if low is None or high is None else (low, high)
+        return None if low is None or high is None else (min(low, high), high)  # ONNX: the maximum wins
     if node.op in ("Min", "Max") and len(node.inputs) == 2:
         values = [graph.constant(name) for name in node.inputs]
         scalars = [float(v.item()) for v in values if v is not None and v.size == 1]

@@ -101,8 +101,8 @@ class Stored:
 
     @property
     def physical(self) -> tuple[int, ...]:
-        """The dims in memory order."""
-        return tuple(self.shape[axis] for axis in self.order)
+        """The dims in memory order; a scalar is one element."""
+        return tuple(self.shape[axis] for axis in self.order) or (1,)
 
     @property
     def size(self) -> int:

@@ -36,7 +36,7 @@ def lower_elementwise(context: Context, node: Node) -> bool:
             operand = epilogue.operands[0]
             first = -128 if operand.dtype == "int8" else 0
             return lookup(_size(operand.shape), operand.dtype, table, first, context.isa)
-        return pointwise(tuple(shape[axis] for axis in order), epilogue, context.isa)
+        return pointwise(tuple(shape[axis] for axis in order) or (1,), epilogue, context.isa)
 
     group = grow(context, node)
     lower_anchor(context, node, None, order, make, (), "pointwise", group)

@@ -236,7 +236,8 @@ def lower_space_to_depth(context: Context, node: Node) -> bool:
     size = int(node.attributes["blocksize"])
     batch, channels, height, width = stored.shape
     shape = (batch, height // size, size, width // size, size, channels)
-    return _blocks(context, node, stored, shape, (0, 1, 3, 2, 4, 5))
+    depth_last = str(node.attributes.get("mode", "DCR")) == "DCR"
+    return _blocks(context, node, stored, shape, (0, 1, 3, 2, 4, 5) if depth_last else (0, 1, 3, 5, 2, 4))
 
 
 def _blocks(context: Context, node: Node, stored: Stored, shape: tuple[int, ...], permutation: tuple[int, ...]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from drpai_qat.kernels import expr as E
 from drpai_qat.kernels.normalize import group_norm, layer_norm, softmax
 from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.elementwise import Value
-from drpai_qat.lowering.fusion import lower_anchor
+from drpai_qat.lowering.fusion import Group, lower_anchor
 from drpai_qat.lowering.graph import Node
 from drpai_qat.lowering.ops.pooling import STORABLE, scale_of, zero_of
 from drpai_qat.lowering.registry import lowers
@@ -48,23 +49,32 @@ def lower_layer_norm(context: Context, node: Node) -> bool:
     rank = len(data.shape)
     axis = int(node.attributes.get("axis", -1)) % rank
     constants = [context.graph.constant(name) for name in node.inputs[1:] if name]
-    if data.dtype not in STORABLE or axis != rank - 1 or any(c is None for c in constants) or len(node.outputs) > 1:
+    if data.dtype not in STORABLE or any(c is None for c in constants) or _is_read(context, node.outputs[1:]):
         return False
     data = context.ordered(data, row_major(rank))
-    size = data.shape[-1]
-    shape = (1,) * (rank - 1) + (size,)
-    values = [np.broadcast_to(np.asarray(c, np.float64).reshape(-1), (size,)).reshape(shape) for c in constants]
+    normalized = data.shape[axis:]
+    size = math.prod(normalized)
+    # Normalizing over several axes, the kernel's last dim is not the output's: nothing else may join.
+    single = axis < rank - 1
+    shape = (1, size) if single else (1,) * (rank - 1) + (size,)
+    values = [np.broadcast_to(np.asarray(c, np.float64), normalized).reshape(shape) for c in constants]
     anchor = Value(E.affine(E.Acc(), *values))
     epsilon = float(node.attributes.get("epsilon", 1e-5))
+    rows = data.size // size
     lower_anchor(
         context, node, anchor, row_major(rank),
         lambda epilogue: layer_norm(
-            data.size // size, size, epsilon, data.dtype, scale_of(data), zero_of(data), epilogue, context.isa
+            rows, size, epsilon, data.dtype, scale_of(data), zero_of(data),
+            replace(epilogue, out_shape=(rows, size)) if single else epilogue, context.isa,
         ),
-        (data,), "layer_norm",
+        (data,), "layer_norm", Group((node,)) if single else None,
     )  # fmt: skip
     context.record(node, "float32", 0, "computed in float32 between integer tensors")
     return True
+
+
+def _is_read(context: Context, names: tuple[str, ...]) -> bool:
+    return any(context.consumers.get(name) or name in context.graph.outputs for name in names if name)
 
 
 @lowers("InstanceNormalization")

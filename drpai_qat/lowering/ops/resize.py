@@ -19,15 +19,29 @@ from drpai_qat.lowering.storage import channels_last
 Floats = npt.NDArray[np.float32]
 
 
-def _scales(context: Context, node: Node) -> list[float] | None:
-    """Scale of every axis as the node gives it; None where sizes are given instead."""
-    index = 1 if node.op == "Upsample" else 2
-    if len(node.inputs) > index and node.inputs[index]:
-        value = context.graph.constant(node.inputs[index])
-        if value is not None and value.size:
-            return [float(v) for v in value.reshape(-1)]
-    found = node.attributes.get("scales")
-    return None if found is None else [float(v) for v in found]
+def axis_scales(context: Context, node: Node) -> list[float]:
+    """Scale of every axis: as the node gives it, else from the sizes and its policy for the aspect ratio."""
+    in_shape, out_shape = context.shape(node.inputs[0]), context.shape(node.output)
+    ratios = [o / i for o, i in zip(out_shape, in_shape, strict=True)]
+    axes = [int(axis) % len(in_shape) for axis in node.attributes.get("axes") or range(len(in_shape))]
+    given = _numbers(context, node, 1 if node.op == "Upsample" else 2) or node.attributes.get("scales")
+    if given is not None:
+        for axis, scale in zip(axes, given, strict=True):
+            ratios[axis] = float(scale)
+        return ratios
+    policy = node.attributes.get("keep_aspect_ratio_policy", "stretch")
+    sizes = _numbers(context, node, 3)
+    if policy != "stretch" and sizes is not None:
+        wanted = [size / in_shape[axis] for axis, size in zip(axes, sizes, strict=True)]
+        for axis in axes:
+            ratios[axis] = min(wanted) if policy == "not_larger" else max(wanted)
+    return ratios
+
+
+def _numbers(context: Context, node: Node, index: int) -> list[float] | None:
+    """A constant operand's values; None where it is missing, empty or not constant."""
+    value = context.graph.constant(node.inputs[index]) if len(node.inputs) > index and node.inputs[index] else None
+    return None if value is None or not value.size else [float(v) for v in value.reshape(-1)]
 
 
 def source_positions(mode: str, in_size: int, out_size: int, scale: float) -> Floats | None:
@@ -82,14 +96,9 @@ def lower_resize(context: Context, node: Node) -> bool:
     mode = str(node.attributes.get("mode", "nearest"))
     if rank not in (3, 4) or mode not in ("nearest", "linear") or in_shape[:2] != out_shape[:2]:
         return False
-    if node.attributes.get("antialias", 0) or node.attributes.get("axes") is not None:
+    if node.attributes.get("antialias", 0) or node.attributes.get("exclude_outside", 0):
         return False
-    if (
-        node.attributes.get("exclude_outside", 0)
-        or node.attributes.get("keep_aspect_ratio_policy", "stretch") != "stretch"
-    ):
-        return False
-    scales = _scales(context, node) or [o / i for o, i in zip(out_shape, in_shape, strict=True)]
+    scales = axis_scales(context, node)
     default = "asymmetric" if node.op == "Upsample" else "half_pixel"
     transformation = str(node.attributes.get("coordinate_transformation_mode", default))
     axes = []
