@@ -29,7 +29,7 @@ def lookup(size: int, in_dtype: str, table: npt.NDArray[np.generic], first: int,
     """
     dtype = str(table.dtype)
     by_byte = np.roll(np.ascontiguousarray(table), first)  # entry of each stored bit pattern
-    shuffled = BYTES[dtype] == 1 and isa.lanes in _PSHUFB and size >= isa.lanes * 4
+    shuffled = BYTES[dtype] == 1 and not isa.arm and size >= isa.lanes * 4
     constant = _differences(by_byte, isa) if shuffled else by_byte
     with function("lookup") as builder:
         data = flat_arg("data", (size,), in_dtype)

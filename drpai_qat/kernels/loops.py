@@ -96,3 +96,37 @@ def copy_run(data: Any, source: Index, out: Any, target: Index, count: int, dtyp
             T.buffer_store(out, data.vload([source + start], vector(dtype, lanes)), [span(target + start, lanes)])
 
     sweep(count, byte_lanes(isa, dtype), body, 4)
+
+
+def copy(data: Any, out: Any, count: int, dtype: str, isa: Isa) -> None:
+    """Copy a whole flat buffer, shared by the threads."""
+    number, size = chunks(count, byte_lanes(isa, dtype))
+    with tasks(number, count) as task:
+        start = T.Bind(T.min(task * size, count - size))
+        copy_run(data, start, out, start, size, dtype, isa)
+
+
+def fold(
+    count: int,
+    lanes: int,
+    dtype: str,
+    value: Callable[[Index, int], Vector],
+    combine: Callable[[Vector, Vector], Vector],
+) -> Vector:
+    """Scalar: value(start, width) over the positions 0..count, combined; each position once."""
+    total = Registers(1, 1, dtype)
+    if count < lanes:
+        done = 1
+        total[0] = value(0, 1)
+    else:
+        done = count // lanes * lanes
+        wide = Registers(1, lanes, dtype)
+        wide[0] = value(0, lanes)
+        with T.serial(count // lanes - 1) as i:
+            wide[0] = combine(wide[0], value((i + 1) * lanes, lanes))
+        total[0] = wide.lane(0)
+        for i in range(1, lanes):
+            total[0] = combine(total[0], wide.lane(i))
+    with T.serial(count - done) as i:
+        total[0] = combine(total[0], value(done + i, 1))
+    return T.Bind(total[0])

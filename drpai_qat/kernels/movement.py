@@ -10,9 +10,13 @@ import numpy.typing as npt
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
+from drpai_qat.kernels import loops
 from drpai_qat.kernels.epilogue import Kernel, flat_arg
 from drpai_qat.kernels.isa import Isa, splat
 from drpai_qat.kernels.loops import Index, copy_run, function, tasks
+from drpai_qat.kernels.transpose import transpose
+
+__all__ = ["concat", "copy", "expand", "gather", "pad", "slice_", "transpose"]
 
 Shape = tuple[int, ...]
 
@@ -28,20 +32,6 @@ def _coordinates(index: Index, shape: Shape) -> list[Any]:
     ]
 
 
-def transpose(shape: Shape, perm: tuple[int, ...], dtype: str, isa: Isa) -> Kernel:
-    """out[i_perm[0], i_perm[1], ...] = in[i_0, i_1, ...], as ONNX Transpose."""
-    out_shape = tuple(shape[axis] for axis in perm)
-    strides = [_strides(shape)[axis] for axis in perm]
-    with function("transpose") as builder:
-        data, out = flat_arg("data", shape, dtype), flat_arg("out", out_shape, dtype)
-        inner = out_shape[-1]
-        with tasks(math.prod(out_shape[:-1]), math.prod(shape)) as task:
-            source = T.Bind(_dot(_coordinates(task, out_shape[:-1]), strides[:-1]))
-            with T.serial(inner) as i:
-                T.buffer_store(out, data[source + i * strides[-1]], [task * inner + i])
-    return Kernel(builder.get(), (), out_shape, dtype)
-
-
 def _dot(coordinates: list[Any], strides: list[int]) -> Any:
     total: Any = 0
     for coordinate, stride in zip(coordinates, strides, strict=True):
@@ -51,7 +41,10 @@ def _dot(coordinates: list[Any], strides: list[int]) -> Any:
 
 def copy(size: int, dtype: str, isa: Isa) -> Kernel:
     """out = in."""
-    return slice_((size,), (0,), (size,), (1,), dtype, isa)
+    with function("copy") as builder:
+        data, out = flat_arg("data", (size,), dtype), flat_arg("out", (size,), dtype)
+        loops.copy(data, out, size, dtype, isa)
+    return Kernel(builder.get(), (), (size,), dtype)
 
 
 def concat(shapes: tuple[Shape, ...], axis: int, dtype: str, isa: Isa) -> Kernel:

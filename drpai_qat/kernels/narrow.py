@@ -6,10 +6,9 @@ so one permutation of 32-bit units at the end puts the elements in order.
 
 from __future__ import annotations
 
-from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from drpai_qat.kernels.isa import Isa, Vector, llvm, splat, vector
+from drpai_qat.kernels.isa import Isa, Vector, llvm, pick, splat, vector
 
 _TO_INT16 = {4: "llvm.x86.sse2.packssdw.128", 8: "llvm.x86.avx2.packssdw", 16: "llvm.x86.avx512.packssdw.512"}
 _TO_UINT16 = {4: "llvm.x86.sse41.packusdw", 8: "llvm.x86.avx2.packusdw", 16: "llvm.x86.avx512.packusdw.512"}
@@ -47,11 +46,6 @@ def narrow(isa: Isa, values: list[Vector], zero_point: Vector | None, dtype: str
     blocks, size = lanes // 4, 4 // parts
     orders = [[b * 4 + part * size + k for b in range(blocks) for k in range(size)] for part in range(parts)]
     return [pick(units, order) for order in orders]
-
-
-def pick(units: Vector, order: list[int]) -> Vector:
-    """Elements of a vector, by constant position; a scalar where there is one."""
-    return tirx.Shuffle([units], [tirx.const(i, "int32") for i in order])
 
 
 def _pack(names: dict[int, str], isa: Isa, dtype: str, low: Vector, high: Vector) -> Vector:

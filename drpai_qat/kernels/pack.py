@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from drpai_qat.kernels.conv import ConvShape, blocks_of
+from drpai_qat.kernels.conv import Block, ConvShape, blocks_of
 from drpai_qat.kernels.epilogue import Kernel, flat_arg
-from drpai_qat.kernels.isa import Isa
-from drpai_qat.kernels.loops import function, tasks
+from drpai_qat.kernels.isa import Isa, Vector, span, splat, vector
+from drpai_qat.kernels.loops import Index, function, tasks
 from drpai_qat.kernels.products import Product
 from drpai_qat.kernels.tiling import Tiling
 
@@ -37,27 +38,87 @@ def pack_matrix(
         tiling: the one given to `conv`; `choose_tiling(shape, product, isa)`.
     Returns: kernel of (matrix); flat output of weight_dtype.
     """
-    lanes, pack, n = isa.lanes, product.pack, shape.out_channels
-    blocks = blocks_of(shape, lanes, tiling.vectors, pack)
-    count = blocks[-1].weight_offset + blocks[-1].vectors * lanes * shape.channels
+    blocks = blocks_of(shape, isa.lanes, tiling.vectors, product.pack)
+    count = blocks[-1].weight_offset + blocks[-1].vectors * isa.lanes * shape.channels
     dtype = product.weight_dtype
-    number = "float32" if dtype == "float32" else "int32"
+    full = sum(block.channels == blocks[0].vectors * isa.lanes for block in blocks)  # all but perhaps the last
     with function("pack_matrix") as builder:
-        data = flat_arg("matrix", (shape.batch, k, n), in_dtype)
-        numbers = flat_arg("zero_point", (1,), number)
+        data = flat_arg("matrix", (shape.batch, k, shape.out_channels), in_dtype)
+        zero = flat_arg("zero_point", (1,), dtype)
         out = flat_arg("out", (shape.batch * count,), dtype)
-        with tasks(shape.batch, shape.batch * count) as batch:
-            for block in blocks:
-                width = block.vectors * lanes
-                with T.serial(shape.channels // pack) as step, T.serial(width) as c, T.serial(pack) as p:
-                    row, column = step * pack + p, block.start + c
-                    at = (
-                        (T.min(column, n - 1) * k + T.min(row, k - 1))
-                        if transposed
-                        else (T.min(row, k - 1) * n + T.min(column, n - 1))
-                    )
-                    value = T.Cast(number, data[batch * (k * n) + at]) - numbers[0]
-                    value = T.Select(tirx.all(row < k, column < n), value, tirx.const(0, number))
-                    index = batch * count + block.weight_offset + (step * width + c) * pack + p
-                    T.buffer_store(out, T.Cast(dtype, value), [index])
-    return Kernel(builder.get(), (np.asarray([zero_point], number),), (math.prod((shape.batch, count)),), dtype)
+        pack = _Pack(
+            isa, product.pack, k, shape.channels, shape.out_channels, transposed, in_dtype, dtype, data, zero[0], out
+        )
+        with tasks(shape.batch * len(blocks), shape.batch * count) as task:
+            image, index = tirx.floordiv(task, len(blocks)), tirx.floormod(task, len(blocks))
+            source, target = T.Bind(image * (k * shape.out_channels)), T.Bind(image * count)
+            if full == len(blocks):
+                pack.block(blocks[0], index, source, target)
+            elif full == 0:
+                pack.block(blocks[0], 0, source, target)
+            else:
+                with T.If(index < full):
+                    with T.Then():
+                        pack.block(blocks[0], index, source, target)
+                    with T.Else():
+                        pack.block(blocks[-1], 0, source, target)
+    return Kernel(builder.get(), (np.asarray([zero_point], dtype),), (shape.batch * count,), dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pack:
+    """One matrix: k rows of n columns, brought to [k / pack][channel of the block][pack]."""
+
+    isa: Isa
+    pack: int
+    k: int
+    padded: int
+    n: int
+    transposed: bool
+    in_dtype: str
+    dtype: str
+    data: Any
+    zero: Any
+    out: Any
+
+    def block(self, block: Block, index: Index, source: Index, target: Index) -> None:
+        """The columns of `block`, or of the index-th block after it."""
+        width = block.vectors * self.isa.lanes
+        first = T.Bind(block.start + index * width)
+        base = T.Bind(target + block.weight_offset + index * (width * self.padded))
+        whole = self.k // self.pack  # steps all of whose rows are stored
+        with T.serial(whole) as step:
+            self._step(block, width, source, first, step, base + step * (width * self.pack), self.pack)
+        if whole * self.pack < self.padded:
+            self._step(block, width, source, first, whole, base + whole * (width * self.pack), self.k % self.pack)
+
+    def _step(
+        self, block: Block, width: int, source: Index, first: Index, step: Index, target: Index, rows: int
+    ) -> None:
+        lanes = 1 if self.transposed else self.isa.lanes
+        vectors = block.channels // lanes
+        with T.serial(vectors) as v:
+            column = T.Bind(first + v * lanes)
+            self._columns(source, column, step, target + v * (lanes * self.pack), rows, lanes)
+        with T.serial(block.channels - vectors * lanes) as i:
+            done = vectors * lanes + i
+            self._columns(source, first + done, step, target + done * self.pack, rows, 1)
+        with T.serial((width - block.channels) * self.pack) as i:
+            T.buffer_store(self.out, tirx.const(0, self.dtype), [target + block.channels * self.pack + i])
+
+    def _columns(self, source: Index, column: Index, step: Index, target: Index, rows: int, lanes: int) -> None:
+        """`lanes` columns of one step: its rows interleaved, the missing ones zero."""
+        values = [self._load(source, column, step * self.pack + row, lanes) for row in range(rows)]
+        values += [splat(tirx.const(0, self.dtype), lanes)] * (self.pack - rows)
+        if lanes == 1 or self.pack == 1:
+            for row, value in enumerate(values):
+                T.buffer_store(self.out, value, [span(target + row, lanes)])
+            return
+        order = [row * lanes + lane for lane in range(lanes) for row in range(self.pack)]
+        packed = tirx.Shuffle(values, [tirx.const(i, "int32") for i in order])
+        T.buffer_store(self.out, packed, [span(target, lanes * self.pack)])
+
+    def _load(self, source: Index, column: Index, row: Index, lanes: int) -> Vector:
+        at = source + (column * self.k + row if self.transposed else row * self.n + column)
+        value = self.data.vload([at], vector(self.in_dtype, lanes))
+        return T.Bind(T.Cast(vector(self.dtype, lanes), value) - splat(self.zero, lanes))

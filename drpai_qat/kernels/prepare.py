@@ -12,7 +12,7 @@ from tvm.tirx.script.builder import ir as T
 
 from drpai_qat.kernels.epilogue import Kernel, flat_arg
 from drpai_qat.kernels.isa import Isa, Vector, span, splat, vector
-from drpai_qat.kernels.loops import Index, byte_lanes, function, sweep, tasks
+from drpai_qat.kernels.loops import BYTES, Index, byte_lanes, function, sweep, tasks
 
 _REGISTERS = 4
 
@@ -33,8 +33,8 @@ def prepare(
 
         out[n, y + top, x + left, g, c] = convert(in[n, y, x, g, c]);   `fill` everywhere else
 
-    Conversions: equal dtypes copy; int8 to uint8 adds 128; 8 bits to int16 or float32 subtracts `subtract` (the zero
-    point); int16 to float32 likewise.
+    Conversions: equal dtypes copy; int8 to uint8 adds 128, uint8 to int8 takes 128 off; 8 bits to int16 or float32
+    subtracts `subtract` (the zero point); int16 to float32 likewise.
 
     Args:
         shape: (N, H, W, C) as stored, C = groups * channels of one group.
@@ -74,9 +74,8 @@ def _fill_as_stored(fill: float, subtract: int, in_dtype: str, out_dtype: str) -
     """What converts to `fill`, as near as the input's dtype has it."""
     if in_dtype == "float32":
         return fill
-    stored = (
-        fill - 128 if (in_dtype, out_dtype) == ("int8", "uint8") else fill + (subtract if in_dtype != out_dtype else 0)
-    )
+    shift = {("int8", "uint8"): -128, ("uint8", "int8"): 128}.get((in_dtype, out_dtype), subtract)
+    stored = fill if in_dtype == out_dtype else fill + shift
     return float(np.clip(stored, np.iinfo(in_dtype).min, np.iinfo(in_dtype).max))
 
 
@@ -155,7 +154,8 @@ class _Copy:
     def _convert(self, value: Vector, lanes: int) -> Vector:
         if self.in_dtype == self.out_dtype:
             return value
-        if (self.in_dtype, self.out_dtype) == ("int8", "uint8"):
-            return T.reinterpret(value, dtype=vector("uint8", lanes)) ^ splat(tirx.const(128, "uint8"), lanes)
+        if BYTES[self.in_dtype] == BYTES[self.out_dtype]:
+            unsigned = T.reinterpret(value, dtype=vector("uint8", lanes)) ^ splat(tirx.const(128, "uint8"), lanes)
+            return T.reinterpret(unsigned, dtype=vector(self.out_dtype, lanes))
         subtract = splat(T.Cast(self.out_dtype, self.numbers[0]), lanes)
         return T.Cast(vector(self.out_dtype, lanes), value) - subtract

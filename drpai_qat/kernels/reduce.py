@@ -11,7 +11,7 @@ from tvm.tirx.script.builder import ir as T
 
 from drpai_qat.kernels.epilogue import Epilogue, EpilogueEmitter, Kernel, flat_arg
 from drpai_qat.kernels.isa import Isa, Vector, splat, vector
-from drpai_qat.kernels.loops import Index, Registers, function, sweep, tasks
+from drpai_qat.kernels.loops import Index, Registers, fold, function, sweep, tasks
 
 Kind = Literal["sum", "max", "min"]
 _REGISTERS = 4
@@ -102,26 +102,11 @@ class _Run:
 
     def row(self, base: Index) -> Vector:
         """float32 result of `reduced` neighbouring elements."""
-        lanes = self.isa.lanes
 
         def part(first: Index, count: int) -> list[Vector]:
             at = T.Bind(base + first)
-            total = Registers(1, 1, self.acc_dtype)
-            if count < lanes:
-                done = 1
-                total[0] = self._load(at, 1)
-            else:
-                done = count // lanes * lanes
-                wide = Registers(1, lanes, self.acc_dtype)
-                wide[0] = self._load(at, lanes)
-                with T.serial(count // lanes - 1) as i:
-                    wide[0] = self._combine(wide[0], self._load(at + (i + 1) * lanes, lanes))
-                total[0] = wide.lane(0)
-                for i in range(1, lanes):
-                    total[0] = self._combine(total[0], wide.lane(i))
-            with T.serial(count - done) as i:
-                total[0] = self._combine(total[0], self._load(at + done + i, 1))
-            return [self._centred(total[0], count, 1)]
+            acc = fold(count, self.isa.lanes, self.acc_dtype, lambda i, width: self._load(at + i, width), self._combine)
+            return [self._centred(acc, count, 1)]
 
         return self._in_parts(part, 1, 1)[0]
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from drpai_qat.kernels import movement
 from drpai_qat.kernels.isa import Isa
+from drpai_qat.kernels.transpose import transpose
 from tests.kernels.running import few, integers, on_each_isa, run
 
 dtypes = st.sampled_from(["uint8", "int8", "int16", "float32"])
@@ -25,7 +26,7 @@ def tensor(shape: tuple[int, ...], dtype: str) -> np.ndarray:
 def test_transpose(isa: Isa, data: st.DataObject, dtype: str, shape: tuple[int, ...]) -> None:
     perm = tuple(data.draw(st.permutations(range(len(shape)))))
     x = tensor(shape, dtype)
-    np.testing.assert_array_equal(run(movement.transpose(shape, perm, dtype, isa), isa, x), x.transpose(perm))
+    np.testing.assert_array_equal(run(transpose(shape, perm, dtype, isa), isa, x), x.transpose(perm))
 
 
 @on_each_isa
@@ -34,9 +35,9 @@ def test_transpose(isa: Isa, data: st.DataObject, dtype: str, shape: tuple[int, 
 def test_transpose_between_image_layouts(isa: Isa, dtype: str, channels: int) -> None:
     x = tensor((2, channels, 19, 23), dtype)
     to_last, to_first = (0, 2, 3, 1), (0, 3, 1, 2)
-    last = run(movement.transpose(x.shape, to_last, dtype, isa), isa, x)
+    last = run(transpose(x.shape, to_last, dtype, isa), isa, x)
     np.testing.assert_array_equal(last, x.transpose(to_last))
-    np.testing.assert_array_equal(run(movement.transpose(last.shape, to_first, dtype, isa), isa, last), x)
+    np.testing.assert_array_equal(run(transpose(last.shape, to_first, dtype, isa), isa, last), x)
 
 
 @on_each_isa

@@ -14,6 +14,7 @@ from tests.kernels.running import few, integers, on_each_isa, run
 CONVERSIONS = [
     ("uint8", "uint8", 0, 131),
     ("int8", "uint8", 0, 3),
+    ("uint8", "int8", 0, -77),
     ("uint8", "int16", 200, 0),
     ("int8", "int16", -7, 0),
     ("int16", "int16", 0, 0),
@@ -36,7 +37,8 @@ def test_prepare(isa: Isa, conversion: tuple[str, str, int, int], data: st.DataO
     x = integers(np.random.default_rng(channels), (batch, height, width, groups, channels), in_dtype)
     shape = (batch, height, width, groups * channels)
     kernel = prepare(shape, pads, groups, channels + more, in_dtype, out_dtype, subtract, fill, isa, extra_rows)
-    converted = x.view(np.uint8) ^ 0x80 if (in_dtype, out_dtype) == ("int8", "uint8") else x.astype(float) - subtract
+    shift = {("int8", "uint8"): -128, ("uint8", "int8"): 128}.get((in_dtype, out_dtype), subtract)
+    converted = x.astype(float) - shift
     out = (batch, height + top + bottom + extra_rows, width + left + right, groups, channels + more)
     expected = np.full(out, fill, out_dtype)
     expected[:, top : top + height, left : left + width, :, :channels] = converted
