@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.preprocess.building import fold
 
 FLOAT = onnx.TensorProto.FLOAT
+KINDS = ("view", "view", "view", "unary", "constant", "limit", "pair", "moved", "join")
 
 
 class Builder:
@@ -45,7 +46,7 @@ class Builder:
     def step(self) -> None:
         source = self.draw(st.sampled_from(list(self.shapes)[-3:]))
         shape = self.shapes[source]
-        kind = self.draw(st.sampled_from(["view", "view", "view", "unary", "constant", "limit", "pair", "moved", "join"]))
+        kind = self.draw(st.sampled_from(KINDS))
         if kind == "view":
             self.view(source, shape, floats=True)
         elif kind == "unary":
