@@ -16,7 +16,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from drpai_qat.quantization import QuantParams
-from preprocess.graph import Names, is_graph_output, params_of, readers, value_of
+from preprocess.graph import Names, clip_bounds, is_graph_output, params_of, readers
 from preprocess.passlog import PassLog
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
 
@@ -57,29 +57,10 @@ def _paths(graph: gs.Graph, tensor: gs.Tensor, low: int, high: int, steps: int) 
             if limits is not None and limits[0] <= low and high <= limits[1]:
                 yield from _paths(graph, node.outputs[0], low, high, steps + 1)
         elif node.op in ("Clip", "Min", "Max") and not is_graph_output(graph, node.outputs[0]):
-            bounds = _bounds(node, tensor)
+            bounds = clip_bounds(node, tensor)
             if bounds is not None:
-                inner = max(low, bounds[0]), min(high, bounds[1])
+                inner = int(max(low, bounds[0])), int(min(high, bounds[1]))
                 yield from _paths(graph, node.outputs[0], *inner, steps + 1)
-
-
-def _bounds(node: gs.Node, data: gs.Tensor) -> tuple[int, int] | None:
-    """Range that a Clip, Min or Max leaves; None if its bounds aren't constant scalars."""
-    huge = 2**40
-    if node.op != "Clip":
-        others = [value_of(tensor) for tensor in node.inputs if tensor is not data]
-        if len(others) != 1 or others[0] is None or others[0].size != 1:
-            return None
-        bound = int(others[0].reshape(-1)[0])
-        return (-huge, bound) if node.op == "Min" else (bound, huge)
-    result = [-huge, huge]
-    for index in (1, 2):
-        if index < len(node.inputs) and not node.inputs[index].is_empty():
-            value = value_of(node.inputs[index])
-            if value is None or value.size != 1:
-                return None
-            result[index - 1] = int(value.reshape(-1)[0])
-    return result[0], result[1]
 
 
 def _integer_limits(elem_type: int) -> tuple[int, int] | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from preprocess.activations import clip_before_quantize
 from preprocess.affine import fold_affine_steps
+from preprocess.arithmetic import recognize_arithmetic
 from preprocess.biases import canonical_biases
 from preprocess.channel_grids import fold_depthwise_scales, scale_channels_outside
 from preprocess.constants import fold_constants, unshare_small_constants
@@ -33,6 +34,7 @@ PREPARE: tuple[Pass, ...] = (
     translate_fake_quantize,  # before shape inference, which does not know the operator
     make_shapes_static,
     remove_idle_casts,  # needs the inferred types
+    recognize_arithmetic,
     require_fake_quant,
     complete_quantize_nodes,  # needs constant scales; every later pass reads Q/DQ nodes through params_of
 )

@@ -153,6 +153,25 @@ def channel_vector(value: Array, rank: int, axis: int, channels: int) -> NDArray
     return np.broadcast_to(value.reshape(-1).astype(np.float64), (channels,))
 
 
+def clip_bounds(node: gs.Node, data: gs.Tensor) -> tuple[float, float] | None:
+    """Range that a Clip, Min or Max leaves of `data`, infinite where open; None if a bound isn't a constant number."""
+    if node.op == "Clip":
+        bounds = [optional_input(node, 1), optional_input(node, 2)]
+    else:
+        others = [tensor for tensor in node.inputs if tensor is not data]
+        if len(others) != 1:
+            return None
+        bounds = [None, others[0]] if node.op == "Min" else [others[0], None]
+    numbers = [-np.inf, np.inf]
+    for index, tensor in enumerate(bounds):
+        if tensor is not None:
+            value = value_of(tensor)
+            if value is None or value.size != 1:
+                return None
+            numbers[index] = float(value.reshape(-1)[0])
+    return numbers[0], numbers[1]
+
+
 def params_of(node: gs.Node) -> QuantParams:
     """Parameters of a completed QuantizeLinear or DequantizeLinear (three constant inputs)."""
     scale, zero_point = node.inputs[1].values, node.inputs[2].values

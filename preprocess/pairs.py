@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 from drpai_qat.quantization import QuantParams
 from preprocess.graph import (
     Names,
+    clip_bounds,
     detach,
     is_graph_output,
     params_of,
@@ -97,7 +98,7 @@ def drop_repeated_grids(graph: gs.Graph, log: PassLog) -> gs.Graph:
         source, bounds = node.inputs[0], None
         clip = produced_by(source, "Clip")
         if clip is not None:
-            source, bounds = clip.inputs[0], _clip_range(clip)
+            source, bounds = clip.inputs[0], clip_bounds(clip, clip.inputs[0])
         before = produced_by(source, DEQUANTIZE)
         if before is None or params_of(before) != params_of(node):
             continue
@@ -110,24 +111,11 @@ def drop_repeated_grids(graph: gs.Graph, log: PassLog) -> gs.Graph:
     return graph.cleanup()
 
 
-def _clip_range(clip: gs.Node) -> tuple[float, float] | None:
-    """Bounds of a Clip; None if they are computed at run time."""
-    bounds = [-np.inf, np.inf]
-    for index, tensor in enumerate(clip.inputs[1:3]):
-        if tensor.is_empty():
-            continue
-        value = value_of(tensor)
-        if value is None:
-            return None
-        bounds[index] = float(value.reshape(-1)[0])
-    return bounds[0], bounds[1]
-
-
 def _range_of(dequantize: gs.Node) -> tuple[float, float] | None:
     """Range that the Clip in front of the pair of `dequantize` leaves."""
     quantize = produced_by(dequantize.inputs[0], QUANTIZE)
     clip = produced_by(quantize.inputs[0], "Clip") if quantize is not None else None
-    return _clip_range(clip) if clip is not None else None
+    return clip_bounds(clip, clip.inputs[0]) if clip is not None else None
 
 
 def _within(inner: tuple[float, float] | None, outer: tuple[float, float] | None) -> bool:
