@@ -3,13 +3,14 @@
     x -> Div(s) -> [Add z] -> [Clip] -> Round -> [Clip] -> [Sub z] -> Mul(s)   =>   Q(x, s, z) -> [Clip] -> DQ
 
 Division can be a Mul by 1/s and the other way round, Clip a Min and a Max. The straight-through trick of training,
-y = (round(v) - v) + v, is y = round(v). Weights written so are constants: they are evaluated, and their grid is recovered
-from the values.
+y = (round(v) - v) + v, is y = round(v). Weights written so are constants: they are evaluated, and recover_weights finds
+the grid in the values.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -21,6 +22,8 @@ from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
 
 _SAME = 1e-5
 """Two float32 roundings of one scale, and of a whole number, are this near, relatively and in steps."""
+_Grid: TypeAlias = tuple[np.dtype[np.integer], int]
+"""Integer type and zero point."""
 _TYPES: tuple[tuple[type[np.integer], int], ...] = ((np.int8, 0), (np.uint8, 0), (np.int16, 0), (np.uint16, 0))
 
 
@@ -169,7 +172,7 @@ def _step(node: gs.Node, data: gs.Tensor, value: Array | None, steps: _Steps) ->
     return steps.add(number if node.op == "Add" else -number)
 
 
-def _grid(steps: _Steps) -> tuple[np.dtype[np.integer], int] | None:
+def _grid(steps: _Steps) -> _Grid | None:
     """Integer type and zero point for steps around zero; None if they are unlimited or don't end where they began."""
     if not np.isfinite([steps.low, steps.high]).all() or abs(steps.offset) > _SAME or steps.low >= steps.high:
         return None
@@ -190,7 +193,7 @@ def _pair(
     source: gs.Tensor,
     output: gs.Tensor,
     steps: _Steps,
-    grid: tuple[np.dtype[np.integer], int],
+    grid: _Grid,
     names: Names,
 ) -> list[gs.Node]:
     """Q -> Clip -> DQ from `source` to `output`."""
