@@ -127,14 +127,20 @@ BINARY: dict[str, Callable[..., npt.NDArray[np.float32]]] = {
 
 
 def affine(x: Expr, mul: npt.ArrayLike = 1.0, add: npt.ArrayLike = 0.0) -> Expr:
-    """x * mul + add, folded into a preceding affine step; nothing at all where mul is 1 and add is 0."""
+    """x * mul + add, folded into a preceding affine step (but a zero point's); nothing where mul is 1 and add is 0."""
     m, a = np.asarray(mul, np.float64), np.asarray(add, np.float64)
-    if isinstance(x, Affine):
+    if isinstance(x, Affine) and not _is_shift(x):
         m, a, x = x.mul * m, x.add * m + a, x.x
     m, a = _shrink(m), _shrink(a)
     if m.size == 1 and a.size == 1 and float(m.item()) == 1.0 and float(a.item()) == 0.0:
         return x
     return Affine(x, m, a)
+
+
+def _is_shift(x: Affine) -> bool:
+    """A zero point taken off a stored integer: exact on its own, so the result is the same for int8 as for uint8."""
+    whole = x.mul.size == x.add.size == 1 and x.mul.item() == 1.0 and float(x.add.item()).is_integer()
+    return whole and isinstance(x.x, Load)
 
 
 def _shrink(values: Array) -> Array:
