@@ -73,7 +73,7 @@ class Product:
             for i, base in enumerate(bases):
                 index = tirx.Ramp((i * vectors + j) * lanes, 1, lanes)
                 inputs = self._inputs(isa, data, base + offset, group)
-                T.buffer_store(acc, self._multiply(isa, acc[index], inputs, columns), [index])
+                T.buffer_store(acc, self.multiply(isa, acc[index], inputs, columns), [index])
 
     def _weights(self, weights: Any, start: Any, count: int) -> Any:
         value = weights.vload([start], vector(self.weight_dtype, count))
@@ -92,7 +92,7 @@ class Product:
             return [T.reinterpret(half, dtype="int8x8") for half in halves]
         return [spread(part, vector(self.in_dtype, isa.lanes * self.pack), isa.lanes) for part in parts]
 
-    def _multiply(self, isa: Isa, acc: Any, inputs: list[Any], columns: list[Any]) -> Any:
+    def multiply(self, isa: Isa, acc: Any, inputs: list[Any], columns: list[Any]) -> Any:
         if self.name == "pairs":
             sums = pair_products(inputs[0], columns[0])
             for x, w in zip(inputs[1:], columns[1:], strict=True):
