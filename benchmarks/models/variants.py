@@ -76,7 +76,7 @@ def write_qat(
         path: the .onnx file; the .npz goes beside it.
         steps: optimizer steps with fake-quant.
     """
-    qat = prepare(model, recipe, images[:1])
+    qat = prepare(model, recipe, images[:2])
     train(qat, images, labels, loss, steps=steps, batch=4, rate=1e-5)
     settle_ranges(qat, list(images.split(4)))
     with torch.no_grad():

@@ -21,8 +21,6 @@ from torch.ao.quantization import (
     MovingAveragePerChannelMinMaxObserver,
     QConfig,
     QConfigMapping,
-    disable_observer,
-    enable_observer,
     prepare_qat,
 )
 
@@ -63,7 +61,7 @@ def prepare(model: nn.Module, recipe: str, example: Tensor) -> nn.Module:
     Args:
         model: float network; for the recipes of `FUSING_RECIPES` one with a `fuse_model(is_qat)` method.
         recipe: one of `RECIPES`.
-        example: float32 input, as the network takes it; graph-based recipes trace with it.
+        example: float32 input of at least two images; graph-based recipes trace with it.
     Returns: the prepared network, in training mode where the recipe keeps modules.
     Raises: ValueError: no such recipe. ImportError: `pt2e` without torchao.
     """
@@ -97,7 +95,8 @@ def _prepare_pt2e(model: nn.Module, example: Tensor) -> nn.Module:
     )
 
     quantizer = X86InductorQuantizer().set_global(get_default_x86_inductor_quantization_config(is_qat=True))
-    exported = torch.export.export(model, (example,)).module()
+    batch = {0: torch.export.Dim("batch", min=1)}
+    exported = torch.export.export(model, (example,), dynamic_shapes=(batch,)).module()
     return prepare_qat_pt2e(exported, quantizer)
 
 
@@ -128,15 +127,23 @@ def settle_ranges(model: nn.Module, batches: Sequence[Tensor]) -> None:
     Training sees batch norm with the statistics of the batch, inference with the running ones, and the last steps move
     the weights; the recipe's moving averages, which forget only 1% a step, lag far behind both after a short training.
     """
-    observers = [module for module in model.modules() if type(module) is MovingAverageMinMaxObserver]
+    fake_quants = [module for module in model.modules() if hasattr(module, "enable_observer")]
+    observers = [module for module in model.modules() if _averages_a_tensor(module)]
+    constants = [observer.averaging_constant for observer in observers]
+    training_mode(model, False)
     for observer in observers:
         observer.reset_min_max_vals()
-    model.eval()
-    model.apply(enable_observer)
+    for fake_quant in fake_quants:
+        fake_quant.enable_observer()
     for index, batch in enumerate(batches):
         for observer in observers:
             observer.averaging_constant = 1.0 / (index + 1)
         model(batch)
-    for observer in observers:
-        observer.averaging_constant = 0.01
-    model.apply(disable_observer)
+    for observer, constant in zip(observers, constants, strict=True):
+        observer.averaging_constant = constant
+    for fake_quant in fake_quants:
+        fake_quant.disable_observer()
+
+
+def _averages_a_tensor(module: nn.Module) -> bool:
+    return hasattr(module, "averaging_constant") and not hasattr(module, "ch_axis")  # of torch.ao or of torchao

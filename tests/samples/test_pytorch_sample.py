@@ -1,0 +1,149 @@
+"""The PyTorch sample, run as a user runs it: its commands in an empty folder, small settings."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+SAMPLE = Path(__file__).resolve().parents[2] / "samples" / "PyTorch_sample"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the extra pytorch"),
+]
+
+
+@pytest.fixture(autouse=True)
+def sample_on_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(SAMPLE))
+
+
+def run(script: str, *arguments: str, folder: Path, status: int = 0) -> str:
+    """Run a script of the sample; returns what it printed."""
+    command = [sys.executable, str(SAMPLE / script), *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def accuracies(printed: str) -> dict[str, float]:
+    return {name: float(value) for name, value in re.findall(r"(float|QAT|INT8) +│ +([\d.]+)%", printed)}
+
+
+def test_small_cnn_trains_retrains_and_compiles(tmp_path):
+    run("train.py", "--model", "small_cnn", "-lr", "0.001", "--max_epochs", "8", folder=tmp_path)
+    printed = run("qat_retrain.py", "--model", "small_cnn", "-lr", "0.0001", "--max_epochs", "1", folder=tmp_path)
+
+    top1 = accuracies(printed)
+    assert top1["QAT"] >= 96.0
+    assert abs(top1["INT8"] - top1["QAT"]) <= 0.3
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {
+        "pretrained_small_cnn.pth",
+        "pretrained_small_cnn.onnx",
+        "QAT_small_cnn_fp32.pth",
+        "QAT_small_cnn_fp32.onnx",
+        "QAT_small_cnn_int8",
+    }
+
+
+@pytest.mark.parametrize("recipe", ["fused", "fx", "pt2e"])
+def test_each_recipe_retrains_and_exports(recipe, tmp_path):
+    if recipe == "pt2e":
+        pytest.importorskip("torchao")
+    run("train.py", "--model", "mnist_mlp", "--max_epochs", "1", folder=tmp_path)
+    retrain = ("qat_retrain.py", "--model", "mnist_mlp", "--max_epochs", "1", "--no-compile")
+    run(*retrain, "--recipe", recipe, folder=tmp_path)
+
+    operators = {node.op_type for node in onnx.load(tmp_path / "QAT_mnist_mlp_fp32.onnx").graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= operators
+
+
+def test_an_interrupted_training_goes_on_where_it_was(tmp_path):
+    from datasets import open_data
+    from networks import build
+    from training import Schedule, fit, seed_everything
+
+    def interrupt(epoch):
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    data = open_data("mnist5k", gray=True)
+    schedule = Schedule(0.001, 0.7, max_epochs=2, batch_size=64, patience=9, target=1.0)
+    state = tmp_path / "state.pth"
+    seed_everything(0)
+    model = build("mnist_mlp", 10)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, data, schedule, state, resume=False, on_epoch=interrupt)
+    assert state.exists()
+
+    resumed, epochs = build("mnist_mlp", 10), []
+    fit(resumed, data, schedule, state, resume=True, on_epoch=epochs.append)
+
+    assert epochs == [1]
+    assert not state.exists()
+
+
+def test_wrong_usage_says_what_to_do(tmp_path):
+    assert "run train.py --model small_cnn first" in run(
+        "qat_retrain.py", "--model", "small_cnn", folder=tmp_path, status=2
+    )
+    assert "give one of mnist5k, mnist:DIR" in run("train.py", "--data", "imagenet", folder=tmp_path, status=2)
+    assert "reads digits only" in run(
+        "train.py", "--model", "mnist_mlp", "--data", "cifar10:x", folder=tmp_path, status=2
+    )
+    assert "no such file" in run("train.py", "--weights", "missing.pth", folder=tmp_path, status=2)
+    assert "nothing was interrupted" in run("train.py", "--model", "mnist_mlp", "--resume", folder=tmp_path, status=2)
+
+
+def test_parameter_names_are_torchvisions():
+    from networks import mobilenet, resnet
+
+    names = set(resnet.resnet50().state_dict()) | set(mobilenet.mobilenet_v2().state_dict())
+    assert {
+        "conv1.weight",
+        "bn1.running_mean",
+        "layer1.0.downsample.0.weight",
+        "layer4.2.bn3.bias",
+        "fc.weight",
+        "features.0.0.weight",
+        "features.1.conv.1.weight",
+        "features.2.conv.0.1.running_var",
+        "features.17.conv.3.bias",
+        "features.18.1.num_batches_tracked",
+        "classifier.1.bias",
+    } <= names
+
+
+def test_quantizable_networks_take_the_same_weights_and_compute_the_same():
+    import torch
+    from networks import NAMES, build
+
+    for name in NAMES:
+        torch.manual_seed(0)
+        plain = build(name, 10).eval()
+        quantizable = build(name, 10, quantizable=True)
+        quantizable.load_state_dict(plain.state_dict())
+        x = torch.rand(1, 1, 28, 28) if name == "mnist_mlp" else torch.rand(1, 3, 64, 64)
+        with torch.no_grad():
+            expected = plain(x)
+            np.testing.assert_allclose(quantizable.eval()(x), expected, rtol=1e-4, atol=1e-5)
+            quantizable.fuse_model(is_qat=False)
+            np.testing.assert_allclose(quantizable(x), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_mnist5k_is_split_without_overlap():
+    from datasets import open_data
+
+    data = open_data("mnist5k", gray=True)
+
+    assert [len(part) for part in (data.train, data.validation, data.test)] == [3500, 500, 1000]
+    held_out = {data.test[index][0].numpy().tobytes() for index in range(1000)}
+    assert all(data.validation[index][0].numpy().tobytes() not in held_out for index in range(500))
