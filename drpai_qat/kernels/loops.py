@@ -14,6 +14,7 @@ from drpai_qat.kernels.isa import Isa, Vector, span, vector
 Index = Any  # a TIR index expression or a Python int
 BYTES = {"uint8": 1, "int8": 1, "bool": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "float32": 4, "int64": 8}
 _CHUNKS = 8  # parts of a long run: enough for several threads, few enough to cost nothing
+_FOLDED = 16  # partial results of a reduction: the lanes of the widest instruction set
 _PARALLEL_WORK = 1 << 14  # elements below which waking a second thread costs more than it saves
 
 
@@ -113,20 +114,33 @@ def fold(
     value: Callable[[Index, int], Vector],
     combine: Callable[[Vector, Vector], Vector],
 ) -> Vector:
-    """Scalar: value(start, width) over the positions 0..count, combined; each position once."""
+    """Scalar: value(start, width) over the positions 0..count, combined; each position once.
+
+    Positions are combined in the same order whatever the lanes are, so that float sums agree between instruction sets.
+    """
     total = Registers(1, 1, dtype)
-    if count < lanes:
+    registers = _FOLDED // lanes
+    done = count // _FOLDED * _FOLDED
+    if done:
+        wide = Registers(registers, lanes, dtype)
+        for j in range(registers):
+            wide[j] = value(j * lanes, lanes)
+        with T.serial(count // _FOLDED - 1) as i:
+            for j in range(registers):
+                wide[j] = combine(wide[j], value((i + 1) * _FOLDED + j * lanes, lanes))
+        total[0] = wide.lane(0)
+        for k in range(1, _FOLDED):
+            total[0] = combine(total[0], wide.lane(k))
+    else:
         done = 1
         total[0] = value(0, 1)
-    else:
-        done = count // lanes * lanes
-        wide = Registers(1, lanes, dtype)
-        wide[0] = value(0, lanes)
-        with T.serial(count // lanes - 1) as i:
-            wide[0] = combine(wide[0], value((i + 1) * lanes, lanes))
-        total[0] = wide.lane(0)
-        for i in range(1, lanes):
-            total[0] = combine(total[0], wide.lane(i))
-    with T.serial(count - done) as i:
-        total[0] = combine(total[0], value(done + i, 1))
+    some = (count - done) // lanes * lanes
+    if some:
+        part = Registers(1, lanes, dtype)
+        with T.serial(some // lanes) as i:
+            part[0] = value(done + i * lanes, lanes)
+            for k in range(lanes):
+                total[0] = combine(total[0], part.lane(k))
+    with T.serial(count - done - some) as i:
+        total[0] = combine(total[0], value(done + some + i, 1))
     return T.Bind(total[0])

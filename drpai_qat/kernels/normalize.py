@@ -19,14 +19,16 @@ _REGISTERS = 4
 
 @dataclass(frozen=True, eq=False)
 class _Input:
-    """Stored numbers as float32."""
+    """Stored numbers as float32, less `zero`: means round differently about another origin, as int8 has on Arm."""
 
     data: Any
     dtype: str
+    zero: Any = None
 
     def load(self, at: Index, lanes: int) -> Vector:
         """`lanes` neighbouring numbers from `at`."""
-        return T.Cast(vector("float32", lanes), self.data.vload([at], vector(self.dtype, lanes)))
+        value = T.Cast(vector("float32", lanes), self.data.vload([at], vector(self.dtype, lanes)))
+        return value if self.zero is None else value - splat(self.zero, lanes)
 
 
 def softmax(
@@ -150,9 +152,10 @@ def layer_norm(
     """
     emitter = EpilogueEmitter(epilogue, (rows, size), isa)
     with function("layer_norm") as builder:
-        source = _Input(flat_arg("data", (rows, size), in_dtype), in_dtype)
+        data = flat_arg("data", (rows, size), in_dtype)
         emitter.declare_operands()
-        numbers = flat_arg("numbers", (2,), "float32")
+        numbers = flat_arg("numbers", (3,), "float32")
+        source = _Input(data, in_dtype, numbers[2] if zero_point else None)
         emitter.declare_constants()
         emitter.declare_output()
         with tasks(rows, rows * size * 4) as row:
@@ -174,7 +177,7 @@ def layer_norm(
 
             sweep(size, isa.lanes, body, _REGISTERS)
     # variance(x) = scale^2 * variance(in): normalize the raw numbers with epsilon / scale^2.
-    constants = (np.asarray([epsilon / scale**2, 1.0 / size], np.float32), *emitter.constants)
+    constants = (np.asarray([epsilon / scale**2, 1.0 / size, zero_point], np.float32), *emitter.constants)
     return Kernel(builder.get(), constants, (rows, size), epilogue.out_dtype)
 
 
@@ -204,9 +207,10 @@ def group_norm(
     tile = width if width > 1 else min(channels, isa.lanes * _REGISTERS)
     tiles = -(-channels // tile)
     with function("group_norm") as builder:
-        source = _Input(flat_arg("data", (batch, positions, channels), in_dtype), in_dtype)
+        data = flat_arg("data", (batch, positions, channels), in_dtype)
         emitter.declare_operands()
-        numbers = flat_arg("numbers", (2,), "float32")
+        numbers = flat_arg("numbers", (3,), "float32")
+        source = _Input(data, in_dtype, numbers[2] if zero_point else None)
         emitter.declare_constants()
         emitter.declare_output()
         with tasks(batch * tiles, batch * positions * channels * 4) as task:
@@ -229,7 +233,8 @@ def group_norm(
                     emitter.store_vectors(row, [first + start for start in starts], values, lanes)
 
                 sweep(tile, isa.lanes, body, _REGISTERS)
-    constants = (np.asarray([epsilon / scale**2, 1.0 / (positions * width)], np.float32), *emitter.constants)
+    numbers_used = [epsilon / scale**2, 1.0 / (positions * width), zero_point]
+    constants = (np.asarray(numbers_used, np.float32), *emitter.constants)
     return Kernel(builder.get(), constants, (batch, positions, channels), epilogue.out_dtype)
 
 
