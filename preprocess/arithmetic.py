@@ -24,7 +24,6 @@ _SAME = 1e-5
 """Two float32 roundings of one scale, and of a whole number, are this near, relatively and in steps."""
 _Grid: TypeAlias = tuple[np.dtype[np.integer], int]
 """Integer type and zero point."""
-_TYPES: tuple[tuple[type[np.integer], int], ...] = ((np.int8, 0), (np.uint8, 0), (np.int16, 0), (np.uint16, 0))
 
 
 @dataclass(frozen=True)
@@ -179,8 +178,9 @@ def _grid(steps: _Steps) -> _Grid | None:
     low, high = round(steps.low), round(steps.high)
     if max(abs(steps.low - low), abs(steps.high - high)) > _SAME:
         return None
-    shifted: tuple[tuple[type[np.integer], int], ...] = ((np.uint8, -low), (np.uint16, -low))
-    for dtype, zero_point in (*_TYPES[:2], shifted[0], *_TYPES[2:], shifted[1]):
+    candidates: list[tuple[type[np.integer], int]] = [(np.int8, 0), (np.uint8, 0), (np.uint8, -low)]
+    candidates += [(np.int16, 0), (np.uint16, 0), (np.uint16, -low)]
+    for dtype, zero_point in candidates:
         limits = np.iinfo(dtype)
         inside = limits.min <= low + zero_point and high + zero_point <= limits.max
         if inside and limits.min <= zero_point <= limits.max:
