@@ -7,16 +7,16 @@ The compiler is imported after the options are checked, so that --help and usage
 from __future__ import annotations
 
 import functools
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 from rich.console import Console
 
 from drpai_qat.errors import DrpaiQatError, OptionError
+from drpai_qat.interrupts import Interrupts
 from drpai_qat.options import (
     CHECK_KINDS,
     COMPILER_VERSIONS,
@@ -124,7 +124,7 @@ def compile_command(context: click.Context, /, **values: Any) -> None:
     with dashes. Exit status: 0 done and checked, 1 error, 2 wrong usage, 3 compiled but the check fell short.
     """
     options = _options(context, values)
-    context.exit(_guarded(lambda: _compile(options, values["quiet"], values["verbose"]), values["verbose"]))
+    context.exit(_guarded(lambda stop: _compile(options, stop, values["quiet"], values["verbose"]), values["verbose"]))
 
 
 def _options(context: click.Context, values: dict[str, Any]) -> CompileOptions:
@@ -153,11 +153,11 @@ def _options(context: click.Context, values: dict[str, Any]) -> CompileOptions:
         raise click.UsageError(one_line(error, 1000), context) from None
 
 
-def _compile(options: CompileOptions, quiet: bool, verbose: bool) -> int:
+def _compile(options: CompileOptions, interrupts: Interrupts, quiet: bool, verbose: bool) -> int:
     from drpai_qat import pipeline, progress
 
     stages = progress.Silent() if quiet else progress.for_console(Console(stderr=True))
-    report = pipeline.run(options, stages)
+    report = pipeline.run(options, interrupts.watch(stages))
     if not quiet:
         console = Console()
         if not console.is_terminal:
@@ -168,36 +168,27 @@ def _compile(options: CompileOptions, quiet: bool, verbose: bool) -> int:
     return DONE if report.passed else CHECK_FELL_SHORT
 
 
-def _guarded(work: Callable[[], int], verbose: bool) -> int:
+def _guarded(work: Callable[[Interrupts], int], verbose: bool) -> int:
     """Run, and make every outcome an exit status and at most one line on stderr."""
-    received: list[int] = []
-
-    def stop(number: int, _frame: object) -> NoReturn:
-        received.append(number)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        return work()
-    except BaseException as error:
-        if received or isinstance(error, KeyboardInterrupt):  # a library may wrap it in an exception of its own
-            _say("interrupted")
-            return 128 + (received or [signal.SIGINT])[0]
-        if isinstance(error, DrpaiQatError):
-            _say(f"error: {one_line(error, 1000)}")
-        elif isinstance(error, MemoryError):
-            _say("error: out of memory: close other programs, or compile on a larger machine")
-        elif isinstance(error, Exception):
-            if verbose:
-                traceback.print_exc()
-            what = f"{type(error).__name__}: {one_line(error)}"
-            _say(f"error: internal: {what}: please report it (--verbose shows where)")
-        else:
-            raise
-        return NAMED_ERROR
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with Interrupts() as interrupts:
+        try:
+            return work(interrupts)
+        except BaseException as error:
+            if interrupts.received or isinstance(error, KeyboardInterrupt):  # a library may wrap it in its own
+                _say("interrupted")
+                return interrupts.status
+            if isinstance(error, DrpaiQatError):
+                _say(f"error: {one_line(error, 1000)}")
+            elif isinstance(error, MemoryError):
+                _say("error: out of memory: close other programs, or compile on a larger machine")
+            elif isinstance(error, Exception):
+                if verbose:
+                    traceback.print_exc()
+                what = f"{type(error).__name__}: {one_line(error)}"
+                _say(f"error: internal: {what}: please report it (--verbose shows where)")
+            else:
+                raise
+            return NAMED_ERROR
 
 
 def _say(text: str) -> None:

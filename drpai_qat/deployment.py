@@ -62,8 +62,9 @@ def named_os_errors(output_dir: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # The linker's own failure comes as a RuntimeError that quotes it.
-        if (isinstance(error, OSError) and error.errno in _FULL) or "No space left on device" in str(error):
+        # Failures of LLVM and of the linker come as RuntimeErrors that quote them.
+        quoted = any(os.strerror(number) in str(error) for number in _FULL)
+        if quoted or (isinstance(error, OSError) and error.errno in _FULL):
             why, what_to_do = "no space left", "free some, or choose another disk with -o"
         elif isinstance(error, OSError):
             where = f" ({error.filename})" if error.filename else ""

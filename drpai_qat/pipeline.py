@@ -30,6 +30,7 @@ from drpai_qat.check.layers import Cut
 from drpai_qat.check.reference import Reference
 from drpai_qat.check.samples import make_samples
 from drpai_qat.errors import DrpaiQatError
+from drpai_qat.isolation import run_isolated
 from drpai_qat.loading import Source, load
 from drpai_qat.options import CompileOptions, Thresholds, compile_options
 from drpai_qat.progress import Silent, Stages
@@ -170,7 +171,8 @@ def _build(
 def _compile(lowered: Lowered, target: Target, folder: Path, linker: Linker | None = None) -> None:
     from drpai_qat.build import build
 
-    build(lowered, target, folder / manifest.LIBRARY, linker)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        run_isolated(lambda: build(lowered, target, folder / manifest.LIBRARY, linker), Path(scratch))
     deployment.write_params(folder / manifest.PARAMS, lowered.params)
 
 
@@ -214,7 +216,7 @@ def _check(
             layers = check_layers(folded.canonical, compile_cut, samples)
             result = replace(result, layers=layers, divergence=first_divergence(layers))
             if not result.passed and not result.divergence:
-                result = replace(result, divergence=fold_divergence(folded.static, folded.canonical, samples[0]))
+                result = replace(result, divergence=fold_divergence(runnable, folded.canonical, samples[0]))
     return result
 
 

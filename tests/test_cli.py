@@ -66,7 +66,6 @@ class TestUsage:
             ["-q", "Q"],
             ["-p", "-az True"],
             ["-v", "091"],
-            ["-t", "SDK"],
             ["-r", "R"],
             ["-n", "5"],
             ["--images", "I"],
@@ -187,6 +186,26 @@ def test_interrupt_wrapped_by_a_library(monkeypatch, capsys):
             raise RuntimeError("callback failed") from None
 
     monkeypatch.setattr(pipeline, "run", interrupted)
+    assert compile_main(["m.onnx", "--quiet"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_interrupt_lost_in_a_finalizer(monkeypatch, capsys):
+    """Python drops exceptions of __del__: the next stage must notice."""
+    from drpai_qat import pipeline
+
+    class Finalized:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+
+    def losing(options, stages):
+        with stages.stage("one"):
+            Finalized()
+        pytest.fail("the second stage began")
+
+    monkeypatch.setattr(pipeline, "run", losing)
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
     assert compile_main(["m.onnx", "--quiet"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 

@@ -72,7 +72,6 @@ def test_wrong_values(arguments, says):
     [
         ({"drp_compiler_dir": "T", "quantization_tool": "Q", "quantization_option": "az True"}, "-d, -q/-c, -p:"),
         ({"drp_compiler_version": "100"}, "-v:"),
-        ({"toolchain_dir": "/opt/sdk"}, "-t:"),
         ({"record_dir": "x", "num_frame": 3, "images": "i"}, "-r, -n, --images:"),
         ({"cpu_data_type": "float16"}, "float16"),
         ({"level": 0}, "--level 0"),

@@ -1,0 +1,86 @@
+"""Runs code generation in a child process, because LLVM ends the process it runs in when it can't go on.
+
+A full disk makes LLVM print one line and exit(1): in a child that is an error like any other, and nothing is left
+behind. Ctrl-C ends the child at once, in the middle of C++.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from drpai_qat import errors
+from drpai_qat.text import one_line
+
+_REPORT = b"\0report\0"
+"""Stands in the pipe between what libraries printed and the exception that ended the child."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def run_isolated(work: Callable[[], None], scratch: Path) -> None:
+    """Run `work` in a forked child and wait for it; only files that it writes come back.
+
+    Args:
+        work: uses no threads of this process.
+        scratch: folder for its temporary files; whoever made it removes it.
+    Raises:
+        DrpaiQatError: `work` raised one.
+        RuntimeError: it raised something else, or the child ended without a word; what it printed is the message.
+    """
+    reading, writing = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        _be_the_child(work, scratch, writing)
+    os.close(writing)
+    try:
+        with os.fdopen(reading, "rb") as pipe:
+            printed, _, report = pipe.read().partition(_REPORT)
+        _, status = os.waitpid(child, 0)
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
+    if status == 0:
+        return
+    if not report:
+        output = printed.decode(errors="replace").strip()
+        raise RuntimeError(f"code generation ended with status {os.waitstatus_to_exitcode(status)}: {output}")
+    kind, message, trace = json.loads(report)
+    known = getattr(errors, kind, None)
+    if isinstance(known, type) and issubclass(known, errors.DrpaiQatError):
+        raise known(message)
+    raise RuntimeError(f"{kind}: {one_line(message, 1000)}") from RuntimeError(trace)
+
+
+def _be_the_child(work: Callable[[], None], scratch: Path, pipe: int) -> NoReturn:
+    """Never returns: the child must not run what the parent has on its stack."""
+    try:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        os.dup2(pipe, 2)
+        _end_at_exit()
+        tempfile.tempdir = os.environ["TMPDIR"] = str(scratch)
+        work()
+    except BaseException as error:
+        report = [type(error).__name__, str(error), "".join(traceback.format_exception(error))]
+        os.write(2, _REPORT + json.dumps(report).encode())
+        os._exit(1)
+    os._exit(0)
+
+
+def _end_at_exit() -> None:
+    """Make C's exit(), which LLVM calls, end the child: other libraries' exit handlers wait for threads not forked."""
+    libc = ctypes.CDLL(None)
+    leave = ctypes.cast(libc._exit, ctypes.c_void_p)
+    libc.__cxa_atexit(leave, ctypes.c_void_p(1), None)  # registered last, called first: _exit(1)

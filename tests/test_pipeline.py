@@ -1,0 +1,248 @@
+"""Real QAT exports all the way: command, folder, figures."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import drpai_qat
+from drpai_qat import pipeline
+from drpai_qat.check.reference import Reference
+from drpai_qat.cli import compile_main
+from drpai_qat.errors import DeploymentError, ModelError, OptionError
+from drpai_qat.options import Thresholds
+from tests.small_models import qdq_model
+
+SCRIPT = Path(__file__).parent.parent / "compile_onnx_model_quant.py"
+
+
+def files(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def small(tmp_path):
+    path = tmp_path / "small.onnx"
+    path.write_bytes(qdq_model().SerializeToString())
+    return path
+
+
+def test_command_on_a_real_export(models, tmp_path, capsys):
+    """Two outputs, dynamic ranges of the DRP-AI recipe, SiLU, Concat, Resize: everything in one file."""
+    out = tmp_path / "out"
+    arguments = [str(models / "pt_up_yolo.onnx"), "-a", "-m", "pytorch", "-o", str(out), "--check", "layers"]
+    assert compile_main(arguments) == 0
+    printed = capsys.readouterr()
+    assert "passed against onnxruntime" in printed.out
+    assert "compiling" in printed.err
+    assert files(out) == [
+        "deploy.json",
+        "deploy.params",
+        "deploy.so",
+        "input_0.bin",
+        "interpreter_out/input_0.bin",
+        "interpreter_out/ref_result_0.bin",
+        "interpreter_out/ref_result_0_fp32.bin",
+        "interpreter_out/ref_result_1.bin",
+        "interpreter_out/ref_result_1_fp32.bin",
+        "model_int8.onnx",
+        "report.json",
+    ]
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_written_files_agree_with_each_other(models, tmp_path):
+    """The sample run that is written is what the network computes, and what onnxruntime makes of the source."""
+    source = models / "pt_fuse_mbv2.onnx"
+    report = drpai_qat.compile(source, qat_type="pytorch", output_dir=tmp_path / "out")
+    assert report.passed
+    network = drpai_qat.load(tmp_path / "out")
+    (info,) = network.inputs
+    sample = np.fromfile(tmp_path / "out/input_0.bin", "<f4").reshape(info.shape)
+    stored = np.fromfile(tmp_path / "out/interpreter_out/ref_result_0.bin", "<f4")
+    found = network.run({info.name: sample})
+    np.testing.assert_array_equal(stored, np.concatenate([value.ravel() for value in found.values()]))
+    for model in (source, tmp_path / "out/model_int8.onnx"):
+        wanted = Reference(model, "reference").run({info.name: sample})
+        scale = float(network.outputs[0].quantization.scale)
+        np.testing.assert_allclose(found["output"], wanted["output"], atol=scale * 1.01)
+
+
+def test_deploy_json(models, tmp_path):
+    source = models / "tf_cnn_op13.onnx"
+    drpai_qat.compile(source, qat_type="tensorflow", output_dir=tmp_path / "out", samples=2)
+    content = json.loads((tmp_path / "out/deploy.json").read_text())
+    assert content["model"] == {
+        "name": "tf_cnn_op13.onnx",
+        "sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+        "qat_type": "tensorflow",
+    }
+    assert [one["name"] for one in content["inputs"]] == ["input"]
+    assert content["inputs"][0]["shape"] == [1, 28, 28]
+    assert content["outputs"][0]["dtype"] == "float32"
+    assert content["int8_mac_fraction"] == 1.0
+    assert content["check"]["passed"] is True
+    assert content["check"]["samples"] == 2
+    assert content["versions"]["onnxruntime"] == onnxruntime.__version__
+    listed = content["files"]
+    assert sorted([*listed, "deploy.json"]) == files(tmp_path / "out")
+    for name, digest in listed.items():
+        assert hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest() == digest
+    text = (tmp_path / "out/deploy.json").read_text() + (tmp_path / "out/report.json").read_text()
+    assert str(tmp_path) not in text
+    assert str(models) not in text
+
+
+def test_same_input_same_output(small, tmp_path):
+    """Two compilations differ in nothing but the times in report.json."""
+    for name in ("a", "b"):
+        drpai_qat.compile(small, qat_type="pytorch", output_dir=tmp_path / name)
+    for name in set(files(tmp_path / "a")) - {"report.json", "deploy.json"}:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_dynamic_batch_and_shape_option(models, tmp_path):
+    source = models / "pt_dynbatch_resnet.onnx"
+    assert drpai_qat.compile(source, output_dir=tmp_path / "one").passed
+    assert drpai_qat.load(tmp_path / "one").inputs[0].shape == (1, 3, 32, 32)
+    assert drpai_qat.compile(source, output_dir=tmp_path / "two", input_shape="2,3,32,32").passed
+    assert drpai_qat.load(tmp_path / "two").inputs[0].shape == (2, 3, 32, 32)
+    with pytest.raises(OptionError, match="fixed to 32"):
+        drpai_qat.compile(source, output_dir=tmp_path / "three", input_shape="1,3,64,64")
+
+
+def test_seed_and_samples(small, tmp_path):
+    reports = [
+        drpai_qat.compile(small, output_dir=tmp_path / str(seed), seed=seed, samples=2, check="layers")
+        for seed in (0, 1)
+    ]
+    assert reports[0].check.samples == 2
+    assert reports[0].check.layers is not None
+    first, second = ((tmp_path / str(seed) / "input_0.bin").read_bytes() for seed in (0, 1))
+    assert first != second
+
+
+def test_no_check(small, tmp_path):
+    report = drpai_qat.compile(small, output_dir=tmp_path / "out", check="none")
+    assert report.check is None
+    assert report.passed
+    assert json.loads((tmp_path / "out/deploy.json").read_text())["check"] is None
+    assert (tmp_path / "out/interpreter_out/ref_result_0.bin").exists()
+
+
+def test_check_that_falls_short_is_status_3_and_names_the_layer(small, tmp_path, monkeypatch, capsys):
+    """One kernel's weights are falsified after lowering: everything is written, and the layer is named."""
+    import drpai_qat.lowering as lowering
+
+    lower = lowering.lower
+
+    def falsified(model, target):
+        wrong = onnx.ModelProto()
+        wrong.CopyFrom(model)
+        for tensor in wrong.graph.initializer:
+            if len(tensor.dims) == 4:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(tensor), tensor.name))
+        return lower(wrong, target)
+
+    monkeypatch.setattr(lowering, "lower", falsified)
+    assert compile_main([str(small), "-a", "-m", "pytorch", "-o", str(tmp_path / "out")]) == 3
+    printed = capsys.readouterr().out
+    assert "FAILED" in printed
+    assert "SQNR" in printed
+    assert "diverges first at qr" in printed
+    assert "Relu" in printed
+    content = json.loads((tmp_path / "out/deploy.json").read_text())
+    assert content["check"]["passed"] is False
+    assert compile_main([str(small), "-a", "-m", "pytorch", "-o", str(tmp_path / "quiet"), "--quiet"]) == 3
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+
+
+def test_thresholds_decide(small, tmp_path):
+    strict = Thresholds(min_sqnr_db=500)
+    report = drpai_qat.compile(small, output_dir=tmp_path / "out", thresholds=strict, samples=1)
+    exact = report.check.outputs[0].max_error == 0
+    assert report.passed is exact
+
+
+def test_recompiled_in_one_process(small, models, tmp_path):
+    """The loader must not hand out the code that had this path before."""
+    out = tmp_path / "out"
+    drpai_qat.compile(small, output_dir=out)
+    assert drpai_qat.load(out).inputs[0].shape == (1, 3, 8, 8)
+    drpai_qat.compile(models / "tf_cnn_op13.onnx", output_dir=out)
+    network = drpai_qat.load(out)
+    x = np.zeros((1, 28, 28), np.float32)
+    wanted = Reference(models / "tf_cnn_op13.onnx", "r").run({"input": x})["quant_dense"]
+    np.testing.assert_allclose(network.run({"input": x})["quant_dense"], wanted, atol=1e-4)
+
+
+def test_errors_name_the_file(models, tmp_path):
+    with pytest.raises(ModelError, match=r"brev_qonnx\.onnx: .*QONNX"):
+        drpai_qat.compile(models / "brev_qonnx.onnx", output_dir=tmp_path / "out")
+    assert os.listdir(tmp_path) == []
+
+
+def test_no_fake_quant(tmp_path):
+    model = qdq_model()
+    del model.graph.node[:]
+    model.graph.node.append(onnx.helper.make_node("Conv", ["x", "w0"], ["c"]))
+    model.graph.node.append(onnx.helper.make_node("GlobalAveragePool", ["c"], ["g"]))
+    model.graph.node.append(onnx.helper.make_node("Flatten", ["g"], ["y"]))
+    (tmp_path / "float.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match=r"float\.onnx"):
+        drpai_qat.compile(tmp_path / "float.onnx", output_dir=tmp_path / "out")
+
+
+def test_unknown_target(small, tmp_path):
+    with pytest.raises(OptionError, match="pdp11"):
+        drpai_qat.compile(small, output_dir=tmp_path / "out", target="pdp11")
+    assert os.listdir(tmp_path) == ["small.onnx"]
+
+
+def test_other_target_is_checked_with_this_machines_code(small, tmp_path, monkeypatch):
+    """Code that can't run here is compiled all the same; the sample run and the check use the host's."""
+    from drpai_qat import targets
+
+    oldest = targets.TARGETS["x86-64-v2"]
+    monkeypatch.setattr(targets, "host", lambda: oldest)
+    monkeypatch.setattr(targets, "cpu_features", lambda: frozenset(oldest.isa.features))
+    report = drpai_qat.compile(small, output_dir=tmp_path / "out", target="avx512-vnni")
+    assert report.target == "avx512-vnni"
+    assert report.passed
+    assert json.loads((tmp_path / "out/deploy.json").read_text())["target"]["name"] == "avx512-vnni"
+    assert "input_0.bin" in files(tmp_path / "out")
+
+
+@pytest.mark.parametrize("stage", ["write_bytes", "save", "write_text"])
+def test_disk_full_at_any_write(small, tmp_path, monkeypatch, stage):
+    import errno
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    owner = {"write_bytes": Path, "write_text": Path, "save": pipeline.onnx}[stage]
+    monkeypatch.setattr(owner, stage, full)
+    with pytest.raises(DeploymentError, match="no space left"):
+        drpai_qat.compile(small, output_dir=tmp_path / "deep" / "out")
+    assert os.listdir(tmp_path) == ["small.onnx"]
+
+
+@pytest.mark.parametrize("kilobytes", [1, 8, 20, 40])
+def test_writing_fails_for_real(small, tmp_path, kilobytes):
+    """`ulimit -f` stops every file at that size, the linker's too."""
+    out = tmp_path / "out"
+    command = f"ulimit -f {kilobytes}; exec {sys.executable} {SCRIPT} {small} -a -m pytorch --quiet -o {out}"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 1, result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert os.listdir(tmp_path) == ["small.onnx"]
