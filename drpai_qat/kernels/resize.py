@@ -52,17 +52,22 @@ def resize_nearest(shape: tuple[int, int, int, int], rows: Integers, columns: In
 
 
 def resize_linear(
-    shape: tuple[int, int, int, int], rows: Blend, columns: Blend, in_dtype: str, epilogue: Epilogue, isa: Isa
+    shape: tuple[int, int, int, int],
+    rows: Blend,
+    columns: Blend,
+    in_dtype: str,
+    epilogue: Epilogue,
+    isa: Isa,
+    zero_point: int = 0,
 ) -> Kernel:
     """Bilinear interpolation of the stored numbers.
 
-        acc = float32: blend along columns of the blends along rows, of the raw input (zero point not taken off)
-
-    Weights of one position sum to 1, so the epilogue takes the zero point off afterwards.
+        acc = float32: blend along columns of the blends along rows, of input - zero_point
 
     Args:
         shape: (N, H, W, C).
         in_dtype: uint8, int8, int16 or float32.
+        zero_point: of the input.
     Returns: kernel of (data); output (N, len(rows.left), len(columns.left), C).
     """
     batch, height, width, channels = shape
@@ -76,6 +81,7 @@ def resize_linear(
         column_map = flat_arg("columns", (2 * out_width,), "int32")
         row_weight = flat_arg("row_weights", (out_height,), "float32")
         column_weight = flat_arg("column_weights", (out_width,), "float32")
+        zero = flat_arg("zero_point", (1,), "float32")
         emitter.declare_constants()
         emitter.declare_output()
         with tasks(batch * out_height, math.prod(out_shape)) as task:
@@ -94,7 +100,8 @@ def resize_linear(
                         edges = []
                         for column in columns_at:
                             upper = T.Bind(load(bases[0] + column))
-                            edges.append(T.Bind(upper + (load(bases[1] + column) - upper) * down))
+                            centred = upper - splat(zero[0], lanes) if zero_point else upper
+                            edges.append(T.Bind(centred + (load(bases[1] + column) - upper) * down))
                         return T.Bind(edges[0] + (edges[1] - edges[0]) * across)
 
                     values = [value(start) for start in starts]
@@ -103,4 +110,5 @@ def resize_linear(
                 sweep(channels, isa.lanes, body, 4)
     maps = [np.concatenate([axis.left, axis.right]).astype(np.int32) for axis in (rows, columns)]
     weights = [axis.weight.astype(np.float32) for axis in (rows, columns)]
-    return Kernel(builder.get(), (*maps, *weights, *emitter.constants), out_shape, epilogue.out_dtype)
+    constants = (*maps, *weights, np.asarray([zero_point], np.float32), *emitter.constants)
+    return Kernel(builder.get(), constants, out_shape, epilogue.out_dtype)

@@ -122,11 +122,10 @@ def lower_resize(context: Context, node: Node) -> bool:
         context.record(node, "view")
         return True
     row_blend, column_blend = (blend(p, dims[1 + i]) for i, p in enumerate(axes))
-    scale = scale_of(data)
-    anchor = Value(E.affine(E.Acc(), scale, -scale * zero_of(data)))
+    anchor = Value(E.affine(E.Acc(), scale_of(data)))
     lower_anchor(
         context, node, anchor, order,
-        lambda epilogue: resize_linear(dims, row_blend, column_blend, data.dtype, epilogue, context.isa),
+        lambda epilogue: resize_linear(dims, row_blend, column_blend, data.dtype, epilogue, context.isa, zero_of(data)),
         (data,), "resize",
     )  # fmt: skip
     context.record(node, "float32" if data.grid is None else "int8")
