@@ -5,8 +5,8 @@ as plain float32 numbers. Each channel is still a lattice: w = s * k + noise, wi
 from float32 rounding (fake-quant rounds once or twice, the product with batch norm once more). Given w, find s and k.
 
 Method, for each row (channel) with largest magnitude p. p is on the lattice itself, p = s * n with n in 1..255, so s is
-one of 255 candidates p / n. They are tried from n = 1 up, the coarsest grid first: a few probe values rule out nearly
-all candidates, a survivor is checked on the whole row, and a value that refutes it joins the probes. Then s is refined
+one of 255 candidates p / n. They are tried from the coarsest grid, n = 1, on: a few probe values rule out nearly all
+candidates, a survivor is checked on the whole row, and a value that refutes it joins the probes. Then s is refined
 to the least-squares fit sum(k w) / sum(k k), and the residual max|w - s k| decides. It is counted in ulp of p, since
 the noise of fake-quant arithmetic is that of its largest numbers.
 
@@ -30,7 +30,9 @@ TOLERANCE = 8.0
 for plain fake-quant, up to 2.5 with batch norm folded in."""
 MAX_STEPS = 255
 """Steps between the ends of an 8-bit range."""
-_PROBES = 12
+_ORDER = (1, 127, *range(2, 127), *range(128, MAX_STEPS + 1))
+"""Candidates for the peak's integer. 127 is prime, so that only n = 1 can be coarser: the usual answer comes second."""
+_PROBES = 4
 _BLOCK = 1 << 21
 """Elements worked on at a time: bounds the memory that float64 copies take."""
 
@@ -67,46 +69,52 @@ def fit_rows(rows: NDArray[np.float32], allowed: Doubles) -> Grid:
     peak = np.abs(rows).max(axis=1, initial=0.0).astype(np.float64)
     grid.scale[peak == 0] = 0.0
     probes = rows[:, :: max(1, size // _PROBES)].astype(np.float64)
-    slot = np.zeros(count, np.int64)
+    refuted = np.zeros(count, np.int64)
     active = np.flatnonzero(peak > 0)
-    for n in range(1, MAX_STEPS + 1):
+    for n in _ORDER:
         ratio = n / peak[active]
         steps = probes[active] * ratio[:, None]
         near = np.abs(steps - np.rint(steps)) <= (2 * allowed[active] * ratio)[:, None]
         passing = active[near.all(axis=1)]
-        for row in passing:
-            worst = _check(rows[row], n / peak[row], allowed[row], grid, row)
-            if worst is not None:
-                probes[row, slot[row] % probes.shape[1]] = rows[row, worst]
-                slot[row] += 1
+        for at in range(0, passing.size, max(1, _BLOCK // size)):
+            some = passing[at : at + max(1, _BLOCK // size)]
+            k, scale, worst, fits = _fit(rows[some], n / peak[some], allowed[some])
+            grid.k[some[fits]], grid.scale[some[fits]] = k[fits], scale[fits]
+            off = some[~fits]
+            probes[off, refuted[off] % probes.shape[1]] = rows[off, worst[~fits]]
+            refuted[off] += 1
         active = active[np.isnan(grid.scale[active])]
         if not active.size:
             break
     return grid
 
 
-def _check(values: NDArray[np.float32], ratio: float, allowed: float, grid: Grid, row: int) -> int | None:
-    """Fit the lattice of step 1 / ratio to a whole row; enter it in `grid` or return the index of a value off it."""
-    k = grid.k[row]
-    products = squares = 0.0
-    for part in _parts(values.size):
-        exact = values[part].astype(np.float64)
-        nearest = np.rint(exact * ratio)
-        k[part] = nearest
-        products += float(nearest @ exact)
-        squares += float(nearest @ nearest)
+def _fit(
+    rows: NDArray[np.float32], ratio: Doubles, allowed: Doubles
+) -> tuple[NDArray[np.int16], Doubles, NDArray[np.intp], NDArray[np.bool_]]:
+    """Fit the lattice of step 1 / ratio to whole rows.
+
+    Returns: integers, least-squares scale, index of the value that is farthest off, and whether it is near enough.
+    """
+    count, size = rows.shape
+    k = np.zeros(rows.shape, np.int16)
+    products, squares = np.zeros(count), np.zeros(count)
+    for part in _parts(size):
+        exact = rows[:, part].astype(np.float64)
+        nearest = np.rint(exact * ratio[:, None])
+        k[:, part] = nearest
+        products += np.einsum("ij,ij->i", nearest, exact)
+        squares += np.einsum("ij,ij->i", nearest, nearest)
     scale = products / squares
-    residual, worst = 0.0, 0
-    for part in _parts(values.size):
-        off = np.abs(values[part] - k[part] * scale)
-        at = int(off.argmax())
-        if off[at] > residual:
-            residual, worst = float(off[at]), part.start + at
-    if residual > allowed or int(k.max(initial=0)) - int(k.min(initial=0)) > MAX_STEPS:
-        k[:] = 0
-        return worst
-    grid.scale[row] = scale
-    return None
+    residual, worst = np.zeros(count), np.zeros(count, np.intp)
+    for part in _parts(size):
+        off = np.abs(rows[:, part] - k[:, part] * scale[:, None])
+        at = off.argmax(axis=1)
+        largest = off[np.arange(count), at]
+        worst = np.where(largest > residual, part.start + at, worst)
+        residual = np.maximum(residual, largest)
+    span = k.max(axis=1, initial=0).astype(np.int64) - k.min(axis=1, initial=0)
+    return k, scale, worst, (residual <= allowed) & (span <= MAX_STEPS)
 
 
 def nearest_miss(values: NDArray[np.float32]) -> tuple[float, float]:

@@ -3,11 +3,12 @@
     auto_pad = SAME_UPPER                              =>   pads, from the static shapes
     Pad(zeros) -> Conv                                 =>   Conv(pads)
     Pad(zeros) -> Relu -> Q -> DQ -> Transpose -> Conv =>   Relu -> Q -> DQ -> Transpose -> Conv(pads)
+    Relu -> Q -> DQ -> Pad(zeros) -> MaxPool           =>   Relu -> Q -> DQ -> MaxPool(pads)
 
 Conv pads with the real value 0. Q -> DQ of a per-tensor grid keeps 0, since the zero point lies within its type, and so
 do Relu and the like; so a Pad of zeros may come after them, and there it is the convolution's own. Transpose, Squeeze
-and Unsqueeze change which axis it is. TensorFlow's `same` padding of a strided convolution is asymmetric: one more at
-the end than at the start.
+and Unsqueeze change which axis it is. MaxPool ignores what it pads, which is the same where nothing is below 0.
+TensorFlow's `same` padding of a strided convolution is asymmetric: one more at the end than at the start.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from preprocess.graph import bypass, is_graph_output, optional_input, readers, value_of
+from preprocess.graph import bypass, is_graph_output, optional_input, producer, readers, value_of
 from preprocess.passlog import PassLog
 from preprocess.shapes import is_static
 
@@ -26,6 +27,7 @@ Amounts: TypeAlias = NDArray[np.int64]
 """Padding before (row 0) and after (row 1) each axis."""
 
 _WINDOWED = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool")
+_PADDING = ("Conv", "MaxPool")
 _KEEP_ZERO = ("Relu", "LeakyRelu", "QuantizeLinear", "DequantizeLinear", "Clip", "Tanh", "HardSwish")
 
 
@@ -63,7 +65,7 @@ def _same(node: gs.Node, mode: str) -> list[int]:
 
 
 def fold_pads(graph: gs.Graph, log: PassLog) -> gs.Graph:
-    """Fold zero padding into the convolutions behind it."""
+    """Fold zero padding into the convolutions and max poolings behind it."""
     for node in graph.nodes:
         pads = _zeros(node) if node.op == "Pad" and node.outputs else None
         ends = None if pads is None else _ends(graph, node.outputs[0], pads)
@@ -71,7 +73,7 @@ def fold_pads(graph: gs.Graph, log: PassLog) -> gs.Graph:
             continue
         for tensor, amounts in ends:
             tensor.shape = [size - int(added) for size, added in zip(tensor.shape, amounts.sum(0), strict=True)]
-        layers = [(layer, amounts) for tensor, amounts in ends for layer in readers(tensor) if layer.op == "Conv"]
+        layers = [(layer, amounts) for tensor, amounts in ends for layer in readers(tensor) if layer.op in _PADDING]
         for layer, amounts in layers:
             layer.attrs["pads"] = [old + int(new) for old, new in zip(_pads(layer), amounts[:, 2:].flat, strict=True)]
         log.note(node.name, f"zero padding is now that of {', '.join(layer.name for layer, _ in layers)}")
@@ -107,7 +109,7 @@ def _ends(graph: gs.Graph, tensor: gs.Tensor, pads: Amounts) -> list[tuple[gs.Te
     for node in readers(tensor):
         if node.inputs[0] is not tensor:
             return None
-        if node.op == "Conv" and "auto_pad" not in node.attrs and not pads[:, :2].any():
+        if node.op in _PADDING and _takes(node, pads):
             continue
         behind = pads if node.op in _KEEP_ZERO and _keeps_zero(node) else _viewed(node, pads)
         rest = None if behind is None else _ends(graph, node.outputs[0], behind)
@@ -115,6 +117,30 @@ def _ends(graph: gs.Graph, tensor: gs.Tensor, pads: Amounts) -> list[tuple[gs.Te
             return None
         found += rest
     return found
+
+
+def _takes(layer: gs.Node, pads: Amounts) -> bool:
+    """True if `layer` can do the padding itself."""
+    if "auto_pad" in layer.attrs or pads[:, :2].any():
+        return False
+    if layer.op == "Conv":
+        return True
+    window = layer.attrs["kernel_shape"]
+    whole = np.array(_pads(layer)).reshape(2, -1) + pads[:, 2:]
+    simple = not layer.attrs.get("ceil_mode", 0) and set(layer.attrs.get("dilations") or [1]) == {1}
+    return simple and bool((whole < window).all()) and len(layer.outputs) == 1 and _is_positive(layer.inputs[0])
+
+
+def _is_positive(tensor: gs.Tensor) -> bool:
+    """True if `tensor` comes from a Relu, or a Clip from 0 on, through operators that keep the order."""
+    while (node := producer(tensor)) is not None and node.op in (*_KEEP_ZERO, "Pad"):
+        if node.op == "Relu":
+            return True
+        low = value_of(optional_input(node, 1)) if node.op == "Clip" else None
+        if low is not None and low.min() >= 0:
+            return True
+        tensor = node.inputs[0]
+    return False
 
 
 def _viewed(node: gs.Node, pads: Amounts) -> Amounts | None:
@@ -146,5 +172,5 @@ def _keeps_zero(node: gs.Node) -> bool:
 
 
 def _pads(layer: gs.Node) -> list[int]:
-    rank = len(layer.inputs[1].shape) - 2
+    rank = len(layer.inputs[0].shape) - 2
     return list(layer.attrs.get("pads") or [0] * (2 * rank))

@@ -136,3 +136,20 @@ net (float[1,2,8,8] x) => (float[1,3,6,6] y)
         pads=np.int64([0, 0, 0, 0, 0, 2, 0, 0]), w=normal(3, 4, 3, 3), **GRID,
     )  # fmt: skip
     assert ops(fold(source, "tensorflow").model)["Pad"] == 1
+
+
+@pytest.mark.parametrize(("before", "folded"), [("n = Relu (x)", True), ("n = Identity (x)", False)])
+def test_max_pooling_takes_zeros_where_nothing_is_below(before: str, folded: bool) -> None:
+    source = model(
+        f"""
+net (float[1,4,8,8] x) => (float[1,4,4,4] y)
+{{
+  {before}
+  q = QuantizeLinear (n, s, z)
+  r = DequantizeLinear (q, s, z)
+  p = Pad (r, pads)
+  y = MaxPool <kernel_shape = [3,3], strides = [2,2]> (p)
+}}""",
+        pads=np.int64([0, 0, 1, 1, 0, 0, 1, 1]), **GRID,
+    )  # fmt: skip
+    assert ops(fold(source, "tensorflow").model)["Pad"] == (not folded)
