@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from drpai_qat import manifest
+from drpai_qat import manifest, toolchain
 from drpai_qat.errors import DeploymentError
-from drpai_qat.text import listed
+from drpai_qat.text import listed, one_line
 
 INTERPRETER_OUT = "interpreter_out"
 
@@ -53,6 +53,9 @@ def staged(output_dir: Path) -> Iterator[Path]:
         raise
 
 
+_LINKER_FAILED = "Compilation error:"
+"""TVM's words in front of what the linker said."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -69,6 +72,9 @@ def named_os_errors(output_dir: Path) -> Iterator[None]:
         elif isinstance(error, OSError):
             where = f" ({error.filename})" if error.filename else ""
             why, what_to_do = f"{error.strerror or error}{where}", "choose a folder you may write with -o"
+        elif _LINKER_FAILED in str(error):
+            why, what_to_do = one_line(str(error).split(_LINKER_FAILED)[-1]), toolchain.INSTALL_OWN
+            raise DeploymentError(f"deploy.so can't be linked: {why}: try {what_to_do}") from None
         else:
             raise
         raise DeploymentError(f"{output_dir} can't be written: {why}: {what_to_do}") from None

@@ -13,9 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from drpai_qat.errors import OptionError
+from drpai_qat.errors import DeploymentError, OptionError
 
 INSTALL = "apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
+INSTALL_OWN = "apt-get install gcc libc6-dev"
+_OWN_NAMES = ("g++", "gcc", "clang++", "clang", "c++", "cc")
 _PATH_NAMES = ("aarch64-linux-gnu-gcc", "aarch64-linux-gnu-g++")
 # The cross compilation SDK is Yocto's: one folder for what runs here, one for what the board's programs see.
 _SDK_COMPILERS = (
@@ -58,12 +60,15 @@ def find_linker(
         machine: "aarch64" or "x86_64", as `platform.machine()` says it.
         toolchain_dir: -t: folder of the SDK, the one that holds sysroots/.
         cross_compiler: a command, perhaps with arguments ("aarch64-linux-gnu-gcc --sysroot=/opt/board").
-    Raises: OptionError: a named one is not there, or is not needed; none is installed.
+    Raises:
+        OptionError: a named one is not there, or is not needed; none is installed.
+        DeploymentError: this machine has no compiler of its own.
     """
     if machine == platform.machine().replace("AMD64", "x86_64"):
         for option, value in (("-t", toolchain_dir), ("--cross-compiler", cross_compiler)):
             if value is not None:
                 raise OptionError(f"{option} is for another machine than this one: add --target rzv2h, or drop it")
+        _check_own_compiler(environment)
         return None
     if machine != "aarch64":
         raise OptionError(f"{machine} code can't be linked on this machine: compile it on one, or for --target host")
@@ -78,6 +83,14 @@ def find_linker(
         if found:
             return Linker(found, (), "PATH")
     raise OptionError(f"no compiler for Arm64 found: {INSTALL}, or give the SDK's folder with -t")
+
+
+def _check_own_compiler(environment: Mapping[str, str]) -> None:
+    """TVM links with what CXX, CC or PATH names, and breaks without a word where there is nothing."""
+    if environment.get("CXX") or environment.get("CC"):
+        return
+    if not any(shutil.which(name, path=environment.get("PATH")) for name in _OWN_NAMES):
+        raise DeploymentError(f"no C compiler to link deploy.so with: {INSTALL_OWN}")
 
 
 def _named(text: str) -> Linker:
