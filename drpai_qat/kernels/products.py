@@ -93,6 +93,7 @@ class Product:
         return [spread(part, vector(self.in_dtype, isa.lanes * self.pack), isa.lanes) for part in parts]
 
     def multiply(self, isa: Isa, acc: Any, inputs: list[Any], columns: list[Any]) -> Any:
+        """`acc` plus the products of one group of steps."""
         if self.name == "pairs":
             sums = pair_products(inputs[0], columns[0])
             for x, w in zip(inputs[1:], columns[1:], strict=True):
