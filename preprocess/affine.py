@@ -180,7 +180,10 @@ def _fold(graph: gs.Graph, layer: gs.Node, chain: _Chain, names: Names, log: Pas
         return _as_batchnorm(layer, chain, names, log)
     for node in chain.nodes:
         log.folded(node, f"into the scale and bias of {layer.name}")
+    maker = producer(layer.inputs[1])
     layer.inputs[1], made = weights
+    if made and maker is not None:
+        log.folded(maker, f"its scale holds what followed {layer.name}")
     last = chain.nodes[-1].outputs[0] if chain.nodes else layer.outputs[0]
     for node in chain.nodes:
         detach(node)

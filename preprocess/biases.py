@@ -50,6 +50,8 @@ def canonical_biases(graph: gs.Graph, log: PassLog) -> gs.Graph:
             params = QuantParams.of(scale, 0, np.int32, axis=0)
             made.append(make_dequantize(names, f"{layer.name}_bias", integers, params, output))
             layer.inputs[2] = output
+            if maker is not None:
+                log.folded(maker, f"int32 bias of {layer.name} on its accumulators' grid")
         elif maker is not None:
             log.folded(maker, f"bias is not on the accumulators' grid of {layer.name}: float32")
             layer.inputs[2] = gs.Constant(names(f"{layer.name}_bias"), reals)

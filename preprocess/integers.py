@@ -31,6 +31,7 @@ def canonical_weights(graph: gs.Graph, log: PassLog) -> gs.Graph:
         if result is None:
             log.skipped(node, f"{params.dtype.name} weights don't fit int8")
             continue
+        log.folded(node, f"{params.dtype.name} weights as int8")
         output = node.outputs[0]
         node.outputs.clear()
         made.append(make_dequantize(names, node.inputs[0].name, *result, output))

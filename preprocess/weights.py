@@ -78,6 +78,8 @@ def _absorb_into_dequantize(graph: gs.Graph, log: PassLog) -> bool:
         if parts is None:
             continue
         base = source.inputs[0].name
+        log.folded(source, f"behind {node.op} {node.name}, as integers of their own")
+        log.folded(node, f"into the integers and scale of {base}")
         outputs = list(node.outputs)
         node.inputs.clear()
         node.outputs.clear()

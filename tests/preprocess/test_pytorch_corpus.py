@@ -92,11 +92,18 @@ def test_qonnx_is_refused_by_name() -> None:
         preprocess(onnx.load(MODELS / "brev_qonnx.onnx"), "pytorch")
 
 
-def test_every_fake_quant_is_in_the_graph_or_in_the_log() -> None:
-    """Brevitas writes one Q a weight, activation and range: each is a node of the result or a line of the log."""
-    source, _ = load("brev_w4a8")
+@pytest.mark.parametrize("name", EXPECTED)
+def test_every_fake_quant_is_in_the_graph_or_in_the_log(name: str) -> None:
+    source, _ = load(name)
     result = preprocess(source)
-    before = {one.name or one.output[0] for one in source.graph.node if one.op_type == "QuantizeLinear"}
-    kept = {one.name for one in result.model.graph.node if one.op_type == "QuantizeLinear"}
-    folded = {note.node for note in result.log if note.action == "folded"}
+    constants = {one.name for one in source.graph.initializer}
+    constants |= {one.output[0] for one in source.graph.node if one.op_type == "Constant"}
+    before = {
+        one.name or f"{one.op_type}_{one.output[0]}"
+        for one in source.graph.node
+        if one.op_type == "QuantizeLinear" or (one.op_type == "DequantizeLinear" and one.input[0] in constants)
+    }
+    kept = {one.name for one in result.model.graph.node}
+    folded = {note.node for note in result.log if note.action != "note"}
+    assert before
     assert before <= kept | folded
