@@ -10,8 +10,8 @@ SHELL := /bin/sh
 .PHONY: demo test lint slow clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python compile_onnx_model_quant.py samples/models/digits_resnet_qat.onnx --qat --qat_type pytorch \
-	    --output_dir out/digits_resnet_qat --check layers
+	$(BIN)/python compile_onnx_model_quant.py samples/models/small_cnn_qat.onnx --qat --qat_type pytorch \
+	    --output_dir out/small_cnn --check layers
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto -q
