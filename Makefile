@@ -16,7 +16,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto -q
 
-slow: $(VENV)/.installed-dev
+slow: $(VENV)/.installed-slow
 	$(BIN)/python -m pytest -n auto -q -m slow
 
 lint: $(VENV)/.installed-dev
@@ -34,6 +34,11 @@ $(VENV)/.installed: setup.cfg pyproject.toml | $(VENV)/bin/pip needs-cc
 
 $(VENV)/.installed-dev: setup.cfg pyproject.toml | $(VENV)/bin/pip needs-cc
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+# One known version of torch: the newest one may bring gigabytes of CUDA.
+$(VENV)/.installed-slow: $(VENV)/.installed-dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,pytorch]' torch==2.13.0
 	touch $@
 
 # A bare Debian lacks venv (split from Python) and the C compiler that links deploy.so. As root they are installed;
