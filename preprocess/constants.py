@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 import onnxruntime
-from onnx_graphsurgeon.logger import G_LOGGER
 
 from drpai_qat.errors import ModelError
 from preprocess.graph import Names
@@ -26,9 +25,11 @@ def fold_constants(graph: gs.Graph, log: PassLog) -> gs.Graph:
     """Replace every node whose inputs are all constants by its value; branches on constants by what they choose."""
     evaluate_constants(graph)
     if any(node.op == "If" and isinstance(node.inputs[0], gs.Constant) for node in graph.nodes):
-        with G_LOGGER.suppress(G_LOGGER.ERROR):
-            graph.fold_constants(fold_shapes=False, recurse_functions=False)
+        graph.fold_constants(fold_shapes=False, recurse_functions=False)
         graph.cleanup().toposort()
+    for node in graph.nodes:
+        if next(node.subgraphs(), None) is not None:
+            log.note(node.name, f"{node.op} is decided at run time: what is inside stays as it is")
     return graph
 
 

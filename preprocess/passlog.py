@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.logger import G_LOGGER
 
 Action: TypeAlias = Literal["folded", "skipped", "note"]
 
@@ -61,8 +62,9 @@ def label(node: gs.Node) -> str:
 
 
 def run(passes: tuple[Pass, ...], graph: gs.Graph, log: PassLog) -> gs.Graph:
-    """Apply `passes` in order."""
-    for one in passes:
-        log.running = one.__name__
-        graph = one(graph, log)
+    """Apply `passes` in order; what graphsurgeon has to say is for us, not for the user."""
+    with G_LOGGER.suppress():
+        for one in passes:
+            log.running = one.__name__
+            graph = one(graph, log)
     return graph

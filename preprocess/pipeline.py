@@ -14,6 +14,7 @@ from preprocess import pytorch, tensorflow
 from preprocess.detection import detect_framework
 from preprocess.opening import open_graph
 from preprocess.passlog import Note, Pass, PassLog, run
+from preprocess.validate import find_violations
 
 PIPELINES: Mapping[str, tuple[Pass, ...]] = MappingProxyType(
     {"pytorch": pytorch.PASSES, "tensorflow": tensorflow.PASSES}
@@ -54,4 +55,8 @@ def preprocess(model: onnx.ModelProto, qat_type: str | None = None) -> Preproces
     if qat_type is not None and chosen != qat_type:
         log.note("model", f"looks like a {chosen} export ({found.reason}), not {qat_type}: compiled as {chosen}")
     graph = run(PIPELINES[chosen], graph, log)
-    return Preprocessed(gs.export_onnx(graph), tuple(log.notes), chosen)
+    canonical = gs.export_onnx(graph)
+    log.running = "validate"
+    for violation in find_violations(canonical):  # computed in float32 by lowering, so no reason to refuse the model
+        log.note(violation.where, f"not canonical: {violation.what}")
+    return Preprocessed(canonical, tuple(log.notes), chosen)

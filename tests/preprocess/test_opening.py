@@ -125,6 +125,24 @@ net (float[2,4] x) => (float[2,4] y) <bool c = {1}>
     assert ops(fold(model(text, **BASE)).model) == {"QuantizeLinear": 1, "DequantizeLinear": 1, "Relu": 1}
 
 
+def test_a_branch_at_run_time_stays_and_is_noted() -> None:
+    text = """
+net (float[2,4] x) => (float[2,4] y)
+{
+  q = QuantizeLinear (x, s, z)
+  d = DequantizeLinear (q, s, z)
+  m = ReduceMax <keepdims=0> (d)
+  c = Greater (m, half)
+  y = If (c) <
+    then_branch = t () => (float[2,4] a) { a = Relu (d) },
+    else_branch = e () => (float[2,4] b) { b = Neg (d) }
+  >
+}"""
+    result = fold(model(text, half=np.float32(0.5), **BASE))
+    assert ops(result.model)["If"] == 1
+    assert any("decided at run time" in note.reason for note in result.log)
+
+
 def test_a_file_without_operator_set_is_refused() -> None:
     source = model(PAIR % ("", ""), **BASE)
     del source.opset_import[:]
