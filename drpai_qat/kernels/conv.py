@@ -24,6 +24,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from drpai_qat.kernels.epilogue import Epilogue, EpilogueEmitter, Kernel, flat_arg
+from drpai_qat.kernels.excess import Excess, split
 from drpai_qat.kernels.isa import Isa, Vector, splat, vector
 from drpai_qat.kernels.products import Product
 from drpai_qat.kernels.tiling import Tiling, choose_tiling
@@ -142,6 +143,10 @@ def conv(
     out_shape = (shape.batch, shape.out_height, shape.out_width, shape.out_channels)
     emitter = EpilogueEmitter(epilogue, out_shape, isa)
     padded_bias = _pad_bias(bias, blocks, isa.lanes) if bias is not None else None
+    extra = None
+    if product.repair and weights is not None:
+        extra = split(weights.astype(np.int8, copy=False), product.repair, product.steps, shape, blocks, isa.lanes)
+        weights = extra.kept
     weight_count = blocks[-1].weight_offset + blocks[-1].vectors * isa.lanes * math.prod(shape.kernel) * shape.channels
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name("conv")
@@ -151,13 +156,16 @@ def conv(
         emitter.declare_operands()
         packed = dynamic if weights is None else flat_arg("weights", (weight_count,), product.weight_dtype)
         start = None if padded_bias is None else flat_arg("bias", padded_bias.shape, "int32")
+        extra_args = None if extra is None else _ExtraProducts.declare(extra)
         emitter.declare_constants()
         emitter.declare_output()
         batch_stride = weight_count if weights is None else 0
-        _Body(shape, product, isa, tiling, blocks, emitter, data, packed, start, batch_stride).emit()
+        _Body(shape, product, isa, tiling, blocks, emitter, data, packed, start, batch_stride, extra_args).emit()
     own = () if weights is None else (pack_weights(weights, shape, blocks, isa.lanes, product.pack),)
     start_values = () if padded_bias is None else (padded_bias,)
-    return Kernel(builder.get(), (*own, *start_values, *emitter.constants), out_shape, epilogue.out_dtype)
+    extra_values = () if extra is None else (extra.moved.reshape(-1), extra.offsets, extra.first)
+    constants = (*own, *start_values, *extra_values, *emitter.constants)
+    return Kernel(builder.get(), constants, out_shape, epilogue.out_dtype)
 
 
 def _pad_bias(bias: npt.NDArray[np.int32], blocks: tuple[Block, ...], lanes: int) -> npt.NDArray[np.int32]:
@@ -167,6 +175,22 @@ def _pad_bias(bias: npt.NDArray[np.int32], blocks: tuple[Block, ...], lanes: int
         part[: block.channels] = bias[block.start : block.start + block.channels]
         parts.append(part)
     return np.concatenate(parts)
+
+
+@dataclass(frozen=True, eq=False)
+class _ExtraProducts:
+    """Arguments that hold what `excess.split` moved; `width` elements of `moved` a product."""
+
+    moved: Any
+    offsets: Any
+    first: Any
+    width: int
+
+    @classmethod
+    def declare(cls, extra: Excess) -> _ExtraProducts:
+        moved = flat_arg("moved", extra.moved.shape, "int8")
+        offsets = flat_arg("offsets", extra.offsets.shape, "int32")
+        return cls(moved, offsets, flat_arg("first", extra.first.shape, "int32"), extra.moved[0].size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +207,7 @@ class _Body:
     weights: Any
     bias: Any
     batch_stride: int
+    extra: _ExtraProducts | None = None
 
     def emit(self) -> None:
         """Parallel over pixel chunks (all blocks inside) or over blocks (all pixels inside), whichever moves less."""
@@ -227,6 +252,8 @@ class _Body:
                     value = self.bias.vload([bias_base + index * bias_step + j * lanes], vector("int32", lanes))
                 T.buffer_store(acc, value, [tirx.Ramp((i * vectors + j) * lanes, 1, lanes)])
         self._reduce(acc, bases, weight_base, vectors)
+        if self.extra is not None:
+            self._add_extra(acc, bases, self.blocks.index(block) + index, vectors, self.extra)
         row = batch * shape.out_pixels + first
         channel, whole = block.start + index * step, block.channels // lanes
         positions = [i * vectors * lanes for i in range(pixels)]
@@ -274,6 +301,12 @@ class _Body:
             offset = r * row_step + s * column_step + c * (group * product.pack)
             weight = weight_base + ((r * columns + s) * steps + c * group) * weight_width
             product.accumulate(self.isa, acc, self.data, self.weights, bases, offset, weight, vectors, group)
+
+    def _add_extra(self, acc: Any, bases: list[Index], block: Index, vectors: int, extra: _ExtraProducts) -> None:
+        start = T.Bind(extra.first[block])
+        with T.serial(T.Bind(extra.first[block + 1] - start)) as i:
+            offset, weight = T.Bind(extra.offsets[start + i]), (start + i) * extra.width
+            self.product.accumulate(self.isa, acc, self.data, extra.moved, bases, offset, weight, vectors, 1)
 
     def _float(self, acc: Any, position: int, lanes: int) -> Vector:
         value: Vector = acc.vload([position], vector(self.product.acc_dtype, lanes))

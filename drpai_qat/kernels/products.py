@@ -7,12 +7,14 @@
     fma    float32          float32  float32       (float)
 
 `steps` of dot4 without VNNI: how many vpmaddubsw results are added in int16 before they are widened; of `pairs`
-likewise. With SDOT: how many steps share one load of activations, each taking its lane of the register.
+likewise. With SDOT: how many steps share one load of activations, each taking its lane of the register. `repair` of
+dot4: the largest activation, where so many steps fit int16 only after the excess of some weights is split off
+(`excess.py`); 0 where they fit as they are.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ import numpy.typing as npt
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
+from drpai_qat.kernels import excess
 from drpai_qat.kernels.isa import (
     Isa,
     add_pairs,
@@ -45,6 +48,7 @@ class Product:
     weight_dtype: str
     acc_dtype: str
     steps: int = 1
+    repair: int = 0
 
     def accumulate(
         self,
@@ -135,8 +139,28 @@ def product8(isa: Isa, weights: npt.NDArray[np.int8], qmin: int, qmax: int) -> P
         if isa.dot4_exact:
             return Product("dot4", 4, "int8", "int8", "int32", isa.lanes)
         return Product("pairs", 2, "int8", "int8", "int32", pair_steps(weights, max(-qmin, qmax)))
-    steps = 1 if isa.dot4_exact else dot4_steps(weights, qmax)
-    return dot4(steps) if steps else None
+    if isa.dot4_exact:
+        return dot4()
+    proven = dot4_steps(weights, qmax)
+    best = dot4(proven) if proven else None
+    best_cost = _cost(proven, 0.0) if proven else _DOT2_COST
+    for steps in (1, 2):  # four steps save too little over two to pay for extra products
+        if steps <= proven or weights.shape[-1] % (4 * steps) or (steps > 1 and 2 * 128 * qmax > 32768):
+            continue
+        extra = excess.share(weights, qmax, steps, 2 * isa.lanes)
+        if extra <= _MOST_EXTRA and _cost(steps, extra) < best_cost:
+            best, best_cost = replace(dot4(steps), repair=qmax), _cost(steps, extra)
+    return best
+
+
+# Time of four channels as a share of one proven step; fitted on AVX2 cores whose limit is multiplications (Zen 3) and
+# instructions (Golden Cove).
+_DOT2_COST = 1.2  # two multiplications and additions, and the widening of activations
+_MOST_EXTRA = 0.25  # extra products take room in deploy.params
+
+
+def _cost(steps: int, extra: float) -> float:
+    return 0.58 + 0.42 / steps + 2.0 * extra
 
 
 def pair_steps(weights: npt.NDArray[np.int8], largest: int, limit: int = 4) -> int:
