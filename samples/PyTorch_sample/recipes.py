@@ -78,7 +78,43 @@ def _prepare_drpai(model: nn.Module, example: Tensor) -> nn.Module:
 def _prepare_fused(model: nn.Module, example: Tensor) -> nn.Module:
     model.fuse_model(is_qat=True)
     model.qconfig = drpai_qconfig()
+    _spare_range_before_relu6(model)
     return prepare_qat(model)
+
+
+class Relu6Observer(MovingAverageMinMaxObserver):
+    """Observes what ReLU6 lets through: a range in front of it loses nothing by saturating where ReLU6 does.
+
+    ReLU6 is not fused, so the convolution before it has a range of its own, and one from -20 to 30 would leave a few
+    dozen steps for the 0..6 that count: 3 dB instead of 15 dB on EfficientNet-Lite0's scores.
+    """
+
+    def forward(self, x_orig: Tensor) -> Tensor:
+        super().forward(x_orig.clamp(0.0, 6.0))
+        return x_orig
+
+
+class _FusedAsOne(torch.fx.Tracer):
+    """Traces fused modules as one; they are containers, which the default tracer looks into."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return type(m).__module__.startswith("torch.ao.nn") or super().is_leaf_module(m, module_qualified_name)
+
+
+def _spare_range_before_relu6(model: nn.Module) -> None:
+    """Give the modules whose output goes into a ReLU6 and nowhere else a `Relu6Observer`."""
+    qconfig = QConfig(
+        activation=model.qconfig.activation.with_args(observer=Relu6Observer), weight=model.qconfig.weight
+    )
+    modules = dict(model.named_modules())
+    for node in _FusedAsOne().trace(model).nodes:
+        if node.op != "call_module" or not isinstance(modules[node.target], nn.ReLU6):
+            continue
+        source = node.args[0]
+        while source.op == "call_module" and isinstance(modules[source.target], nn.Identity):
+            source = source.args[0]  # where fusion took a batch norm out
+        if source.op == "call_module" and len(source.users) == 1:
+            modules[source.target].qconfig = qconfig
 
 
 def _prepare_fx(model: nn.Module, example: Tensor) -> nn.Module:
