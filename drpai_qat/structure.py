@@ -57,20 +57,21 @@ def _check_type(file: str, kind: str, value: onnx.ValueInfoProto) -> None:
         held = value.type.WhichOneof("value") or "nothing"
         raise ModelError(f"{where} holds {held.removesuffix('_type')}, not a tensor: export the network without it")
     elem_type = value.type.tensor_type.elem_type
-    if elem_type == onnx.TensorProto.FLOAT or (kind == "output" and elem_type in _OUTPUT_TYPES):
+    if elem_type in _FED_TYPES or (kind == "output" and elem_type in _OUTPUT_TYPES):
         return
     name = onnx.TensorProto.DataType.Name(elem_type).lower() if elem_type in _TYPES else str(elem_type)
-    advice = {
-        "float16": "export the model in float32",
-        "double": "export the model in float32",
-        "int8": "export with float32 inputs: the quantization of the input is compiled into the network",
-        "uint8": "export with float32 inputs: the quantization of the input is compiled into the network",
-        "undefined": "it has no type: export the model again",
-    }.get(name, "only float32 tensors are fed on the board: move what makes or reads it out of the model")
+    advice = "only float32 tensors are fed on the board: move what makes or reads it out of the model"
+    if name == "undefined":
+        advice = "it has no type: export the model again"
     raise ModelError(f"{where} is {name}, not float32: {advice}")
 
 
 _TYPES = set(onnx.TensorProto.DataType.values())
+# preprocess gives these a float32 interface: by a Cast, or by the grid that training gave them.
+_FED_TYPES = (
+    onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE,
+    onnx.TensorProto.INT8, onnx.TensorProto.UINT8,
+)  # fmt: skip
 # Class maps and indices (ArgMax, TopK) leave the network as integers.
 _OUTPUT_TYPES = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
 
