@@ -15,6 +15,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from drpai_qat.cli_board import bundle_command, run_command
 from drpai_qat.errors import DrpaiQatError, OptionError
 from drpai_qat.interrupts import Interrupts
 from drpai_qat.options import (
@@ -124,7 +125,7 @@ def compile_command(context: click.Context, /, **values: Any) -> None:
     with dashes. Exit status: 0 done and checked, 1 error, 2 wrong usage, 3 compiled but the check fell short.
     """
     options = _options(context, values)
-    context.exit(_guarded(lambda stop: _compile(options, stop, values["quiet"], values["verbose"]), values["verbose"]))
+    context.exit(guarded(lambda stop: _compile(options, stop, values["quiet"], values["verbose"]), values["verbose"]))
 
 
 def _options(context: click.Context, values: dict[str, Any]) -> CompileOptions:
@@ -168,7 +169,7 @@ def _compile(options: CompileOptions, interrupts: Interrupts, quiet: bool, verbo
     return DONE if report.passed else CHECK_FELL_SHORT
 
 
-def _guarded(work: Callable[[Interrupts], int], verbose: bool) -> int:
+def guarded(work: Callable[[Interrupts], int], verbose: bool) -> int:
     """Run, and make every outcome an exit status and at most one line on stderr."""
     with Interrupts() as interrupts:
         try:
@@ -202,6 +203,8 @@ def drpai_qat() -> None:
 
 
 drpai_qat.add_command(compile_command, "compile")
+drpai_qat.add_command(run_command, "run")
+drpai_qat.add_command(bundle_command, "bundle")
 
 
 def compile_main(arguments: Sequence[str] | None = None) -> int:
