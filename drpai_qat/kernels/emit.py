@@ -93,6 +93,7 @@ def emit(
     load: Callable[[int, int], Vector],
     constant: Callable[[E.Expr, str, int], Vector],
     lookup: Callable[[E.Table, Vector], Vector],
+    clamp_root: bool = True,
 ) -> Vector:
     """The tree's value for `lanes` channels as float32; a Snap at the root is left unrounded for the caller.
 
@@ -101,6 +102,7 @@ def emit(
         load: (operand index, lanes) -> float32 vector of the operand at the current position.
         constant: (node, field, lanes) -> float32 vector of a node's constant at the current channels.
         lookup: (table node, int32 index vector) -> float32 vector.
+        clamp_root: False where the caller clamps a Snap at the root as well.
     """
     values: dict[int, Vector] = {}
     for node in E.walk(root):
@@ -115,6 +117,8 @@ def emit(
                     value = value * constant(node, "mul", lanes)
                 if not _is(add, 0.0):
                     value = value + constant(node, "add", lanes)
+            case E.Snap(x=x) if node is root and not clamp_root:
+                value = values[id(x)]
             case E.Snap(x=x):
                 value = T.max(T.min(values[id(x)], constant(node, "hi", lanes)), constant(node, "lo", lanes))
                 if node is not root:

@@ -109,7 +109,21 @@ class EpilogueEmitter:
         if epilogue.zero_point:
             scalars.append(float(epilogue.zero_point))
         self._scalars = np.asarray(scalars, np.float32)
+        self._limits = self._saturated_limits()
         self._vectors = np.asarray(vectors, np.float32).reshape(len(vectors), self._channels)
+
+    def _saturated_limits(self) -> tuple[bool, bool] | None:
+        """Whether the lower and the upper limit of the final rounding are tighter than the output's dtype.
+
+        None where the limits cannot be left to the saturation of `narrow`: then the value is clamped before rounding.
+        """
+        root, dtype, zero_point = self.epilogue.expr, self.epilogue.out_dtype, self.epilogue.zero_point
+        if not isinstance(root, E.Snap) or registers_per_pack(self.isa, dtype) == 1:
+            return None
+        if not E.magnitude(root.x, [operand.dtype for operand in self.epilogue.operands]) < 2.0**31 - 2**17:
+            return None
+        limits = np.iinfo(dtype)
+        return root.lo + zero_point > limits.min, root.hi + zero_point < limits.max
 
     def _place(self, values: Constant, scalars: list[float], vectors: list[Constant]) -> tuple[str, int]:
         if values.size == 1:
@@ -179,9 +193,11 @@ class EpilogueEmitter:
             if len(group) == 1:
                 self.store(*group[0], lanes)
                 continue
-            values = [self._value(row, channel, acc, lanes) for row, channel, acc in group]
+            saturate = self._limits is not None
+            values = [self._value(row, channel, acc, lanes, not saturate) for row, channel, acc in group]
             values += values[-1:] * (width - len(group))
-            parts = narrow(self.isa, values, self._zero_point() if self.epilogue.zero_point else None, dtype)
+            zero_point = self._zero_point() if self.epilogue.zero_point else None
+            parts = narrow(self.isa, values, zero_point, dtype, self._tight_limits())
             for (row, channel, _), part in zip(group, parts, strict=False):
                 elements = T.reinterpret(part, dtype=vector(dtype, lanes))
                 T.buffer_store(self.output, elements, [span(row * self._channels + channel, lanes)])
@@ -189,7 +205,19 @@ class EpilogueEmitter:
     def _zero_point(self) -> Any:
         return T.Cast("int32", self._scalar_buffer[len(self._scalars) - 1])
 
-    def _value(self, row: Any, channel: Any, acc: Vector | None, lanes: int) -> Vector:
+    def _tight_limits(self) -> tuple[Vector | None, Vector | None]:
+        """Least and greatest stored value, where narrowing has to see to them."""
+        if self._limits is None:
+            return None, None
+        dtype, root = self.epilogue.out_dtype, self.epilogue.expr
+        zero_point = self._zero_point() if self.epilogue.zero_point else 0
+        values = []
+        for name, tight in zip(("lo", "hi"), self._limits, strict=True):
+            _, index = self._slots[id(root), name]
+            values.append(T.Cast(dtype, T.Cast("int32", self._scalar_buffer[index]) + zero_point) if tight else None)
+        return values[0], values[1]
+
+    def _value(self, row: Any, channel: Any, acc: Vector | None, lanes: int, clamp: bool = True) -> Vector:
         """The expression's value: float32, or int32 without the zero point."""
 
         def load(index: int, width: int) -> Vector:
@@ -207,7 +235,7 @@ class EpilogueEmitter:
         def lookup(node: E.Table, index: Vector) -> Vector:
             return self._table_buffers[self._tables[id(node)]][index]
 
-        value = emit(self.isa, self.epilogue.expr, lanes, acc, load, constant, lookup)
+        value = emit(self.isa, self.epilogue.expr, lanes, acc, load, constant, lookup, clamp)
         return value if self.epilogue.out_dtype == "float32" else T.Bind(round_to_int(self.isa, value, lanes))
 
     def _read(self, buffer: Any, shape: tuple[int, ...], dtype: str, row: Any, channel: Any, lanes: int) -> Vector:

@@ -10,7 +10,8 @@ built (in float64, rounded once), so the tree holds exactly the roundings that t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -171,6 +172,47 @@ def is_integer(x: Expr, integer_operands: frozenset[int] = frozenset()) -> bool:
     if isinstance(x, Binary):
         return x.op in ("min", "max") and all(is_integer(side, integer_operands) for side in (x.x, x.y))
     return False
+
+
+def magnitude(x: Expr, dtypes: Sequence[str]) -> float:
+    """A bound of the value's magnitude; infinite where nothing is known. Accumulators are int32.
+
+    Args:
+        dtypes: of the tensors that Load nodes name.
+    """
+    bounds: dict[int, float] = {}
+    for node in walk(x):
+        args = [bounds[id(child)] for child in node.children]
+        bounds[id(node)] = _magnitude_of(node, args, dtypes)
+    return bounds[id(x)]
+
+
+def _magnitude_of(node: Expr, args: list[float], dtypes: Sequence[str]) -> float:
+    match node:
+        case Acc():
+            return 2.0**31
+        case Load(index=index):
+            if "int" not in dtypes[index]:
+                return math.inf
+            limits = np.iinfo(dtypes[index])
+            return float(max(-limits.min, limits.max))
+        case Affine(mul=mul, add=add):
+            return float(np.abs(mul).max(initial=0)) * args[0] + float(np.abs(add).max(initial=0))
+        case Snap(lo=lo, hi=hi) | Clamp(lo=lo, hi=hi):
+            return min(args[0], max(abs(lo), abs(hi)))
+        case Binary(op=op) if op in ("add", "sub"):
+            return args[0] + args[1]
+        case Binary(op="mul"):
+            return args[0] * args[1]
+        case Binary(op=op) if op in ("min", "max"):
+            return max(args)
+        case Unary(fn=fn) if fn in ("sigmoid", "tanh", "erf"):
+            return 1.0
+        case Unary(fn=fn) if fn in ("abs", "neg", "round", "floor", "ceil"):
+            return args[0] + 1.0
+        case Table(values=values):
+            return float(np.abs(values).max(initial=0))
+    return math.inf
 
 
 def walk(x: Expr) -> Iterator[Expr]:

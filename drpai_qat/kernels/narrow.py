@@ -22,12 +22,15 @@ def registers_per_pack(isa: Isa, dtype: str) -> int:
     return 32 // _BITS[dtype] if isa.activation == "uint8" and dtype in _BITS else 1
 
 
-def narrow(isa: Isa, values: list[Vector], zero_point: Vector | None, dtype: str) -> list[Vector]:
-    """Add the zero point and narrow `registers_per_pack` registers.
+def narrow(
+    isa: Isa, values: list[Vector], zero_point: Vector | None, dtype: str, limits: tuple[Vector | None, Vector | None]
+) -> list[Vector]:
+    """Add the zero point and narrow `registers_per_pack` registers, saturating at the limits of dtype.
 
     Args:
-        values: int32, isa.lanes wide each; with the zero point added they lie within dtype.
+        values: int32, isa.lanes wide each, and at least 65536 away from the limits of int32.
         zero_point: int32 scalar, None for 0.
+        limits: scalars of dtype, the least and the greatest result; None for the dtype's own.
     Returns: for each register its elements, as a vector of int32 units (lanes * bits / 32 of them).
     """
     lanes, parts = isa.lanes, len(values)
@@ -35,12 +38,15 @@ def narrow(isa: Isa, values: list[Vector], zero_point: Vector | None, dtype: str
         halves = [_pack(_TO_INT16, isa, "int16", values[i], values[i + 1]) for i in (0, 2)]
         if zero_point is not None:
             zero = T.Bind(splat(T.Cast("int16", zero_point), lanes * 2))
-            halves = [half + zero for half in halves]
+            halves = [llvm("llvm.sadd.sat", vector("int16", lanes * 2), half, zero) for half in halves]
         packed = _pack(_TO_UINT8 if dtype == "uint8" else _TO_INT8, isa, dtype, *halves)
     else:
         if zero_point is not None:
             values = [value + splat(zero_point, lanes) for value in values]
         packed = _pack(_TO_UINT16 if dtype == "uint16" else _TO_INT16, isa, dtype, *values)
+    for limit, tighter in zip(limits, (T.max, T.min), strict=True):
+        if limit is not None:
+            packed = tighter(packed, splat(limit, lanes * 32 // _BITS[dtype]))
     units = T.Bind(T.reinterpret(packed, dtype=vector("int32", lanes)))
     # Lane l holds the l-th 4 elements of each register in turn, `size` units each.
     blocks, size = lanes // 4, 4 // parts

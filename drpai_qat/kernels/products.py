@@ -70,14 +70,14 @@ class Product:
         """
         lanes, pack = isa.lanes, self.pack
         width = vectors * lanes * pack
-        for j in range(vectors):
-            columns = [
-                self._weights(weights, weight + g * width + j * lanes * pack, lanes * pack) for g in range(group)
-            ]
-            for i, base in enumerate(bases):
+        starts = [[weight + g * width + j * lanes * pack for g in range(group)] for j in range(vectors)]
+        columns = [[T.Bind(self._weights(weights, start, lanes * pack)) for start in steps] for steps in starts]
+        # Pixels outside: the weights of all vectors stay in registers, an activation lives for one pixel.
+        for i, base in enumerate(bases):
+            inputs = [T.Bind(x) for x in self._inputs(isa, data, base + offset, group)]
+            for j in range(vectors):
                 index = tirx.Ramp((i * vectors + j) * lanes, 1, lanes)
-                inputs = self._inputs(isa, data, base + offset, group)
-                T.buffer_store(acc, self.multiply(isa, acc[index], inputs, columns), [index])
+                T.buffer_store(acc, self.multiply(isa, acc[index], inputs, columns[j]), [index])
 
     def _weights(self, weights: Any, start: Any, count: int) -> Any:
         value = weights.vload([start], vector(self.weight_dtype, count))

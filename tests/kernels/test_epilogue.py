@@ -56,3 +56,36 @@ def test_layers_that_differ_in_numbers_alone_share_their_function() -> None:
         return str(pointwise((4, 8), Epilogue(value, "uint8", zero_point, (Operand((4, 8), "int8"),)), ISAS[0]).func)
 
     assert function(0.1, 3) == function(0.7, 128)
+
+
+@on_each_isa
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint16"])
+@pytest.mark.parametrize("tight", [0, 5], ids=["full range", "narrow range"])
+@pytest.mark.parametrize("zero_point", [0, 100])
+def test_integers_saturate_when_packed(isa: Isa, dtype: str, tight: int, zero_point: int) -> None:
+    """Bounded expressions leave their limits to the saturation of the packing instructions."""
+    edges = [
+        -(2**30),
+        -70_000,
+        -32_900,
+        -32_768,
+        -400,
+        -260,
+        -129,
+        -1,
+        0,
+        1,
+        126,
+        254,
+        300,
+        32_767,
+        65_535,
+        70_000,
+        2**30,
+    ]
+    x = np.resize(np.asarray(edges, np.int32), 200)
+    low, high = np.iinfo(dtype).min + tight, np.iinfo(dtype).max - tight
+    value = E.Snap(E.affine(E.Load(0), 0.5), low - zero_point, high - zero_point)
+    epilogue = Epilogue(value, dtype, zero_point, (Operand(x.shape, "int32"),))
+    expected = np.clip(np.rint(x * 0.5) + zero_point, low, high).astype(dtype)
+    np.testing.assert_array_equal(run(pointwise(x.shape, epilogue, isa), isa, x), expected)

@@ -133,3 +133,21 @@ def test_emitted_code_computes_what_numpy_does(isa: Isa, tree: E.Expr, seed: int
     got = run(pointwise(SHAPE, epilogue, isa), isa, *operands)
     expected = np.broadcast_to(E.evaluate(tree, None, list(operands)), SHAPE)
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("value", "bound"),
+    [
+        (E.affine(E.Acc(), 0.5, 3.0), 2.0**30 + 3),
+        (E.affine(E.Load(0), np.array([1.0, -4.0]), 1.0), 4 * 255 + 1),
+        (E.affine(E.Load(1), 2.0), 256.0),
+        (E.Load(2), math.inf),
+        (E.Snap(E.Load(2), -10, 20), 20.0),
+        (E.Clamp(E.Load(2), 0, math.inf), math.inf),
+        (E.Binary("add", E.Load(0), E.Snap(E.Load(2), -10, 20)), 275.0),
+        (E.Binary("div", E.Load(0), E.Load(1)), math.inf),
+        (E.Unary("sigmoid", E.Load(2)), 1.0),
+    ],
+)
+def test_magnitude(value: E.Expr, bound: float) -> None:
+    assert E.magnitude(value, ["uint8", "int8", "float32"]) == bound
