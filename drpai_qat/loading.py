@@ -13,9 +13,10 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
 
 from drpai_qat.errors import ModelError
@@ -57,6 +58,9 @@ def load(path: Path) -> Source:
     """
     content = _read(path)
     model = _parse(path, content)
+    broken = next(_broken_texts(model), None)
+    if broken is not None:
+        raise ModelError(f"{path}: {one_line(broken)} is not text: damaged file")
     _load_external_data(path, model)
     for where, tensor in _tensors(model):
         _check_tensor(path, where, tensor)
@@ -97,6 +101,19 @@ def _parse(path: Path, content: bytes) -> onnx.ModelProto:
     if not model.graph.node:
         raise ModelError(f"{path}: the graph has no nodes: there is nothing to compile")
     return model
+
+
+def _broken_texts(message: Message) -> Iterator[bytes]:
+    """Names and string attributes that are not UTF-8, which protobuf hands out as bytes where text is expected."""
+    for field, value in message.ListFields():
+        items: Any = [value] if isinstance(value, Message | str | bytes) else value
+        if field.message_type is not None:
+            for item in items:
+                yield from _broken_texts(item)
+        elif field.type == field.TYPE_STRING:
+            yield from (item for item in items if isinstance(item, bytes))
+        elif isinstance(message, onnx.AttributeProto) and field.name in ("s", "strings"):
+            yield from (item for item in items if item.decode(errors="ignore").encode() != item)
 
 
 def _looks_like(content: bytes) -> str:

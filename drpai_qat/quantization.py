@@ -113,7 +113,8 @@ class QuantParams:
     def quantize(self, real: FloatArray) -> IntArray:
         """Round reals to the grid as ONNX QuantizeLinear does (float32 division, half to even); dtype `dtype`."""
         scale, zero_point = self._aligned(np.ndim(real))
-        steps = np.rint(np.asarray(real, np.float32) / scale).astype(np.float64) + zero_point
+        with np.errstate(over="ignore"):  # far outside the range: infinity clips to its end as well
+            steps = np.rint(np.asarray(real, np.float32) / scale).astype(np.float64) + zero_point
         return np.clip(steps, self.qmin, self.qmax).astype(self.dtype)
 
     def dequantize(self, q: IntArray) -> FloatArray:

@@ -220,6 +220,19 @@ class TestTensors:
 
 
 class TestGraph:
+    @pytest.mark.parametrize("text", [b"GlobalAveragePool", b"kernel_shape", b"dr", b"net"])
+    def test_names_that_are_not_text(self, tmp_path, text):
+        content = qdq_model().SerializeToString()
+        assert text in content
+        (tmp_path / "m.onnx").write_bytes(content.replace(text, b"\xff" * len(text), 1))
+        refused(tmp_path / "m.onnx", "not text")
+
+    def test_attributes_that_are_not_text(self, model_file):
+        model = qdq_model()
+        conv = next(node for node in model.graph.node if node.op_type == "Conv")
+        conv.attribute.append(helper.make_attribute("auto_pad", b"\xff\xfe"))
+        refused(model_file(model), "not text")
+
     def test_dangling(self, model_file):
         model = qdq_model()
         model.graph.node[0].input[0] = "nowhere"
