@@ -29,7 +29,7 @@ def use_float32(graph: gs.Graph, log: PassLog) -> gs.Graph:
     """Turn float16, bfloat16 and float64 tensors and casts into float32; drop casts that then do nothing."""
     for tensor in (*graph.inputs, *graph.outputs):
         if is_other_float(tensor.dtype):
-            log.note(tensor.name, f"{np.dtype(tensor.dtype).name} in the source, float32 here")
+            log.note(tensor.name, f"{_numpy_dtype(tensor.dtype).name} in the source, float32 here")
     for tensor in graph.tensors().values():
         _convert(tensor)
     for node in graph.nodes:
@@ -49,11 +49,11 @@ def remove_idle_casts(graph: gs.Graph, log: PassLog) -> gs.Graph:
     """
     for node in graph.nodes:
         if node.op == "CastLike" and node.inputs[1].dtype is not None:
-            to = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(node.inputs[1].dtype))
+            to = onnx.helper.np_dtype_to_tensor_dtype(_numpy_dtype(node.inputs[1].dtype))
             node.op, node.attrs, node.inputs = "Cast", {"to": to}, [node.inputs[0]]
         if node.op != "Cast" or node.inputs[0].dtype is None:
             continue
-        if np.dtype(node.inputs[0].dtype) == onnx.helper.tensor_dtype_to_np_dtype(node.attrs["to"]):
+        if _numpy_dtype(node.inputs[0].dtype) == onnx.helper.tensor_dtype_to_np_dtype(node.attrs["to"]):
             bypass(graph, node)
     return evaluate_constants(graph)
 
@@ -81,6 +81,11 @@ def cast_interface(graph: gs.Graph, log: PassLog) -> gs.Graph:
 def is_other_float(dtype: Any) -> bool:
     """True for a float type other than float32: a numpy type, or an ONNX number where numpy has none."""
     return dtype is not None and (dtype in _OTHERS if isinstance(dtype, int) else np.dtype(dtype) in _OTHERS.values())
+
+
+def _numpy_dtype(dtype: Any) -> np.dtype[Any]:
+    """graphsurgeon keeps ONNX's number where numpy alone does not know the type."""
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(dtype) if isinstance(dtype, int) else dtype)
 
 
 def _convert(tensor: gs.Tensor) -> None:

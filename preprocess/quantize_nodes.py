@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ml_dtypes
 import numpy as np
+import onnx.helper
 import onnx_graphsurgeon as gs
 from numpy.typing import DTypeLike
 
@@ -116,7 +117,9 @@ def _implied_type(node: gs.Node) -> DTypeLike:
         if maker.op == "Cast":
             return _OUTPUT_TYPES.get(maker.attrs["to"], np.int32)
         source = maker.inputs[0]
-    return dtype if dtype is not None else source.dtype or np.uint8
+    found = dtype if dtype is not None else source.dtype or np.uint8
+    # graphsurgeon keeps ONNX's number of types that numpy alone does not know (float8).
+    return onnx.helper.tensor_dtype_to_np_dtype(found) if isinstance(found, int) else found
 
 
 def _widen(node: gs.Node, names: Names) -> gs.Node | None:

@@ -137,7 +137,9 @@ def read_graph(model: onnx.ModelProto) -> Graph:
         opset=opset,
     )
     for name in graph.inputs:
-        if 0 in shapes.get(name, ()):
+        if name not in shapes:
+            raise LoweringError(f"input {name!r}: its shape is not static")
+        if 0 in shapes[name]:
             raise LoweringError(f"input {name!r} is empty")
     for node in graph.nodes:
         if node.op == FAKE_QUANT and node.output not in shapes:  # a Q without a DQ of its own: nobody named the value

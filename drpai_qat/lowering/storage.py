@@ -49,9 +49,9 @@ class Grid:
 
     def narrowed(self, low: float, high: float) -> Grid:
         """The grid with its range cut to reals low..high; a bound between steps keeps the step beyond it."""
-        qmin = max(self.qmin, self.steps(low)) if np.isfinite(low) else self.qmin
-        qmax = min(self.qmax, self.steps(high)) if np.isfinite(high) else self.qmax
-        return replace(self, qmin=min(qmin, qmax), qmax=max(qmin, qmax))
+        qmin = int(np.clip(self.steps(low), self.qmin, self.qmax)) if np.isfinite(low) else self.qmin
+        qmax = int(np.clip(self.steps(high), qmin, self.qmax)) if np.isfinite(high) else self.qmax
+        return replace(self, qmin=qmin, qmax=qmax)
 
     def from_zero(self) -> Grid:
         """uint8 stored from 0 on: of small integers more products fit int16 (`dot4_steps`)."""
