@@ -159,11 +159,11 @@ def tilings(shape: ConvShape, product: Product, isa: Isa) -> list[Tiling]:
     """Every tile that fits the registers, in the loop orders that make sense."""
     chosen = choose_tiling(shape, product, isa)
     result = []
-    for vectors in range(1, 7):
-        for pixels in range(1, min(16, shape.out_pixels) + 1):
+    for vectors in range(1, 5):
+        for pixels in range(1, min(14, shape.out_pixels) + 1):
             if pixels * vectors < isa.registers and (vectors - 1) * isa.lanes < shape.out_channels:
                 tiles = math.ceil(shape.out_pixels / pixels)
-                orders = [("pixels", max(1, math.ceil(tiles / n))) for n in (8, 32)] + [("channels", 1)]
+                orders = [("pixels", max(1, math.ceil(tiles / n))) for n in (8,)] + [("channels", 1)]
                 result += [Tiling(pixels, vectors, parallel, chunk) for parallel, chunk in orders]  # type: ignore[arg-type]
     return [chosen, *result]
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # Registers besides accumulators and weights: the spread activation, and for dot4 without VNNI the ones and a product.
 _SCRATCH = {"dot4": 3, "dot2": 4, "fma": 2, "pairs": 3}
 _MAX_PIXELS = 8  # each pixel takes a general register for its address
+_ACROSS_ROWS = 0.05  # extra cost of a tile that may lie in two output rows: each pixel's address is computed
 _L2_BYTES = 256 * 1024  # part of L2 that one thread's weights or input chunk may fill
 _MIN_TASKS = 8  # enough parallel tasks that 2 to 4 threads stay balanced
 
@@ -59,21 +60,29 @@ def _chunk_tiles(shape: ConvShape, pixels: int, input_bytes: int) -> int:
 
 
 def _tile(out_pixels: int, out_width: int, vectors_needed: int, product: Product, isa: Isa) -> tuple[int, int]:
-    scratch = _SCRATCH[product.name] - (1 if product.name == "dot4" and isa.dot4_exact else 0)
     best, best_cost = (1, 1), math.inf
     for vectors in range(1, min(4, vectors_needed) + 1):
         for pixels in range(1, min(_MAX_PIXELS, out_pixels) + 1):
-            beside = vectors + scratch
-            if isa.arm and product.steps > 1:  # activations of all pixels stay, for several steps
-                beside = max(beside, pixels + scratch)
-            if pixels * vectors + beside > isa.registers:
+            if pixels * vectors + _beside(pixels, vectors, product, isa) > isa.registers:
                 continue
             waste = math.ceil(out_pixels / pixels) * pixels / out_pixels
             waste *= math.ceil(vectors_needed / vectors) * vectors / vectors_needed
             loads = 1 / pixels + 1 / vectors  # of weights and of activations, per product
-            across_rows = 0.25 if out_width % pixels and out_pixels != out_width else 0.0
+            across_rows = _ACROSS_ROWS if out_width % pixels and out_pixels != out_width else 0.0
             short = 2.0 / (pixels * vectors)  # few accumulators leave the multipliers waiting
             cost = waste * (1.0 + 0.5 * loads + across_rows + short)
             if cost < best_cost:
                 best, best_cost = (pixels, vectors), cost
     return best
+
+
+def _beside(pixels: int, vectors: int, product: Product, isa: Isa) -> int:
+    """Registers a tile needs besides its accumulators."""
+    if isa.arm:
+        scratch = vectors + _SCRATCH[product.name] - (1 if product.name == "dot4" and isa.dot4_exact else 0)
+        # Activations of all pixels stay, for several steps.
+        return max(scratch, pixels + _SCRATCH[product.name]) if product.steps > 1 else scratch
+    if product.name == "dot4" and not isa.dot4_exact and product.steps > 1:
+        # The weights of all steps, the activations of two, the ones, two products on their way to a sum.
+        return vectors * product.steps + 2 + 1 + 2
+    return vectors + _SCRATCH[product.name] - (1 if product.name == "dot4" and isa.dot4_exact else 0)
