@@ -102,7 +102,8 @@ class Timed:
 
 def ceiling_kernel(product: Product, isa: Isa) -> tuple[Kernel, np.ndarray, int]:
     """A tile of accumulators, activations in registers, weights from L1: kernel, its input, MACs of one call."""
-    pixels, vectors = (4, 2) if isa.registers == 16 else (6, 3)
+    # VNNI adds in the multiplier, five cycles: ten accumulators keep two of them busy.
+    pixels, vectors = (6, 3) if isa.registers > 16 else (5, 2) if isa.dot4_exact else (4, 2)
     copies, repeats = 4, 5_000  # the address of the weights changes, so that nothing moves out of the loop
     width = isa.lanes * product.pack
     turn = vectors * product.steps * width

@@ -17,6 +17,7 @@ _SCRATCH = {"dot4": 3, "dot2": 4, "fma": 2, "pairs": 3}
 _MAX_PIXELS = 8  # each pixel takes a general register for its address
 _ACROSS_ROWS = 0.05  # extra cost of a tile that may lie in two output rows: each pixel's address is computed
 _L2_BYTES = 256 * 1024  # part of L2 that one thread's weights or input chunk may fill
+_L2_ADVANTAGE = 4  # how much cheaper a byte from L2 is than one from beyond
 _MIN_TASKS = 8  # enough parallel tasks that 2 to 4 threads stay balanced
 
 
@@ -46,12 +47,17 @@ def choose_tiling(shape: ConvShape, product: Product, isa: Isa) -> Tiling:
     weight_bytes = blocks * vectors * isa.lanes * reduction * (4 if product.name == "fma" else 1)
     input_bytes = shape.in_size // shape.batch * {"uint8": 1, "int8": 1, "int16": 2, "float32": 4}[product.in_dtype]
     chunk = max(1, min(tiles, math.ceil(tiles / _MIN_TASKS), _chunk_tiles(shape, pixels, input_bytes)))
-    by_pixels = math.ceil(tiles / chunk) * weight_bytes
-    by_channels = blocks * input_bytes
+    by_pixels = _reread(weight_bytes, math.ceil(tiles / chunk))
+    by_channels = _reread(input_bytes, blocks)
     enough_blocks = blocks >= _MIN_TASKS or tiles < _MIN_TASKS
     if enough_blocks and by_channels < by_pixels and shape.batch * blocks > 1:
         return Tiling(pixels, vectors, "channels", 1)
     return Tiling(pixels, vectors, "pixels", chunk)
+
+
+def _reread(size: int, times: int) -> int:
+    """Cost of reading the same bytes this often: what stays in L2 is cheap after the first time."""
+    return size * (times if size > _L2_BYTES else 1 + times // _L2_ADVANTAGE)
 
 
 def _chunk_tiles(shape: ConvShape, pixels: int, input_bytes: int) -> int:
