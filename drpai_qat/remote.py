@@ -91,10 +91,13 @@ class RemoteNetwork:
         self.close()
 
     def close(self) -> None:
-        """Drop everything remote and end the session."""
+        """Drop everything remote and end the session; the machine serves the next client only then."""
         for name in ("_machine", "_parameters", "_device"):
             self.__dict__.pop(name, None)
-        self.__dict__.pop("_session", None)
+        session = self.__dict__.pop("_session", None)
+        if session is not None:
+            with contextlib.suppress(Exception):  # it is gone already: that is what is wanted
+                session.get_function("CloseRPCConnection")()
 
     def run(self, feeds: Mapping[str, NDArray]) -> dict[str, NDArray]:
         """Run once; feeds and result as `runtime.Network.run`, one batch of the model."""
@@ -137,10 +140,10 @@ def _connect(address: Address, key: str | None) -> Any:
     from tvm import rpc
 
     try:
-        # TVM itself would try a tracker that is not there for a minute.
-        socket.create_connection((address.host, address.port), _ANSWER).close()
         if key is None:
             return rpc.connect(address.host, address.port)
+        # TVM itself would try a tracker that is not there for a minute.
+        socket.create_connection((address.host, address.port), _ANSWER).close()
         tracker = rpc.connect_tracker(address.host, address.port)
         known = sorted(tracker.summary()["queue_info"])
         if key not in known:  # the tracker would wait for one for ever
