@@ -9,6 +9,7 @@ from tvm import relax
 from tvm.relax.backend.cpu_generic import pipeline as cpu
 from tvm.support import cc
 
+from drpai_qat.contraction import round_products
 from drpai_qat.errors import LoweringError
 from drpai_qat.lowering import Lowered
 from drpai_qat.targets import Target
@@ -46,6 +47,7 @@ def compile_module(module: tvm.IRModule, target: Target) -> relax.VMExecutable:
             relax.transform.ToNonDataflow(),
             relax.transform.RemovePurityChecking(),
             relax.transform.CallTIRRewrite(),
+            round_products,
             *cpu.finalize_passes(tvm_target),
         ]
     )

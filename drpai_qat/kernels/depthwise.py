@@ -22,7 +22,7 @@ from tvm.tirx.script.builder import ir as T
 from drpai_qat.kernels.conv import ConvShape
 from drpai_qat.kernels.epilogue import Constant, Epilogue, EpilogueEmitter, Kernel, flat_arg
 from drpai_qat.kernels.interleave import interleave, load_row, shuffle
-from drpai_qat.kernels.isa import Isa, Vector, dot2, dot4_int16, dot4_int32, vector, widen_pairs
+from drpai_qat.kernels.isa import Isa, Vector, dot2, dot4_int16, dot4_int32, multiply_add, vector, widen_pairs
 from drpai_qat.kernels.loops import Index, function, sweep, tasks
 from drpai_qat.kernels.taps import TapLayout, choose_layouts
 
@@ -195,7 +195,7 @@ class _Sums:
         """Add one product to register j."""
         isa, acc = self.isa, self.acc[j]
         if self.layout.in_dtype == "float32":
-            self.acc[j] = T.Bind(acc + data * weights)
+            self.acc[j] = T.Bind(multiply_add(isa, data, weights, acc, vector("float32", isa.lanes)))
         elif self.layout.pack == 1:
             wide = vector("int32", isa.lanes)
             self.acc[j] = T.Bind(acc + T.Cast(wide, data) * T.Cast(wide, weights))
@@ -252,7 +252,9 @@ def _row_of_any_kernel(
                 at = origin + (r * shape.dilation[0] * shape.width + column) * channels + start
                 value = T.Cast(kind, data.vload([at], vector(str(data.dtype), lanes)))
                 tap = taps.vload([(r * columns + s) * channels + start], vector(str(weights.dtype), lanes))
-                T.buffer_store(acc, acc.vload([0], kind) + value * T.Cast(kind, tap), [whole])
+                before, tap = acc.vload([0], kind), T.Cast(kind, tap)
+                added = multiply_add(isa, value, tap, before, kind) if acc_dtype == "float32" else before + value * tap
+                T.buffer_store(acc, added, [whole])
             value = T.Bind(T.Cast(vector("float32", lanes), acc.vload([0], kind)))
             emitter.store(row + x, start, value, lanes)
 

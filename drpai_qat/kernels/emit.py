@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -24,6 +25,16 @@ _ERF_Q = (
 )  # fmt: skip
 
 
+# Cephes logf: z^3 * p(z) beside z - z^2 / 2, for z = mantissa - 1 in [sqrt(1/2) - 1, sqrt(2) - 1]; error under 1 ulp.
+_LOG = (
+    7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1,
+    2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1,
+)  # fmt: skip
+_SQRT_HALF = 0x3F3504F3  # bits of sqrt(1/2)
+_SMALLEST = 1.17549435e-38  # below it, float32 numbers have fewer bits
+_LN2 = (0.693359375, -2.12194440e-4)  # their sum is ln 2; the first times an exponent is exact
+
+
 def _const(value: float, lanes: int) -> Vector:
     return splat(T.float32(value), lanes)
 
@@ -39,10 +50,28 @@ def exp(isa: Isa, x: Vector, lanes: int) -> Vector:
     """float32 e^x, within 1 ulp; arguments beyond float32's range saturate."""
     x = T.Bind(T.max(T.min(x, _const(88.3762626647949, lanes)), _const(-87.3365478515625, lanes)))
     n = T.Bind(tirx.op.nearbyint(x * _const(1.44269504088896341, lanes)))
-    r = T.Bind((x - n * _const(0.693359375, lanes)) + n * _const(2.12194440e-4, lanes))
+    r = T.Bind((x - n * _const(_LN2[0], lanes)) - n * _const(_LN2[1], lanes))
     p = _polynomial(r, _EXP, lanes) * (r * r) + r + _const(1.0, lanes)
     exponent = T.shift_left(T.Cast(vector("int32", lanes), n) + splat(T.int32(127), lanes), splat(T.int32(23), lanes))
     return p * T.reinterpret(exponent, dtype=vector("float32", lanes))
+
+
+def natural_log(x: Vector, lanes: int) -> Vector:
+    """float32 natural logarithm, within 2 ulp; not the C library's, which differs from machine to machine."""
+    ints, floats = vector("int32", lanes), vector("float32", lanes)
+    x = T.Bind(x)
+    tiny = x < _const(_SMALLEST, lanes)  # without a name: TVM cannot bind a vector of truth values
+    bits = T.Bind(T.reinterpret(T.Select(tiny, x * _const(2.0**23, lanes), x), dtype=ints))
+    exponent = T.Bind(T.shift_right(bits - splat(T.int32(_SQRT_HALF), lanes), splat(T.int32(23), lanes)))
+    mantissa = T.reinterpret(bits - T.shift_left(exponent, splat(T.int32(23), lanes)), dtype=floats)
+    z = T.Bind(mantissa - _const(1.0, lanes))
+    n = T.Bind(T.Cast(floats, exponent) - T.Select(tiny, _const(23.0, lanes), _const(0.0, lanes)))
+    square = T.Bind(z * z)
+    y = _polynomial(z, _LOG, lanes) * z * square + n * _const(_LN2[1], lanes) - square * _const(0.5, lanes)
+    result = z + y + n * _const(_LN2[0], lanes)
+    zero, infinity = _const(0.0, lanes), _const(math.inf, lanes)
+    result = T.Select(x < infinity, result, x)  # infinity and not-a-number stay
+    return T.Select(x <= zero, T.Select(x < zero, _const(math.nan, lanes), -infinity), result)
 
 
 def _sigmoid(isa: Isa, x: Vector, lanes: int) -> Vector:
@@ -67,7 +96,7 @@ _UNARY: dict[str, Callable[[Isa, Vector, int], Vector]] = {
     "tanh": _tanh,
     "erf": _erf,
     "sqrt": lambda isa, x, lanes: tirx.op.sqrt(x),
-    "log": lambda isa, x, lanes: tirx.op.log(x),
+    "log": lambda isa, x, lanes: natural_log(x, lanes),
     "abs": lambda isa, x, lanes: T.max(x, _const(0.0, lanes) - x),
     "neg": lambda isa, x, lanes: _const(0.0, lanes) - x,
     "reciprocal": lambda isa, x, lanes: _const(1.0, lanes) / x,

@@ -60,7 +60,7 @@ class Epilogue:
             raise ValueError(f"{self.out_dtype} output of an expression that is not rounded to integers")
 
     def evaluate(self, acc: Constant | None, operands: list[Constant]) -> Constant:
-        """The stored output in numpy: what the emitted code computes, up to float32 contraction."""
+        """The stored output in numpy: what the emitted code computes, bit for bit but for exp and its kin."""
         value = E.evaluate(self.expr, acc, operands)
         if self.out_dtype == "float32":
             return value

@@ -46,6 +46,11 @@ class Isa:
         """NEON: signed activations, products that multiply by one lane of a register."""
         return self.activation == "int8"
 
+    @property
+    def fma(self) -> bool:
+        """It has a fused multiply-add."""
+        return self.arm or "fma" in self.features or "avx512f" in self.features
+
 
 SSE42 = Isa("x86-64-v2", 4, 16, False, "uint8", ("ssse3", "sse4_1", "sse4_2", "popcnt"))
 AVX2 = Isa("avx2", 8, 16, False, "uint8", ("avx2", "fma"))
@@ -128,6 +133,11 @@ def pair_products(activations: Vector, weights: Vector) -> Vector:
 def add_pairs(acc: Vector, products: Vector) -> Vector:
     """acc + the sum of two neighbouring int16 a lane, in int32 (Arm's SADALP)."""
     return acc + llvm(_SADDLP, "int32x4", products)
+
+
+def multiply_add(isa: Isa, x: Vector, y: Vector, acc: Vector, dtype: str) -> Vector:
+    """acc + x * y in float32, rounded once; twice on x86-64-v2, which lacks the instruction."""
+    return llvm("llvm.fma", dtype, x, y, acc) if isa.fma else acc + x * y
 
 
 def pick(values: Vector, order: list[int]) -> Vector:

@@ -9,7 +9,7 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from drpai_qat.kernels.emit import exp
+from drpai_qat.kernels.emit import exp, natural_log
 from drpai_qat.kernels.epilogue import Epilogue, EpilogueEmitter, Kernel, flat_arg
 from drpai_qat.kernels.isa import Isa, Vector, span, splat, vector
 from drpai_qat.kernels.loops import Index, Registers, fold, function, sweep, tasks
@@ -90,7 +90,7 @@ def _softmax_row(
         return value
 
     total = fold(size, isa.lanes, "float32", exponential, lambda x, y: x + y)
-    factor = T.Bind(tirx.op.log(total) if log else T.float32(1) / total)
+    factor = T.Bind(natural_log(total, 1) if log else T.float32(1) / total)
 
     def body(starts: list[Index], lanes: int) -> None:
         values = [scratch.vload([start], vector("float32", lanes)) for start in starts]
@@ -125,7 +125,7 @@ def _softmax_columns(
     state[1] = splat(T.float32(0), lanes)
     with T.serial(size) as a:
         state[1] = state[1] + exp(emitter.isa, (load(a) - largest) * splat(scale, lanes), lanes)
-    factor = T.Bind(tirx.op.log(state[1]) if log else splat(T.float32(1), lanes) / state[1])
+    factor = T.Bind(natural_log(state[1], lanes) if log else splat(T.float32(1), lanes) / state[1])
     with T.serial(size) as a:
         shifted = T.Bind((load(a) - largest) * splat(scale, lanes))
         value = shifted - factor if log else exp(emitter.isa, shifted, lanes) * factor

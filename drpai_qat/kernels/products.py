@@ -29,6 +29,7 @@ from drpai_qat.kernels.isa import (
     dot2,
     dot4_int16,
     dot4_int32,
+    multiply_add,
     pair_products,
     pick,
     splat,
@@ -110,7 +111,7 @@ class Product:
             return acc + widen_pairs(isa, sums)
         for x, w in zip(inputs, columns, strict=True):
             if self.name == "fma":
-                acc = acc + x * w
+                acc = multiply_add(isa, x, w, acc, vector("float32", isa.lanes))
             elif self.name == "dot4":
                 acc = dot4_int32(isa, acc, x, w)
             else:

@@ -9,6 +9,7 @@ import pytest
 import tvm
 from hypothesis import HealthCheck, settings
 
+from drpai_qat.contraction import round_products
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels.epilogue import Epilogue, Kernel, Operand
 from drpai_qat.kernels.isa import Isa
@@ -26,7 +27,8 @@ few = settings(
 def run(kernel: Kernel, isa: Isa, *inputs: np.ndarray) -> np.ndarray:
     """The kernel's output for these inputs (operands of the epilogue included), in its own shape."""
     name = str(kernel.func.attrs["global_symbol"])
-    compiled = tvm.compile(tvm.IRModule({name: kernel.func}), target=_TARGETS[isa.name].tvm_target)[name]
+    module = round_products(tvm.IRModule({name: kernel.func}))
+    compiled = tvm.compile(module, target=_TARGETS[isa.name].tvm_target)[name]
     # Poisoned, so that an element that is never written shows up.
     out = tvm.runtime.tensor(np.full(math.prod(kernel.out_shape), 77, kernel.out_dtype))
     arguments = [np.ascontiguousarray(a).reshape(-1) for a in (*inputs, *kernel.constants)]

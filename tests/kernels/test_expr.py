@@ -100,6 +100,40 @@ def test_exp_is_within_an_ulp() -> None:
     assert np.abs((got - expected) / np.spacing(expected.astype(np.float32))).max() <= 1.0
 
 
+def test_natural_log_is_within_an_ulp() -> None:
+    isa = ISAS[-1]
+    edges = [0.0, -0.0, -1.0, np.inf, -np.inf, np.nan, 1e-45, 1.1754944e-38, 3.4e38, 1.0]
+    x = np.concatenate([np.exp(np.linspace(-103, 88, 20_001)), edges]).astype(np.float32)
+    got = run(pointwise(x.shape, raw(E.Unary("log", E.Load(0)), (Operand(x.shape, "float32"),)), isa), isa, x)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        expected = np.log(x.astype(np.float64))
+    finite = np.isfinite(expected)
+    np.testing.assert_array_equal(got[~finite], expected[~finite])
+    error = np.abs(got[finite] - expected[finite]) / np.spacing(np.abs(expected[finite]).astype(np.float32))
+    assert error.max() <= 1.0
+
+
+@on_each_isa
+def test_products_are_rounded_before_they_are_added(isa: Isa) -> None:
+    """Fused multiply-adds would make the last bit depend on the CPU."""
+    x = np.random.default_rng(0).normal(0, 1, (4, 1000)).astype(np.float32)
+    squares = E.Binary("mul", E.Load(0), E.Load(0))
+    tree = E.Binary("add", E.affine(E.Load(0), 1.1, 0.3), E.Binary("sub", E.affine(squares, 0.7, -0.1), squares))
+    got = run(pointwise(x.shape, raw(tree, (Operand(x.shape, "float32"),)), isa), isa, x)
+    np.testing.assert_array_equal(got, E.evaluate(tree, None, [x]))
+
+
+@pytest.mark.parametrize("name", sorted(E.UNARY))
+def test_instruction_sets_agree_to_the_bit(name: str) -> None:
+    x = np.random.default_rng(0).uniform(-10, 10, 1003).astype(np.float32)
+    kernels = {
+        isa: pointwise(x.shape, raw(E.Unary(name, E.Load(0)), (Operand(x.shape, "float32"),)), isa) for isa in ISAS
+    }
+    first, *others = (run(kernel, isa, x).view(np.uint32) for isa, kernel in kernels.items())
+    for other in others:
+        np.testing.assert_array_equal(other, first)
+
+
 def trees(depth: int) -> st.SearchStrategy[E.Expr]:
     leaves: st.SearchStrategy[E.Expr] = st.sampled_from([E.Load(0), E.Load(1), E.Load(2)])
     if depth == 0:
