@@ -26,7 +26,8 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from drpai_qat.kernels import expr as E
-from drpai_qat.kernels.conv import ConvShape, conv
+from drpai_qat.kernels.conv import conv
+from drpai_qat.kernels.conv_shape import ConvShape
 from drpai_qat.kernels.depthwise import depthwise
 from drpai_qat.kernels.epilogue import Epilogue, Kernel, flat_arg
 from drpai_qat.kernels.isa import Isa, vector

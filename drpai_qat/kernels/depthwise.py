@@ -19,7 +19,7 @@ import numpy.typing as npt
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from drpai_qat.kernels.conv import ConvShape
+from drpai_qat.kernels.conv_shape import ConvShape
 from drpai_qat.kernels.epilogue import Constant, Epilogue, EpilogueEmitter, Kernel, flat_arg
 from drpai_qat.kernels.interleave import interleave, load_row, shuffle
 from drpai_qat.kernels.isa import Isa, Vector, dot2, dot4_int16, dot4_int32, multiply_add, vector, widen_pairs

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from drpai_qat.kernels.conv import Block, ConvShape
+    from drpai_qat.kernels.conv_shape import Block, ConvShape
 
 Weights = npt.NDArray[np.int8]
 _PACK = 4

@@ -9,7 +9,7 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from drpai_qat.kernels.conv import Block, ConvShape, blocks_of
+from drpai_qat.kernels.conv_shape import Block, ConvShape, blocks_of
 from drpai_qat.kernels.epilogue import Kernel, flat_arg
 from drpai_qat.kernels.isa import Isa, Vector, span, splat, vector
 from drpai_qat.kernels.loops import Index, function, tasks
@@ -38,7 +38,7 @@ def pack_matrix(
         tiling: the one given to `conv`; `choose_tiling(shape, product, isa)`.
     Returns: kernel of (matrix); flat output of weight_dtype.
     """
-    blocks = blocks_of(shape, isa.lanes, tiling.vectors, product.pack)
+    blocks = blocks_of(shape, isa.lanes, tiling.vectors)
     count = blocks[-1].weight_offset + blocks[-1].vectors * isa.lanes * shape.channels
     dtype = product.weight_dtype
     full = sum(block.channels == blocks[0].vectors * isa.lanes for block in blocks)  # all but perhaps the last

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from drpai_qat.kernels.isa import Isa
 
 if TYPE_CHECKING:
-    from drpai_qat.kernels.conv import ConvShape
+    from drpai_qat.kernels.conv_shape import ConvShape
     from drpai_qat.kernels.products import Product
 
 # Registers besides accumulators and weights: the spread activation, and for dot4 without VNNI the ones and a product.

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drpai_qat.kernels.conv import ConvShape, blocks_of, conv, pack_weights
+from drpai_qat.kernels.conv import conv
+from drpai_qat.kernels.conv_shape import ConvShape, blocks_of, pack_weights
 from drpai_qat.kernels.epilogue import Epilogue
 from drpai_qat.kernels.isa import AVX2, ISAS, Isa
 from drpai_qat.kernels.products import DOT2, DOT2_WIDE, FMA, Product, dot4
@@ -91,7 +92,7 @@ def test_requantized_output_matches_the_epilogue(isa: Isa) -> None:
 def test_packing_keeps_every_weight() -> None:
     shape = ConvShape(1, 5, 5, 8, 3, 3, 42, (3, 3), groups=2)
     w = np.arange(1, 42 * 9 * 8 + 1, dtype=np.int32).reshape(42, 3, 3, 8)
-    blocks = blocks_of(shape, 8, 2, 4)
+    blocks = blocks_of(shape, 8, 2)
     packed = pack_weights(w, shape, blocks, 8, 4)
     assert sorted(packed[packed != 0]) == sorted(w.reshape(-1))
     assert sum(block.channels for block in blocks) == 42

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drpai_qat.kernels.conv import ConvShape
+from drpai_qat.kernels.conv_shape import ConvShape
 from drpai_qat.kernels.depthwise import depthwise
 from drpai_qat.kernels.isa import Isa
 from tests.kernels.running import few, integers, on_each_isa, raw, requantized, run, windows

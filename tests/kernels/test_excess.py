@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from drpai_qat.kernels import excess
-from drpai_qat.kernels.conv import ConvShape, blocks_of, conv
+from drpai_qat.kernels.conv import conv
+from drpai_qat.kernels.conv_shape import ConvShape, blocks_of
 from drpai_qat.kernels.isa import AVX2, AVX512_VNNI, SSE42, Isa
 from drpai_qat.kernels.products import dot4, dot4_steps, product8
 from tests.kernels.running import run
@@ -26,7 +27,7 @@ def weights(seed: int, channels: int = 40, spread: float = 60.0) -> np.ndarray:
 @pytest.mark.parametrize(("qmax", "steps"), CASES)
 def test_split_keeps_the_weights_and_bounds_every_sum(qmax: int, steps: int) -> None:
     w = weights(0)
-    blocks = blocks_of(SHAPE, 8, 2, 4)
+    blocks = blocks_of(SHAPE, 8, 2)
     found = excess.split(w, qmax, steps, SHAPE, blocks, 8)
     assert dot4_steps(found.kept, qmax) >= steps
     assert dot4_steps(found.moved.reshape(1, 1, -1, 4).transpose(2, 0, 1, 3), qmax) >= 1
@@ -88,4 +89,4 @@ def test_layers_choose_the_split_where_it_is_rare() -> None:
 
 def test_large_activations_refuse_several_steps() -> None:
     with pytest.raises(ValueError, match="leaves int16"):
-        excess.split(np.full((8, 3, 3, 16), 127, np.int8), 255, 2, SHAPE, blocks_of(SHAPE, 8, 1, 4)[:1], 8)
+        excess.split(np.full((8, 3, 3, 16), 127, np.int8), 255, 2, SHAPE, blocks_of(SHAPE, 8, 1)[:1], 8)

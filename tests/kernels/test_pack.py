@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drpai_qat.kernels.conv import ConvShape, conv
+from drpai_qat.kernels.conv import conv
+from drpai_qat.kernels.conv_shape import ConvShape
 from drpai_qat.kernels.isa import Isa
 from drpai_qat.kernels.pack import pack_matrix
 from drpai_qat.kernels.products import DOT2_WIDE, FMA

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from drpai_qat.kernels.conv import ConvShape, conv
+from drpai_qat.kernels.conv import conv
+from drpai_qat.kernels.conv_shape import ConvShape
 from drpai_qat.kernels.isa import Isa
 from drpai_qat.kernels.products import dot4, dot4_steps
 from tests.kernels.running import ISAS, raw, run

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from drpai_qat.kernels import expr as E
-from drpai_qat.kernels.conv import ConvShape, conv
+from drpai_qat.kernels.conv import conv
+from drpai_qat.kernels.conv_shape import ConvShape
 from drpai_qat.kernels.depthwise import depthwise
 from drpai_qat.kernels.epilogue import Epilogue, Kernel
 from drpai_qat.kernels.prepare import prepare

@@ -13,7 +13,8 @@ import numpy as np
 
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels import movement
-from drpai_qat.kernels.conv import ConvShape, conv
+from drpai_qat.kernels.conv import conv
+from drpai_qat.kernels.conv_shape import ConvShape
 from drpai_qat.kernels.prepare import prepare
 from drpai_qat.lowering.arithmetic import (
     IntegerWeights,

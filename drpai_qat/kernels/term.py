@@ -1,0 +1,188 @@
+"""One term of a convolution: an input, its weights, and how a tile of accumulators takes in their products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from drpai_qat.kernels.conv_shape import Block, ConvShape, blocks_of, pack_weights
+from drpai_qat.kernels.epilogue import flat_arg
+from drpai_qat.kernels.excess import Excess, split
+from drpai_qat.kernels.isa import Isa, splat, vector
+from drpai_qat.kernels.products import Product
+
+Index = Any  # a TIR index expression or a Python int
+Constant = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """What one input adds to a convolution.
+
+    Attributes:
+        product: the arithmetic.
+        weights: int8, int16 or float32, shape (out_channels, rows, columns, channels), channels a multiple of the
+            product's pack; None where they are an input of the function (one packed matrix per batch element), as for
+            products of two activations (`pack.py`).
+        bias: int32, shape (out_channels,): what the accumulators start from (bias and zero-point correction).
+        ratio: real value of one accumulator step, as a multiple of the first term's.
+    """
+
+    product: Product
+    weights: Constant | None
+    bias: npt.NDArray[np.int32] | None = None
+    ratio: float = 1.0
+
+
+class TermEmitter:
+    """Emits one term inside a convolution under construction.
+
+    Use, in this order: `declare_data()`, `declare_constants()`, then for each tile `start()` and `add()`.
+    """
+
+    def __init__(self, term: Term, shape: ConvShape, isa: Isa, vectors: int) -> None:
+        self.product, self.isa = term.product, isa
+        self.shape = shape if term.weights is None else replace(shape, channels=term.weights.shape[-1])
+        self.blocks = blocks_of(self.shape, isa.lanes, vectors)
+        self._dynamic = term.weights is None
+        self._bias = None if term.bias is None else _pad_bias(term.bias, self.blocks, isa.lanes)
+        self._excess: Excess | None = None
+        self._packed: Constant | None = None
+        if term.weights is not None:
+            weights = term.weights
+            if self.product.repair:
+                narrow = weights.astype(np.int8, copy=False)
+                self._excess = split(
+                    narrow, self.product.repair, self.product.steps, self.shape, self.blocks, isa.lanes
+                )
+                weights = self._excess.kept
+            self._packed = pack_weights(weights, self.shape, self.blocks, isa.lanes, self.product.pack)
+        self._data: Any
+        self._weights: Any
+        self._start: Any
+        self._extra: tuple[Any, Any, Any]
+
+    @property
+    def weight_count(self) -> int:
+        """Packed weights of one matrix, in elements."""
+        last = self.blocks[-1]
+        return last.weight_offset + last.vectors * self.isa.lanes * self.shape.reduction
+
+    @property
+    def constants(self) -> tuple[Constant, ...]:
+        """In the order `declare_constants` declares them."""
+        extra = () if self._excess is None else (self._excess.moved, self._excess.offsets, self._excess.first)
+        return tuple(c.reshape(-1) for c in (self._packed, self._bias, *extra) if c is not None)
+
+    def declare_data(self, suffix: str) -> None:
+        """Add the term's inputs to the function's arguments."""
+        self._data = flat_arg(f"data{suffix}", (self.shape.in_size,), self.product.in_dtype)
+        if self._dynamic:
+            count = self.shape.batch * self.weight_count
+            self._weights = flat_arg(f"matrix{suffix}", (count,), self.product.weight_dtype)
+
+    def declare_constants(self, suffix: str) -> None:
+        """Add `constants` to the function's arguments."""
+        if not self._dynamic:
+            self._weights = flat_arg(f"weights{suffix}", (self.weight_count,), self.product.weight_dtype)
+        if self._bias is not None:
+            self._start = flat_arg(f"bias{suffix}", self._bias.shape, "int32")
+        if self._excess is not None:
+            moved = flat_arg(f"moved{suffix}", self._excess.moved.shape, "int8")
+            offsets = flat_arg(f"offsets{suffix}", self._excess.offsets.shape, "int32")
+            self._extra = moved, offsets, flat_arg(f"first{suffix}", self._excess.first.shape, "int32")
+
+    def start(self, acc: Any, run: slice, index: Index, pixels: int) -> None:
+        """Set the accumulators of a tile to where they start.
+
+        Args:
+            acc: local buffer, [pixel][vector][lane].
+            run: neighbouring blocks of one width, of which `index` says the one.
+        """
+        lanes, dtype = self.isa.lanes, self.product.acc_dtype
+        block = self.blocks[run][0]
+        base = block.weight_offset // self.shape.reduction
+        for i in range(pixels):
+            for j in range(block.vectors):
+                if self._bias is None:
+                    value = splat(tirx.const(0, dtype), lanes)
+                else:
+                    value = self._start.vload(
+                        [base + index * (block.vectors * lanes) + j * lanes], vector("int32", lanes)
+                    )
+                T.buffer_store(acc, value, [tirx.Ramp((i * block.vectors + j) * lanes, 1, lanes)])
+
+    def add(self, acc: Any, batch: Index, first: Index, run: slice, index: Index, pixels: int) -> None:
+        """Add this term's products for `pixels` output pixels from `first` on."""
+        blocks = self.blocks[run]
+        block = blocks[0]
+        group: Index = block.group
+        step = 0
+        if len(blocks) > 1:
+            step = blocks[1].weight_offset - block.weight_offset
+            group = block.group + index * (blocks[1].group - block.group)
+        bases = [T.Bind(base) for base in self._input_offsets(batch, first, group, pixels)]
+        batch_stride = self.weight_count if self._dynamic else 0
+        weight_base = T.Bind(block.weight_offset + index * step + batch * batch_stride)
+        self._reduce(acc, bases, weight_base, block.vectors)
+        if self._excess is not None:
+            self._add_extra(acc, bases, run.start + index, block.vectors)
+
+    def _input_offsets(self, batch: Index, first: Index, group: Index, pixels: int) -> list[Index]:
+        shape = self.shape
+        total = shape.groups * shape.channels
+        image = batch * (shape.height * shape.width * total) + group * shape.channels
+        step = shape.stride[1] * total
+        if shape.is_dense_product:
+            return [image + (first + i) * total for i in range(pixels)]
+        if shape.out_width % pixels == 0:  # the tile lies within one output row
+            row, column = tirx.floordiv(first, shape.out_width), tirx.floormod(first, shape.out_width)
+            base = image + (row * shape.stride[0] * shape.width) * total + column * step
+            return [base + i * step for i in range(pixels)]
+        offsets = []
+        for i in range(pixels):
+            row, column = tirx.floordiv(first + i, shape.out_width), tirx.floormod(first + i, shape.out_width)
+            offsets.append(image + (row * shape.stride[0] * shape.width) * total + column * step)
+        return offsets
+
+    def _reduce(self, acc: Any, bases: list[Index], weight_base: Index, vectors: int) -> None:
+        """Accumulate over kernel rows, columns and channel groups; short loops are unrolled."""
+        shape, product = self.shape, self.product
+        rows, columns = shape.kernel
+        total = shape.groups * shape.channels
+        steps = shape.channels // product.pack
+        group = product.steps if steps % product.steps == 0 else 1
+        row_step, column_step = shape.dilation[0] * shape.width * total, shape.dilation[1] * total
+        weight_width = vectors * self.isa.lanes * product.pack
+        short = 8 // max(1, steps // group)
+        with _loop(rows, 1) as r, _loop(columns, short) as s, _loop(steps // group, 2) as c:
+            offset = r * row_step + s * column_step + c * (group * product.pack)
+            weight = weight_base + ((r * columns + s) * steps + c * group) * weight_width
+            product.accumulate(self.isa, acc, self._data, self._weights, bases, offset, weight, vectors, group)
+
+    def _add_extra(self, acc: Any, bases: list[Index], block: Index, vectors: int) -> None:
+        assert self._excess is not None
+        moved, offsets, first = self._extra
+        width = self._excess.moved[0].size
+        start = T.Bind(first[block])
+        with T.serial(T.Bind(first[block + 1] - start)) as i:
+            offset, weight = T.Bind(offsets[start + i]), (start + i) * width
+            self.product.accumulate(self.isa, acc, self._data, moved, bases, offset, weight, vectors, 1)
+
+
+def _pad_bias(bias: npt.NDArray[np.int32], blocks: tuple[Block, ...], lanes: int) -> npt.NDArray[np.int32]:
+    parts = []
+    for block in blocks:
+        part = np.zeros(block.vectors * lanes, np.int32)
+        part[: block.channels] = bias[block.start : block.start + block.channels]
+        parts.append(part)
+    return np.concatenate(parts)
+
+
+def _loop(extent: int, unroll_up_to: int) -> Any:
+    return T.unroll(extent) if extent <= unroll_up_to else T.serial(extent)
