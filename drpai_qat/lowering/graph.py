@@ -137,8 +137,8 @@ def read_graph(model: onnx.ModelProto) -> Graph:
         opset=opset,
     )
     for name in graph.inputs:
-        if name not in shapes:
-            raise LoweringError(f"input {name!r}: its shape is not static")
+        if name not in shapes or name not in dtypes:
+            raise LoweringError(f"input {name!r} is not a tensor of static shape")
         if 0 in shapes[name]:
             raise LoweringError(f"input {name!r} is empty")
     for node in graph.nodes:
