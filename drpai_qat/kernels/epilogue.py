@@ -91,6 +91,7 @@ class EpilogueEmitter:
 
     def __init__(self, epilogue: Epilogue, out_shape: tuple[int, ...], isa: Isa) -> None:
         self.epilogue = epilogue
+        assert epilogue.out_shape is None or epilogue.out_shape[-1] == out_shape[-1], "rows of another length"
         self.out_shape = out_shape = epilogue.out_shape or out_shape
         self.isa = isa
         self._channels = out_shape[-1]

@@ -19,7 +19,8 @@ import onnx
 import onnx.helper as oh
 import onnx.numpy_helper
 from hypothesis import strategies as st
-from running import reference
+
+from tests.lowering.running import reference
 
 OPSET = 22  # below it, shape inference disagrees with onnxruntime on pools that round up
 Draw = Callable[[st.SearchStrategy[Any]], Any]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from random_graphs import Net, Tensor
+
+from tests.lowering.random_graphs import Net, Tensor
 
 UNARY = (
     ("Relu", {}), ("LeakyRelu", {"alpha": 0.125}), ("Sigmoid", {}), ("Tanh", {}), ("HardSwish", {}), ("Erf", {}),

@@ -26,11 +26,12 @@ def lower_softmax(context: Context, node: Node) -> bool:
     rank = len(data.shape)
     axis = int(node.attributes.get("axis", -1)) % rank
     position = data.order.index(axis)
-    if position < rank - 2:
+    inner = math.prod(data.physical[position + 1 :])
+    if position < rank - 2 or inner == 1:  # the kernel's last dim must be the tensor's
         data = context.ordered(data, (*(a for a in data.order if a != axis), axis))
-        position = rank - 1
+        position, inner = rank - 1, 1
     dims = data.physical
-    outer, inner = math.prod(dims[:position]), math.prod(dims[position + 1 :])
+    outer = math.prod(dims[:position])
     lower_anchor(
         context, node, Value(E.Acc()), data.order,
         lambda epilogue: softmax(

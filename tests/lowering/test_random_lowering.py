@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import random_steps as steps
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from random_graphs import Net, Tensor, start, to_model
-from running import RUNNABLE, compiled, lsb, reference
+
+from tests.lowering import random_steps as steps
+from tests.lowering.random_graphs import Net, Tensor, start, to_model
+from tests.lowering.running import RUNNABLE, compiled, lsb, reference
 
 IMAGE = (
     steps.convolution, steps.convolution, steps.transposed_convolution, steps.pooling, steps.resize, steps.movement,
