@@ -3,6 +3,7 @@
     from drpai_qat import export
 
     print(export.pytorch(model, torch.rand(1, 3, 224, 224), "QAT_resnet50_fp32.onnx"))
+    print(export.tensorflow(model, "QAT_resnet50_fp32.onnx"))
 
 The frameworks are imported only when their function is called.
 """
@@ -17,7 +18,7 @@ from typing import Any
 from drpai_qat.errors import MissingExtraError
 from drpai_qat.export.comparison import Exported
 
-__all__ = ["Exported", "pytorch"]
+__all__ = ["Exported", "pytorch", "tensorflow"]
 
 
 def pytorch(
@@ -61,4 +62,55 @@ def pytorch(
         input_names=input_names,
         output_names=output_names,
         dynamic_batch=dynamic_batch,
+    )
+
+
+def tensorflow(
+    model: Any,
+    path: str | Path,
+    *,
+    example_inputs: Any = None,
+    opset: int = 13,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+) -> Exported:
+    """Export a TensorFlow QAT model to ONNX through tf2onnx and compare it with the framework.
+
+    The model stays as it is; what is exported is its evaluation mode at fixed shapes, with the inputs and outputs it
+    has (NHWC). Fake-quantized weights are written as int8 with DequantizeLinear (per channel where they were trained
+    so), activations as QuantizeLinear, Clip (where the range is narrower than uint8) and DequantizeLinear. A model
+    without fake-quant is exported in float32, and the notes say so.
+
+    Args:
+        model: tf_keras model (functional, sequential or subclassed) after tfmot's `quantize_model` or `quantize_apply`,
+            or with fake-quant operators of its own; an object of `tf.saved_model.load`; the path of a .h5, .keras or
+            SavedModel.
+        path: the .onnx file to write; its folder must exist. Written only if export and comparison succeed.
+        example_inputs: an array, or the structure of arrays that the model takes, of the shapes to deploy. Default:
+            a batch of one, compared on random values over the input's trained range.
+        opset: ONNX operator set, 13 to 18.
+        input_names: default those of the model.
+        output_names: default those of the model.
+    Returns: what was written, and its difference from the framework's own output.
+    Raises:
+        MissingExtraError: TensorFlow, tfmot or tf2onnx is not installed.
+        ModelError: a Keras 3 model or none at all, open dimensions, a range that never saw data, or what tf2onnx can't
+            convert.
+        DeploymentError: the path can't be written.
+        OptionError: another operator set.
+    """
+    for package in ("tensorflow", "tf_keras", "tensorflow_model_optimization", "tf2onnx"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(
+                f"exporting a TensorFlow model needs {package}, which is missing: pip install 'drpai-qat[tensorflow]'"
+            )
+    from drpai_qat.export.tensorflow_export import export
+
+    return export(
+        model,
+        Path(path),
+        example_inputs=example_inputs,
+        opset=opset,
+        input_names=input_names,
+        output_names=output_names,
     )

@@ -14,6 +14,7 @@ from drpai_qat.errors import ModelError
 
 # Rounding ties that fall the other way cost a step here and there; a wrong graph costs the whole signal.
 _LEAST_SQNR_DB = 10.0
+_MOVES = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Exported:
         sqnr_db: power of the framework's output over the power of the difference, the worst output's, in dB;
             infinite where they are equal.
         notes: what the user should know, one line each.
+        max_steps: largest difference in steps of the output's own grid; None where no output has one.
     """
 
     path: Path
@@ -34,23 +36,31 @@ class Exported:
     max_error: float
     sqnr_db: float
     notes: tuple[str, ...] = ()
+    max_steps: float | None = None
 
     def __str__(self) -> str:
         closeness = "equal" if math.isinf(self.sqnr_db) else f"SQNR {self.sqnr_db:.1f} dB"
-        head = f"{self.path}: framework and onnxruntime differ by at most {self.max_error:.3g} ({closeness})"
+        steps = "" if self.max_steps is None else f", {self.max_steps:.2g} steps of the output's grid"
+        head = f"{self.path}: framework and onnxruntime differ by at most {self.max_error:.3g}{steps} ({closeness})"
         return "\n".join((head, *(f"  note: {note}" for note in self.notes)))
 
 
-def compare(
-    path: Path, inputs: Sequence[NDArray[np.generic]], expected: Sequence[NDArray[np.float32]]
-) -> tuple[float, float]:
+@dataclass(frozen=True)
+class Difference:
+    """Largest absolute difference, the worst output's SQNR in dB, and the difference in steps of an output's grid."""
+
+    max_error: float
+    sqnr_db: float
+    max_steps: float | None
+
+
+def compare(path: Path, inputs: Sequence[NDArray[np.generic]], expected: Sequence[NDArray[np.float32]]) -> Difference:
     """Run an ONNX file and compare its outputs with the framework's.
 
     Args:
         path: the ONNX file.
         inputs: one array for each graph input, in their order.
         expected: the framework's outputs, in the order of the graph's.
-    Returns: largest absolute difference; the worst output's SQNR in dB.
     Raises: ModelError: onnxruntime refuses the file, or its outputs have nothing to do with the framework's.
     """
     import onnxruntime
@@ -64,15 +74,37 @@ def compare(
         actual = session.run(None, feeds)
     except Exception as error:  # onnxruntime raises its own C++ exception types
         raise ModelError(f"the export does not run in onnxruntime: {str(error).splitlines()[0]}") from error
-    max_error, worst = 0.0, math.inf
-    for ours, theirs in zip(actual, expected, strict=True):
+    max_error, worst, max_steps = 0.0, math.inf, None
+    for ours, theirs, step in zip(actual, expected, _output_steps(path), strict=True):
         if ours.shape != theirs.shape:
             raise ModelError(f"the export gives an output of shape {ours.shape}, the framework {theirs.shape}")
-        max_error = max(max_error, float(np.max(np.abs(ours - theirs), initial=0.0)))
+        largest = float(np.max(np.abs(ours - theirs), initial=0.0))
+        max_error = max(max_error, largest)
+        if step is not None:
+            max_steps = max(max_steps or 0.0, largest / step)
         worst = min(worst, _sqnr_db(theirs, ours))
     if not worst >= _LEAST_SQNR_DB:  # also catches NaN
         raise ModelError(f"the export is not the model: {worst:.1f} dB between the framework and onnxruntime")
-    return max_error, worst
+    return Difference(max_error, worst, max_steps)
+
+
+def _output_steps(path: Path) -> list[float | None]:
+    """The step of each output's grid where a DequantizeLinear of one scale makes it, moved or not; else None."""
+    import onnx
+
+    graph = onnx.load(path).graph
+    makers = {output: node for node in graph.node for output in node.output}
+    constants = {one.name: one for one in graph.initializer}
+    constants |= {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
+    steps: list[float | None] = []
+    for output in graph.output:
+        maker = makers.get(output.name)
+        while maker is not None and maker.op_type in _MOVES:
+            maker = makers.get(maker.input[0])
+        scale = constants.get(maker.input[1]) if maker is not None and maker.op_type == "DequantizeLinear" else None
+        value = None if scale is None else onnx.numpy_helper.to_array(scale)
+        steps.append(float(value.item()) if value is not None and value.size == 1 else None)
+    return steps
 
 
 def _sqnr_db(expected: NDArray[np.float32], actual: NDArray[np.float32]) -> float:

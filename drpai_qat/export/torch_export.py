@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import os
-import sys
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from drpai_qat.errors import DeploymentError, DrpaiQatError, MissingExtraError, ModelError
+from drpai_qat.errors import DrpaiQatError, MissingExtraError, ModelError
 from drpai_qat.export.comparison import Exported, compare
 from drpai_qat.export.torch_fake_quant import freeze, is_fake_quant, opset_needed, refuse_unobserved
+from drpai_qat.export.writing import quiet, staged
 
 _DYNAMO_FIRST_OPSET = 18  # its translations are written for 18 and later
 _TORCHSCRIPT_LAST_OPSET = 20
@@ -36,8 +32,6 @@ def export(
     """See `drpai_qat.export.pytorch`."""
     given = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     example = tuple(tensor.detach().cpu() for tensor in given)
-    if not path.parent.is_dir():
-        raise DeploymentError(f"{path.parent} is no folder: make it before the export")
     frozen = _evaluation_copy(model)
     refuse_unobserved(frozen)
     notes: list[str] = []
@@ -49,15 +43,13 @@ def export(
         opset = max(opset, opset_needed(frozen))
         if opset > _TORCHSCRIPT_LAST_OPSET:
             exporters = (_dynamo,)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            written = Path(folder, path.name)
+        with staged(path) as written:
             exporter = _write(exporters, frozen, example, written, opset, inputs, outputs, dynamic_batch, notes)
             arrays = [tensor.numpy() for tensor in example]
-            max_error, sqnr_db = compare(written, arrays, [tensor.numpy() for tensor in expected])
-            written.replace(path)
-    if sqnr_db < 30.0:
+            difference = compare(written, arrays, [tensor.numpy() for tensor in expected])
+    if difference.sqnr_db < 30.0:
         notes.append("below 30 dB: roundings that fall the other way add up in this model; more training may settle it")
-    return Exported(path, exporter, max_error, sqnr_db, tuple(notes))
+    return Exported(path, exporter, difference.max_error, difference.sqnr_db, tuple(notes), difference.max_steps)
 
 
 def _evaluation_copy(model: nn.Module) -> nn.Module:
@@ -137,7 +129,7 @@ def _write(
     for exporter in exporters:
         name = exporter.__name__.strip("_")
         try:
-            with _quiet():
+            with quiet():
                 exporter(model, example, path, opset, input_names, output_names, dynamic_batch)
         except DrpaiQatError:
             raise
@@ -212,21 +204,3 @@ def _first_line(error: BaseException) -> str:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporters, whose C++ half prints warnings and, at a failure, the whole graph."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = os.dup(1), os.dup(2)
-    try:
-        with open(os.devnull, "w") as sink, warnings.catch_warnings(), contextlib.redirect_stdout(sink):
-            warnings.simplefilter("ignore")
-            os.dup2(sink.fileno(), 1)
-            os.dup2(sink.fileno(), 2)
-            yield
-    finally:
-        for target, original in zip((1, 2), saved, strict=True):
-            os.dup2(original, target)
-            os.close(original)
