@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,34 +15,11 @@ import click
 import numpy as np
 import torch
 from datasets import Data, batches
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-console = Console(highlight=False)
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast to train.
-
-    Attributes:
-        learning_rate: Adam's, at the start.
-        decay: factor on the learning rate after each epoch.
-        max_epochs: number of epochs at most.
-        batch_size: images a step.
-        patience: epochs without improvement after which training stops.
-        target: validation accuracy, 0..1, at which it stops.
-        workers: processes that load data.
-    """
-
-    learning_rate: float
-    decay: float
-    max_epochs: int
-    batch_size: int
-    patience: int
-    target: float
-    workers: int = 0
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+# What the samples of both frameworks share.
+from common.schedule import Schedule, console, progress_bar
 
 
 def seed_everything(seed: int) -> None:
@@ -157,9 +135,8 @@ def _one_epoch(model: nn.Module, data: Data, schedule: Schedule, optimizer: Any,
     """One pass over the training set; returns the mean loss."""
     device = next(model.parameters()).device
     loader = batches(data.train, schedule.batch_size, shuffle=True, workers=schedule.workers)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     total = 0.0
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with progress_bar() as bar:
         for images, labels in bar.track(loader, description=title):
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model(images.to(device)), labels.to(device))

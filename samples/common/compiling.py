@@ -10,13 +10,12 @@ from pathlib import Path
 import click
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
+
+from common.schedule import console
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.append(str(REPOSITORY))  # an installed drpai_qat goes first
-
-console = Console(highlight=False)
 
 
 def compile_network(path: Path, folder: Path, qat_type: str) -> int:
