@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import tvm
@@ -9,33 +10,43 @@ from tvm import relax
 from tvm.relax.backend.cpu_generic import pipeline as cpu
 from tvm.support import cc
 
+from drpai_qat.cache import NO_CACHE, KernelCache
 from drpai_qat.contraction import round_products
 from drpai_qat.errors import LoweringError
 from drpai_qat.lowering import Lowered
+from drpai_qat.objects import outline_kernels
 from drpai_qat.targets import Target
 from drpai_qat.toolchain import Linker
 
 
-def build(lowered: Lowered, target: Target, library: Path, linker: Linker | None = None) -> None:
+def build(
+    lowered: Lowered, target: Target, library: Path, linker: Linker | None = None, cache: KernelCache = NO_CACHE
+) -> None:
     """Compile the network for a target and write the library.
 
     Args:
         library: file to write; it loads with libtvm_runtime alone.
         linker: for another machine than this one; None: the compiler of this one.
+        cache: of compiled kernels.
     Raises: LoweringError: an operator that TVM's importer took does not compile.
     """
-    executable = compile_module(lowered.module, target)
-    if linker is None:
-        executable.export_library(str(library))
-    else:
-        compiler = cc.cross_compiler(linker.command, options=list(linker.arguments))
-        executable.export_library(str(library), fcompile=compiler)
+    # Objects do not say which machine they are for, so TVM, which adds one with the bytecode, asks the linker.
+    triple = target.mtriple or tvm.target.codegen.llvm_get_system_triple()
+    command, options = (cc.get_cc(), ()) if linker is None else (linker.command, linker.arguments)
+    link = cc.cross_compiler(command, options=list(options), get_target_triple=lambda: triple)
+    with tempfile.TemporaryDirectory() as folder:
+        objects = outline_kernels(target, cache, Path(folder))
+        compile_module(lowered.module, target, objects).export_library(str(library), fcompile=link)
 
 
-def compile_module(module: tvm.IRModule, target: Target) -> relax.VMExecutable:
+def compile_module(module: tvm.IRModule, target: Target, *last: tvm.transform.Pass) -> relax.VMExecutable:
     """TVM's CPU pipeline, less what our kernels do not need.
 
     They are fused already, so operator fusion is left out; reshapes stay views, so they are not legalized to copies.
+
+    Args:
+        last: passes at the end of the pipeline.
+    Returns: the network; without `outline_kernels` it can run in this process, too.
     """
     tvm_target = target.tvm_target
     reshape = "relax.reshape"
@@ -49,6 +60,7 @@ def compile_module(module: tvm.IRModule, target: Target) -> relax.VMExecutable:
             relax.transform.CallTIRRewrite(),
             round_products,
             *cpu.finalize_passes(tvm_target),
+            *last,
         ]
     )
     try:

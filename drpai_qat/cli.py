@@ -113,6 +113,7 @@ def _sdk_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--check_samples", type=click.IntRange(min=1), metavar="N", default=4, show_default=True, help="Sample inputs."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the sample inputs.")
+@click.option("--no_cache", is_flag=True, help="Compile every kernel anew, and keep none in ~/.cache/drpai-qat.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.option("--verbose", is_flag=True, help="Print a traceback with internal errors, and what was folded.")
 @_sdk_options
@@ -149,6 +150,7 @@ def _options(context: click.Context, values: dict[str, Any]) -> CompileOptions:
             thresholds=Thresholds(values["min_sqnr"], values["max_lsb"], values["min_cosine"], values["min_top1"]),
             samples=values["check_samples"],
             seed=values["seed"],
+            cache=not values["no_cache"],
         )
     except OptionError as error:
         raise click.UsageError(one_line(error, 1000), context) from None

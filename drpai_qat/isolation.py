@@ -14,6 +14,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,6 +23,8 @@ from drpai_qat.text import one_line
 
 _REPORT = b"\0report\0"
 """Stands in the pipe between what libraries printed and the exception that ended the child."""
+
+_PR_SET_PDEATHSIG = 1  # <sys/prctl.h>: a signal for the child when its parent is gone
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -36,36 +39,65 @@ def run_isolated(work: Callable[[], None], scratch: Path) -> None:
         DrpaiQatError: `work` raised one.
         RuntimeError: it raised something else, or the child ended without a word; what it printed is the message.
     """
+    start_isolated(work, scratch).finish()
+
+
+def start_isolated(work: Callable[[], None], scratch: Path) -> Child:
+    """Like `run_isolated`, without waiting; the caller must `finish` the child. It dies with this thread."""
     reading, writing = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
-        _be_the_child(work, scratch, writing)
+    parent = os.getpid()
+    number = os.fork()
+    if number == 0:
+        _be_the_child(work, scratch, writing, parent)
     os.close(writing)
-    try:
-        with os.fdopen(reading, "rb") as pipe:
-            printed, _, report = pipe.read().partition(_REPORT)
-        _, status = os.waitpid(child, 0)
-    except BaseException:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        raise
-    if status == 0:
-        return
-    if not report:
-        output = printed.decode(errors="replace").strip()
-        raise RuntimeError(f"code generation ended with status {os.waitstatus_to_exitcode(status)}: {output}")
-    kind, message, trace = json.loads(report)
-    known = getattr(errors, kind, None)
-    if isinstance(known, type) and issubclass(known, errors.DrpaiQatError):
-        raise known(message)
-    raise RuntimeError(f"{kind}: {one_line(message, 1000)}") from RuntimeError(trace)
+    return Child(number, reading)
 
 
-def _be_the_child(work: Callable[[], None], scratch: Path, pipe: int) -> NoReturn:
+@dataclass(frozen=True)
+class Child:
+    """A child process at work.
+
+    Attributes:
+        number: its process id.
+        pipe: file descriptor that reads what it prints and reports.
+    """
+
+    number: int
+    pipe: int
+
+    def finish(self) -> None:
+        """Wait for it.
+
+        Raises: as `run_isolated`.
+        """
+        try:
+            with os.fdopen(self.pipe, "rb") as pipe:
+                printed, _, report = pipe.read().partition(_REPORT)
+            _, status = os.waitpid(self.number, 0)
+        except BaseException:
+            os.kill(self.number, signal.SIGKILL)
+            os.waitpid(self.number, 0)
+            raise
+        if status == 0:
+            return
+        if not report:
+            output = printed.decode(errors="replace").strip()
+            raise RuntimeError(f"code generation ended with status {os.waitstatus_to_exitcode(status)}: {output}")
+        kind, message, trace = json.loads(report)
+        known = getattr(errors, kind, None)
+        if isinstance(known, type) and issubclass(known, errors.DrpaiQatError):
+            raise known(message)
+        raise RuntimeError(f"{kind}: {one_line(message, 1000)}") from RuntimeError(trace)
+
+
+def _be_the_child(work: Callable[[], None], scratch: Path, pipe: int, parent: int) -> NoReturn:
     """Never returns: the child must not run what the parent has on its stack."""
     try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         os.dup2(pipe, 2)

@@ -85,6 +85,7 @@ class CompileOptions:
         thresholds: what the check must reach.
         samples: number of sample inputs that the check runs.
         seed: of the sample inputs.
+        cache: keep compiled kernels between runs.
     """
 
     model: Path
@@ -98,6 +99,7 @@ class CompileOptions:
     thresholds: Thresholds = field(default_factory=Thresholds)
     samples: int = 4
     seed: int = 0
+    cache: bool = True
 
 
 def compile_options(
@@ -114,6 +116,7 @@ def compile_options(
     thresholds: Thresholds | None = None,
     samples: int = 4,
     seed: int = 0,
+    cache: bool = True,
 ) -> CompileOptions:
     """Check single values and put them together; the arguments are those of the command line.
 
@@ -142,6 +145,7 @@ def compile_options(
         thresholds=thresholds or Thresholds(),
         samples=samples,
         seed=seed,
+        cache=cache,
     )
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 import preprocess
 from drpai_qat import deployment, manifest
+from drpai_qat.cache import NO_CACHE, KernelCache
 from drpai_qat.check.fidelity import (
     CheckResult,
     RunOnce,
@@ -62,6 +63,7 @@ def compile(
     thresholds: Thresholds | None = None,
     samples: int = 4,
     seed: int = 0,
+    cache: bool = True,
     progress: Stages | None = None,
 ) -> Report:
     """Compile a QAT ONNX file into an INT8 network, as the command does.
@@ -79,6 +81,7 @@ def compile(
         thresholds: what the check must reach.
         samples: number of sample inputs.
         seed: of the sample inputs.
+        cache: keep compiled kernels, and use those kept; see drpai_qat.cache.
         progress: told of each stage; default: silent.
     Returns: the report; `report.passed` is False if the check fell short (the folder is written all the same).
     Raises: DrpaiQatError: see drpai_qat.errors.
@@ -96,6 +99,7 @@ def compile(
         thresholds=thresholds,
         samples=samples,
         seed=seed,
+        cache=cache,
     )
     return run(options, progress or Silent())
 
@@ -116,6 +120,7 @@ def run(options: CompileOptions, progress: Stages) -> Report:
 
     Raises: DrpaiQatError: see drpai_qat.errors.
     """
+    cache = KernelCache.of_user() if options.cache else NO_CACHE
     with deployment.staged(options.output_dir) as folder:
         folded = _fold(options, progress)
         with progress.stage("starting the compiler"):
@@ -123,13 +128,13 @@ def run(options: CompileOptions, progress: Stages) -> Report:
 
             target = targets.by_name(options.target)
             linker = find_linker(target.machine, options.toolchain_dir, options.cross_compiler)
-        lowered, here = _build(folded, target, linker, folder, progress)
+        lowered, here = _build(folded, target, linker, folder, cache, progress)
         samples = make_samples(folded.canonical, options.samples, options.seed)
         with progress.stage("running the samples"):
             first = here.run(samples[0])
         check = None
         if options.check != "none":
-            check = _check(folded, here, samples, folder, options, progress)
+            check = _check(folded, here, samples, folder, cache, options, progress)
         with progress.stage("writing the folder"):
             onnx.save(folded.canonical, folder / CANONICAL)
             inputs = [samples[0][info.name] for info in lowered.inputs]
@@ -151,7 +156,7 @@ def _fold(options: CompileOptions, progress: Stages) -> _Folded:
 
 
 def _build(
-    folded: _Folded, target: Target, linker: Linker | None, folder: Path, progress: Stages
+    folded: _Folded, target: Target, linker: Linker | None, folder: Path, cache: KernelCache, progress: Stages
 ) -> tuple[Lowered, Network]:
     """Compile for the target; returns the lowered network and one that runs here, the same one if it can."""
     from drpai_qat import targets
@@ -160,19 +165,19 @@ def _build(
     with progress.stage("lowering"), _blaming(folded.source):
         lowered = lower(folded.canonical, target)
     with progress.stage(f"compiling for {target.name}" + (f" with {linker}" if linker else "")):
-        _compile(lowered, target, folder, linker)
+        _compile(lowered, target, folder, cache, linker)
     if targets.cpu_features().issuperset(target.isa.features):
         return lowered, _network(lowered, folder)
     host = targets.host()
     with progress.stage(f"compiling for {host.name}, to check here"):
-        return lowered, _compile_and_load(folded.canonical, host, folder)
+        return lowered, _compile_and_load(folded.canonical, host, folder, cache)
 
 
-def _compile(lowered: Lowered, target: Target, folder: Path, linker: Linker | None = None) -> None:
+def _compile(lowered: Lowered, target: Target, folder: Path, cache: KernelCache, linker: Linker | None = None) -> None:
     from drpai_qat.build import build
 
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        run_isolated(lambda: build(lowered, target, folder / manifest.LIBRARY, linker), Path(scratch))
+        run_isolated(lambda: build(lowered, target, folder / manifest.LIBRARY, linker, cache), Path(scratch))
     deployment.write_params(folder / manifest.PARAMS, lowered.params)
 
 
@@ -181,13 +186,13 @@ def _network(lowered: Lowered, folder: Path) -> Network:
     return Network(library, params, lowered.inputs, lowered.outputs)
 
 
-def _compile_and_load(model: onnx.ModelProto, target: Target, folder: Path) -> Network:
+def _compile_and_load(model: onnx.ModelProto, target: Target, folder: Path, cache: KernelCache) -> Network:
     """Compile into a folder that is gone afterwards: the code stays mapped."""
     from drpai_qat.lowering import lower
 
     with tempfile.TemporaryDirectory(dir=folder) as name:
         lowered = lower(model, target)
-        _compile(lowered, target, Path(name))
+        _compile(lowered, target, Path(name), cache)
         return _network(lowered, Path(name))
 
 
@@ -196,13 +201,14 @@ def _check(
     here: Network,
     samples: list[dict[str, NDArray]],
     folder: Path,
+    cache: KernelCache,
     options: CompileOptions,
     progress: Stages,
 ) -> CheckResult:
     from drpai_qat import targets
 
     def compile_cut(cut: Cut) -> RunOnce:
-        return _compile_and_load(cut.model, targets.host(), folder).run
+        return _compile_and_load(cut.model, targets.host(), folder, cache).run
 
     with progress.stage("checking against onnxruntime"):
         runnable = preprocess.reference_model(folded.static)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,13 @@ import drpai_qat
 from tests.small_models import qdq_model
 
 MODELS = Path(__file__).parent / "models"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A cache of the test run's own, which its processes share."""
+    base = tmp_path_factory.getbasetemp()
+    os.environ["DRPAI_QAT_CACHE_DIR"] = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache")
 
 
 @pytest.fixture(scope="session")

@@ -246,3 +246,17 @@ def test_writing_fails_for_real(small, tmp_path, kilobytes):
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
     assert os.listdir(tmp_path) == ["small.onnx"]
+
+
+@pytest.mark.parametrize("cache", ["/proc/no/such", "/dev/null"])
+def test_no_cache_to_be_had(small, tmp_path, monkeypatch, cache):
+    monkeypatch.setenv("DRPAI_QAT_CACHE_DIR", cache)
+    assert drpai_qat.compile(small, output_dir=tmp_path / "out").passed
+
+
+def test_kernels_are_kept_unless_told_otherwise(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("DRPAI_QAT_CACHE_DIR", str(tmp_path / "cache"))
+    assert drpai_qat.compile(small, output_dir=tmp_path / "out", cache=False).passed
+    assert not (tmp_path / "cache").exists()
+    assert drpai_qat.compile(small, output_dir=tmp_path / "out").passed
+    assert len(list((tmp_path / "cache/kernels").iterdir())) >= 3

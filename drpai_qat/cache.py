@@ -1,0 +1,120 @@
+"""Compiled kernels kept between runs: one file each, named by the hash of everything it was made from.
+
+The cache never fails a compilation: where it can't be read or written (no home, read-only, disk full), the compiler
+goes on without. Any number of processes may share a folder: files appear whole under their name, and one that does not
+hold what was written (its first 32 bytes are the SHA-256 of the rest) is removed and made again.
+
+Folder: $DRPAI_QAT_CACHE_DIR, else $XDG_CACHE_HOME/drpai-qat, else ~/.cache/drpai-qat; kernels lie in kernels/ below it.
+Size: $DRPAI_QAT_CACHE_MB, default 256; 0 keeps nothing. Beyond it, what was not used for longest goes first.
+Whoever may write there can put code into your networks: the folder is made readable to its owner alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_MEGABYTES = 256
+_ENDING = ".o"
+_PARTIAL = ".partial"
+_DIGEST = hashlib.sha256().digest_size
+_ABANDONED = 3600  # seconds after which a partial file's writer is taken to be dead
+
+
+@dataclass(frozen=True)
+class KernelCache:
+    """A folder of compiled kernels.
+
+    Attributes:
+        folder: where they lie; it need not exist. None: nothing is kept.
+        limit: bytes that `trim` leaves at most.
+    """
+
+    folder: Path | None
+    limit: int = DEFAULT_MEGABYTES << 20
+
+    @classmethod
+    def of_user(cls, environment: Mapping[str, str] = os.environ) -> KernelCache:
+        """The cache that the environment names; see the head of this file."""
+        size = environment.get("DRPAI_QAT_CACHE_MB", "")
+        limit = (int(size) if size.isdecimal() else DEFAULT_MEGABYTES) << 20
+        return cls(_user_folder(environment) if limit else None, limit)
+
+    def get(self, key: str) -> bytes | None:
+        """What was kept under this key; None where there is nothing, or nothing whole."""
+        path = self._path(key)
+        if path is None:
+            return None
+        try:
+            stored = path.read_bytes()
+        except OSError:
+            return None
+        content = stored[_DIGEST:]
+        whole = hashlib.sha256(content).digest() == stored[:_DIGEST]
+        with contextlib.suppress(OSError):
+            if whole:
+                os.utime(path)  # used now
+            else:
+                path.unlink()
+        return content if whole else None
+
+    def put(self, key: str, content: bytes) -> None:
+        """Keep this; silently nothing where that is not possible."""
+        path = self._path(key)
+        if path is None:
+            return
+        partial = None
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            number, partial = tempfile.mkstemp(suffix=_PARTIAL, dir=path.parent)
+            with os.fdopen(number, "wb") as file:
+                file.write(hashlib.sha256(content).digest() + content)
+            os.replace(partial, path)
+        except OSError:
+            if partial is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(partial)
+
+    def trim(self) -> None:
+        """Remove what was not used for longest until the limit holds, and what killed writers left."""
+        if self.folder is None:
+            return
+        kept: list[tuple[float, int, str]] = []
+        with contextlib.suppress(OSError), os.scandir(self.folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):  # another process removed it
+                    found = entry.stat()
+                    if entry.name.endswith(_ENDING):
+                        kept.append((found.st_mtime, found.st_size, entry.path))
+                    elif entry.name.endswith(_PARTIAL) and found.st_mtime < time.time() - _ABANDONED:
+                        os.unlink(entry.path)
+        excess = sum(size for _, size, _ in kept) - self.limit
+        for _, size, path in sorted(kept):
+            if excess <= 0:
+                break
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            excess -= size
+
+    def _path(self, key: str) -> Path | None:
+        return None if self.folder is None else self.folder / (key + _ENDING)
+
+
+NO_CACHE = KernelCache(None)
+
+
+def _user_folder(environment: Mapping[str, str]) -> Path | None:
+    named = environment.get("DRPAI_QAT_CACHE_DIR")
+    if named:
+        return Path(named) / "kernels"
+    base = environment.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(base):  # a relative one is invalid, says the specification
+        return Path(base) / "drpai-qat" / "kernels"
+    home = environment.get("HOME", "")
+    return Path(home) / ".cache" / "drpai-qat" / "kernels" if os.path.isabs(home) else None
