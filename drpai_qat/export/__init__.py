@@ -38,17 +38,20 @@ def pytorch(
     type) and DequantizeLinear, the fused observer module included, which has no ONNX form of its own.
 
     Args:
-        model: eager, FX or PT2E model prepared for QAT, or one converted to integers; on any device.
-        example_inputs: a tensor, or the tuple of the model's inputs; float32, of the batch to deploy.
+        model: eager, FX or PT2E model prepared for QAT, or one converted to integers; on any device, in any precision,
+            in DataParallel or torch.compile's wrapper or not. It may return tuples, lists and dicts of tensors.
+        example_inputs: a tensor, the tuple of the model's inputs, or a dict of its keyword arguments; of the batch to
+            deploy. What is no tensor (None, a flag) becomes part of the exported graph.
         path: the .onnx file to write; its folder must exist. Written only if export and comparison succeed.
         opset: ONNX operator set, 13 or later.
-        input_names: default `input`, or `input_0`, `input_1` ...
-        output_names: default `output`, or `output_0`, `output_1` ...
+        input_names: default `input`, or `input_0`, `input_1` ..., or the dict's keys.
+        output_names: default `output`, or `output_0`, `output_1` ..., or the keys of the dict that the model returns.
         dynamic_batch: leave the first dimension of inputs and outputs open.
     Returns: what was written, by which exporter, and its difference from the framework's own output.
     Raises:
         MissingExtraError: PyTorch is not installed.
-        ModelError: no fake-quant, a range that never saw data, or what neither of PyTorch's exporters takes.
+        ModelError: no fake-quant, a range that never saw data, a model that does not run on the example, or what
+            neither of PyTorch's exporters takes.
     """
     if importlib.util.find_spec("torch") is None:
         raise MissingExtraError("exporting a PyTorch model needs PyTorch: pip install 'drpai-qat[pytorch]'")

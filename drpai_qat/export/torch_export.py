@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from drpai_qat.errors import DrpaiQatError, MissingExtraError, ModelError
 from drpai_qat.export.comparison import Exported, compare
 from drpai_qat.export.torch_fake_quant import freeze, is_fake_quant, opset_needed, refuse_unobserved
+from drpai_qat.export.torch_interface import Interface, unwrapped
 from drpai_qat.export.writing import quiet, staged
 
 _DYNAMO_FIRST_OPSET = 18  # its translations are written for 18 and later
@@ -21,7 +22,7 @@ _TORCHSCRIPT_LAST_OPSET = 20
 
 def export(
     model: nn.Module,
-    example_inputs: Tensor | Sequence[Tensor],
+    example_inputs: Any,
     path: Path,
     *,
     opset: int,
@@ -30,21 +31,21 @@ def export(
     dynamic_batch: bool,
 ) -> Exported:
     """See `drpai_qat.export.pytorch`."""
-    given = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-    example = tuple(tensor.detach().cpu() for tensor in given)
-    frozen = _evaluation_copy(model)
-    refuse_unobserved(frozen)
     notes: list[str] = []
+    frozen = _evaluation_copy(unwrapped(model), notes)
+    refuse_unobserved(frozen)
+    interface = Interface(frozen, example_inputs)
+    example = interface.tensors
     with torch.no_grad():
-        expected = _outputs(frozen(*example))
+        outputs = list(output_names or _output_names(interface))
+        expected = interface(*example)
         exporters = _freeze(frozen, notes)
-        inputs = list(input_names or _names("input", len(example)))
-        outputs = list(output_names or _names("output", len(expected)))
+        inputs = list(input_names or interface.names or _names("input", len(example)))
         opset = max(opset, opset_needed(frozen))
         if opset > _TORCHSCRIPT_LAST_OPSET:
             exporters = (_dynamo,)
         with staged(path) as written:
-            exporter = _write(exporters, frozen, example, written, opset, inputs, outputs, dynamic_batch, notes)
+            exporter = _write(exporters, interface, example, written, opset, inputs, outputs, dynamic_batch, notes)
             arrays = [tensor.numpy() for tensor in example]
             difference = compare(written, arrays, [tensor.numpy() for tensor in expected])
     if difference.sqnr_db < 30.0:
@@ -52,11 +53,29 @@ def export(
     return Exported(path, exporter, difference.max_error, difference.sqnr_db, tuple(notes), difference.max_steps)
 
 
-def _evaluation_copy(model: nn.Module) -> nn.Module:
+def _output_names(interface: Interface) -> list[str]:
+    """From the first forward of the copy; its failure is the model's or the example's."""
+    try:
+        return interface.output_names()
+    except DrpaiQatError:
+        raise
+    except Exception as error:  # whatever the model raises
+        integers = any(_is_integer_layer(module) for module in interface.modules())
+        advice = "; export the prepared model, before convert" if integers else ""
+        raise ModelError(f"the model does not run on example_inputs: {_first_line(error)}{advice}") from error
+
+
+def _evaluation_copy(model: nn.Module, notes: list[str]) -> nn.Module:
+    """A float32 copy on the CPU in evaluation mode, observers off."""
     try:
         frozen = copy.deepcopy(model).cpu()
-    except RuntimeError as error:
-        raise ModelError(f"the model can't be copied for export: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # what a user's attributes raise
+        raise ModelError(f"the model can't be copied for export: {_first_line(error)}") from error
+    others = {tensor.dtype for tensor in frozen.parameters() if tensor.is_floating_point()} - {torch.float32}
+    if others:
+        names = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in others))
+        notes.append(f"its {names} parameters are exported as float32")
+        frozen.float()
     if _is_exported(frozen):
         _move_exported_to_eval(frozen)
     else:
@@ -174,7 +193,7 @@ def _dynamo(
 ) -> None:
     import torch.ao.quantization.fx._decomposed
 
-    batch = tuple({0: torch.export.Dim.DYNAMIC} for _ in example) if dynamic_batch else None
+    batch = (tuple({0: torch.export.Dim.DYNAMIC} for _ in example),) if dynamic_batch else None  # of *tensors
     if dynamic_batch and example[0].shape[0] == 1:  # a batch of one would be taken for a constant
         example = tuple(torch.cat([tensor, tensor]) for tensor in example)
     program = torch.export.export(model, example, dynamic_shapes=batch)
@@ -185,14 +204,6 @@ def _dynamo(
         input_names=input_names,
         output_names=output_names,
     ).save(str(path))
-
-
-def _outputs(result: Any) -> tuple[Tensor, ...]:
-    if isinstance(result, Tensor):
-        return (result,)
-    if isinstance(result, (tuple, list)) and all(isinstance(part, Tensor) for part in result):
-        return tuple(result)
-    raise ModelError(f"the model returns {type(result).__name__}; a tensor or a tuple of tensors can be exported")
 
 
 def _names(stem: str, count: int) -> list[str]:

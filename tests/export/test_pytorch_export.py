@@ -208,6 +208,84 @@ def test_names_can_be_given(tmp_path):
     assert [graph.input[0].name, graph.output[0].name] == ["image", "score"]
 
 
+class Ends(nn.Module):
+    """Two inputs, one optional flag, outputs in a dict, functional sums; any of it may stop an exporter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.quant, self.quant2 = tq.QuantStub(), tq.QuantStub()
+        self.conv = nn.Conv2d(3, 5, 3, padding=1)
+        self.fc = nn.Linear(5, 4)
+
+    def forward(self, image, offset, halve=None):
+        x = self.conv(self.quant(image)) + self.quant2(offset)
+        x = x * 0.5 if halve else x
+        return {"score": self.fc(x.mean((2, 3))), "maps": [x, None]}
+
+
+@pytest.mark.parametrize("kind", ["tuple", "dict", "arrays"])
+def test_inputs_by_place_or_name_and_outputs_in_a_dict(kind, tmp_path):
+    torch.manual_seed(0)
+    offset = torch.rand(2, 5, 8, 8)
+    model = Ends().train()
+    model.qconfig = RECIPES["reduced range"]
+    tq.prepare_qat(model, inplace=True)
+    model(EXAMPLE, offset)
+    example = {
+        "tuple": (EXAMPLE, offset),
+        "dict": {"offset": offset, "halve": True, "image": EXAMPLE},
+        "arrays": [EXAMPLE.numpy(), offset.numpy()],
+    }[kind]
+
+    assert export.pytorch(model, example, tmp_path / "net.onnx").sqnr_db > 30.0
+
+    graph = onnx.load(tmp_path / "net.onnx").graph
+    inputs = ["offset", "image"] if kind == "dict" else ["input_0", "input_1"]
+    assert [value.name for value in graph.input] == inputs
+    assert [value.name for value in graph.output] == ["score", "maps_0"]
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile], ids=["DataParallel", "compile"])
+def test_wrappers_come_off(wrap, tmp_path):
+    exported = export.pytorch(wrap(prepared()), EXAMPLE, tmp_path / "net.onnx")
+    assert (exported.exporter, exported.notes) == ("torchscript", ())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_exported_as_float32(dtype, tmp_path):
+    exported = export.pytorch(prepared().to(dtype), EXAMPLE.to(dtype), tmp_path / "net.onnx")
+    assert exported.sqnr_db > 60.0
+    assert "parameters are exported as float32" in str(exported)
+    assert onnx.load(tmp_path / "net.onnx").graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+
+
+def test_what_is_no_model_or_does_not_run_is_told_in_one_line(tmp_path):
+    path = tmp_path / "net.onnx"
+    for given, example, message in (
+        (prepared().state_dict(), EXAMPLE, "this is a state dict: build the model"),
+        (len, EXAMPLE, r"a torch\.nn\.Module can be exported, this is builtin_function"),
+        (torch.jit.trace(prepared().eval(), EXAMPLE), EXAMPLE, "TorchScript model: export the nn.Module"),
+        (prepared(), torch.zeros(2, 4, 8, 8), "does not run on example_inputs: RuntimeError: .*expected input"),
+        (prepared(), None, "example_inputs is NoneType: give a tensor"),
+        (prepared(), (None,), "holds no tensor"),
+        (nn.Sequential(prepared(), nn.LSTM(4, 3)), EXAMPLE[0], "does not run"),
+    ):
+        with pytest.raises(ModelError, match=message) as raised:
+            export.pytorch(given, example, path)
+        assert "\n" not in str(raised.value)
+    hooked = prepared()
+    hooked.samples = (number for number in range(3))
+    with pytest.raises(ModelError, match=r"can't be copied for export: TypeError: .*generator"):
+        export.pytorch(hooked, EXAMPLE, path)
+    integers = Ends().train()
+    integers.qconfig = tq.get_default_qat_qconfig("x86")
+    tq.prepare_qat(integers, inplace=True)
+    integers(EXAMPLE, EXAMPLE.new_zeros(2, 5, 8, 8))
+    with pytest.raises(ModelError, match="before convert"):
+        export.pytorch(tq.convert(integers.eval()), (EXAMPLE, EXAMPLE.new_zeros(2, 5, 8, 8)), path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_switched_off_fake_quant_is_named(tmp_path):
     model = prepared()
     model.fc.apply(tq.disable_fake_quant)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -28,7 +30,10 @@ def sample_on_path(monkeypatch):
 def run(script: str, *arguments: str, folder: Path, status: int = 0) -> str:
     """Run a script of the sample; returns what it printed."""
     command = [sys.executable, str(SAMPLE / script), *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, check=False)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # pytest's workers take the cores already
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=900, check=False, env=environment
+    )
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -103,23 +108,50 @@ def test_wrong_usage_says_what_to_do(tmp_path):
     assert "nothing was interrupted" in run("train.py", "--model", "mnist_mlp", "--resume", folder=tmp_path, status=2)
 
 
-def test_parameter_names_are_torchvisions():
-    from networks import mobilenet, resnet
+# Of torchvision 0.28: number of entries of the state dict, sha256 of its lines "name 64x3x7x7", in order.
+TORCHVISION_PARAMETERS = {
+    "resnet18": (122, "f77af260c2dbd0eccca06d4d95e026ff44f80b75b346f2d34d66779b98a412f3"),
+    "resnet50": (320, "a9e37deb781a9d89ad940f44b26b352088f9b802a6f1a949cd26813f28975b75"),
+    "mobilenet_v2": (314, "fbbd7a5246d03de843a79ebfa7378e29e960a086e7f0398e83d6632833b71f1b"),
+}
 
-    names = set(resnet.resnet50().state_dict()) | set(mobilenet.mobilenet_v2().state_dict())
-    assert {
-        "conv1.weight",
-        "bn1.running_mean",
-        "layer1.0.downsample.0.weight",
-        "layer4.2.bn3.bias",
-        "fc.weight",
-        "features.0.0.weight",
-        "features.1.conv.1.weight",
-        "features.2.conv.0.1.running_var",
-        "features.17.conv.3.bias",
-        "features.18.1.num_batches_tracked",
-        "classifier.1.bias",
-    } <= names
+
+@pytest.mark.parametrize("name", TORCHVISION_PARAMETERS)
+def test_parameters_have_torchvisions_names_and_shapes(name):
+    from networks import own
+
+    lines = [f"{key} {'x'.join(map(str, value.shape))}" for key, value in own(name, 1000).state_dict().items()]
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    assert (len(lines), digest) == TORCHVISION_PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", TORCHVISION_PARAMETERS)
+def test_torchvisions_network_computes_what_ours_does_with_its_weights(name):
+    import torch
+    from networks import build, own
+
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"torchvision: {error}")
+    torch.manual_seed(0)
+    theirs = build(name, 10).eval()
+    assert type(theirs).__module__.startswith("torchvision.")
+    ours = own(name, 10).eval()
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_torchvision_built_for_another_pytorch_is_not_used(tmp_path, monkeypatch):
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text("raise RuntimeError('operator nms does not exist')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    from networks import build
+
+    assert type(build("resnet18", 10)).__module__ == "networks.resnet"
 
 
 def test_quantizable_networks_take_the_same_weights_and_compute_the_same():

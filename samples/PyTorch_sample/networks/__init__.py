@@ -1,13 +1,13 @@
 """The samples' networks, by name.
 
-torchvision's own definitions are used where torchvision is installed; otherwise those of this package, which have the
-same parameter names, so that one checkpoint serves both.
+torchvision's own definitions are used where torchvision works; otherwise those of this package, which have the same
+parameter names and shapes, so that one checkpoint serves both.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
@@ -38,10 +38,23 @@ def build(name: str, num_classes: int, *, quantizable: bool = False) -> nn.Modul
     Returns: the network, in training mode, float32.
     Raises: KeyError: no such name.
     """
-    if name in _IN_TORCHVISION and importlib.util.find_spec("torchvision") is not None:
-        from torchvision import models
-
+    models = _torchvision_models() if name in _IN_TORCHVISION else None
+    if models is not None:
         if quantizable:
             return getattr(models.quantization, name)(weights=None, num_classes=num_classes, quantize=False)
         return getattr(models, name)(weights=None, num_classes=num_classes)
+    return own(name, num_classes, quantizable=quantizable)
+
+
+def own(name: str, num_classes: int, *, quantizable: bool = False) -> nn.Module:
+    """As `build`, always with the definitions of this package."""
     return _OWN[name](num_classes, quantizable)
+
+
+def _torchvision_models() -> Any:
+    """torchvision's module of models; None where it is not installed, or was built for another PyTorch."""
+    try:
+        from torchvision import models
+    except (ImportError, RuntimeError):  # a CUDA build next to a CPU torch: "operator torchvision::nms does not exist"
+        return None
+    return models
