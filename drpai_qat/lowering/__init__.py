@@ -17,6 +17,7 @@ from drpai_qat.lowering import ops as _ops  # noqa: F401  (registers the lowerin
 from drpai_qat.lowering.context import Context, LoweredNode
 from drpai_qat.lowering.graph import Graph, read_graph
 from drpai_qat.lowering.imported import lower_imported
+from drpai_qat.lowering.parts import find_parts
 from drpai_qat.lowering.program import to_module
 from drpai_qat.lowering.ranges import find_bounds, find_grids, int16_grids
 from drpai_qat.lowering.recurrent import expand_recurrent
@@ -65,11 +66,15 @@ def lower(model: onnx.ModelProto, target: Target) -> Lowered:
     graph = fold_constant_nodes(hoist_fake_quant(read_graph(expand_recurrent(model))))
     grids = find_grids(graph, target.isa.activation)
     bounds = find_bounds(graph, grids)
-    context = Context(graph, target.isa, grids, int16_grids(graph, grids, bounds))
+    parts = find_parts(graph, grids, bounds)
+    context = Context(graph, target.isa, grids, int16_grids(graph, grids, bounds, parts), parts)
     for name in graph.inputs:
         context.stored[name] = context.program.add_input(name, graph.shapes[name], graph.dtypes[name], None)
     for node in graph.nodes:
         if node.output in context.done:
+            continue
+        if node.output in context.parts:
+            context.record(node, "view")
             continue
         lowering = LOWERINGS.get(node.op)
         if lowering is None or not lowering(context, node):

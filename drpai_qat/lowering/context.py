@@ -14,6 +14,7 @@ from drpai_qat.kernels.isa import Isa
 from drpai_qat.kernels.pointwise import pointwise
 from drpai_qat.lowering.elementwise import Value, on_grid, snap
 from drpai_qat.lowering.graph import Array, Graph, Node
+from drpai_qat.lowering.parts import Parts
 from drpai_qat.lowering.program import Program
 from drpai_qat.lowering.storage import Grid, Stored, row_major
 
@@ -43,6 +44,7 @@ class Context:
     isa: Isa
     grids: dict[str, Grid]
     wide_grids: dict[str, Grid]
+    parts: Parts = field(default_factory=dict)
     program: Program = field(default_factory=Program)
     stored: dict[str, Stored] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
@@ -75,6 +77,10 @@ class Context:
                 raise KeyError(name)
             self.stored[name] = self._constant(name, value)
         return self.stored[name]
+
+    def leaves(self, name: str) -> tuple[str, ...]:
+        """The stored tensors whose sum a tensor is: itself, or the parts of a sum that is not computed."""
+        return tuple(part.name for part in self.parts[name]) if name in self.parts else (name,)
 
     def _constant(self, name: str, value: Array) -> Stored:
         grid = self.target_grid(name)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from drpai_qat.kernels import expr as E
 from drpai_qat.kernels.epilogue import Epilogue, Kernel, Operand
 from drpai_qat.kernels.expr import Table
 from drpai_qat.lowering.context import Context
@@ -61,10 +62,12 @@ def grow(context: Context, start: Node, with_operands: bool = True) -> Group:
         if output in seen or output in values:
             continue
         seen.add(output)
-        if context.shape(output) != shape or not is_elementwise(graph, node):
+        if context.shape(output) != shape or output in context.parts or not is_elementwise(graph, node):
             continue
         others = [n for n in data_operands(graph, node) if n not in values and not graph.is_constant(n)]
-        if any(n not in context.stored for n in others) or (others and not with_operands):
+        if any(leaf not in context.stored for n in others for leaf in context.leaves(n)) or (
+            others and not with_operands
+        ):
             continue
         if not with_operands and any(_spatial(graph.constant(n)) for n in data_operands(graph, node)):
             continue
@@ -214,8 +217,14 @@ class _Builder:
             if constant is not None:
                 self.values[name] = Value(constant=self.place(constant))
             else:
-                self.values[name] = self._load(self.context.stored[name])
+                self.values[name] = self._sum([self._load(self.context.stored[n]) for n in self.context.leaves(name)])
         return self.values[name]
+
+    def _sum(self, values: list[Value]) -> Value:
+        total = values[0]
+        for value in values[1:]:
+            total = Value(E.Binary("add", total.real, value.real))
+        return total
 
     def _load(self, stored: Stored) -> Value:
         rank = len(self.order)

@@ -9,7 +9,7 @@ bounds. A tensor that has bounds but no grid, and that feeds a layer with intege
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import replace
 
 import numpy as np
@@ -246,11 +246,13 @@ def batch_norm_affine(graph: Graph, node: Node) -> tuple[np.ndarray, np.ndarray]
     return mul, beta - mean * mul
 
 
-def int16_grids(graph: Graph, grids: dict[str, Grid], bounds: dict[str, Bounds]) -> dict[str, Grid]:
+def int16_grids(
+    graph: Graph, grids: dict[str, Grid], bounds: dict[str, Bounds], unstored: Container[str] = ()
+) -> dict[str, Grid]:
     """int16 grids for bounded tensors without a grid that feed layers with integer weights.
 
     A layer's accumulator is at most sum |w| * max |q| (plus its bias, below a fifth of the range): q may use as much of
-    int16 as keeps that within int32.
+    int16 as keeps that within int32. Tensors in `unstored` are never computed (`parts.py`) and need none.
     """
     consumers = graph.consumers()
     found: dict[str, Grid] = {}
@@ -275,7 +277,12 @@ def int16_grids(graph: Graph, grids: dict[str, Grid], bounds: dict[str, Bounds])
 
     producers = {name: node for node in graph.nodes for name in node.outputs}
     for name, (low, high) in bounds.items():
-        if name in grids or graph.dtypes.get(name, "float32") != "float32" or graph.is_constant(name):
+        if (
+            name in grids
+            or name in unstored
+            or graph.dtypes.get(name, "float32") != "float32"
+            or graph.is_constant(name)
+        ):
             continue
         allowed = steps_allowed(name, set())
         largest = max(abs(low), abs(high))

@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from drpai_qat.kernels import expr as E
-from drpai_qat.kernels.conv import conv
+from drpai_qat.kernels.conv import conv_sum
 from drpai_qat.kernels.conv_shape import ConvShape
 from drpai_qat.kernels.depthwise import depthwise
 from drpai_qat.kernels.epilogue import Epilogue, Kernel
 from drpai_qat.kernels.prepare import prepare
 from drpai_qat.kernels.products import Product
+from drpai_qat.kernels.term import Term
 from drpai_qat.lowering.arithmetic import (
+    IntegerWeights,
     Layer,
     fitting_grid,
     integer_weights,
@@ -24,8 +26,9 @@ from drpai_qat.lowering.arithmetic import (
 from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.elementwise import Value
 from drpai_qat.lowering.fusion import lower_anchor
-from drpai_qat.lowering.graph import Node
-from drpai_qat.lowering.registry import lowers
+from drpai_qat.lowering.graph import Node, Weight
+from drpai_qat.lowering.parts import Part
+from drpai_qat.lowering.registry import LOWERINGS, lowers
 from drpai_qat.lowering.storage import Stored, channels_last
 
 Pair = tuple[int, int]
@@ -87,42 +90,22 @@ def lower_conv(context: Context, node: Node) -> bool:
     bias = context.graph.weight(bias_name) if bias_name else None
     if weight is None or len(in_shape) not in (3, 4) or (bias_name and bias is None):
         return False
-    data = context.ordered(context.operand(node.inputs[0]), channels_last(len(in_shape)))
-    if data.dtype not in ("uint8", "int8", "int16", "float32"):
-        return False
-    real = weight.real if weight.real.ndim == 4 else weight.real[:, :, None, :]
-    arranged = (0, 2, 3, 1) if weight.real.ndim == 4 else (0, 2, 1)
-    integers = integer_weights(weight, arranged, 0)
-    if integers is not None and weight.real.ndim == 3:
-        integers = replace(integers, values=integers.values[:, None])
-    coarser = fitting_grid(integers, data.grid)
-    if coarser is not None:
-        data = context.converted(data, coarser)
-    layer = plan_layer(
-        data, integers, np.ascontiguousarray(real.transpose(0, 2, 3, 1)), context.isa, weight.integers is not None
-    )
-    if layer.compute == "float32":
-        data = context.converted(data, None)
-    window = window_of(node, weight.real.shape[2:], in_shape[2:], out_shape[2:])
+    integers, real = _arranged(weight)
     groups = int(node.attributes.get("group", 1))
-    order = channels_last(len(out_shape))
-    start, add = start_and_add(layer, bias, out_shape[1])
-    anchor = Value(
-        E.affine(E.Acc(), channel_constant(layer.mul, len(out_shape)), channel_constant(add, len(out_shape)))
-    )
+    planned = _planned_parts(context, node, weight, integers, real)
+    if planned is None:
+        return False
+    window = window_of(node, weight.real.shape[2:], in_shape[2:], out_shape[2:])
     batch, height, width, channels = image_dims(in_shape)
     _, out_height, out_width, out_channels = image_dims(out_shape)
+    data, layer = planned[0]
     is_depthwise = groups == channels == out_channels and layer.product.weight_dtype != "int16"
-    product = layer.product
-    if is_depthwise:
-        source, padded = _depthwise_input(context, data, window, layer)
-    else:
-        source, padded = convolution_input(context, data, window.pads, groups, product, layer.zero_point)
+    inputs = [_input(context, data, window, groups, layer, is_depthwise) for data, layer in planned]
     shape = ConvShape(
         batch=batch,
         height=height + window.pads[0] + window.pads[2],
         width=width + window.pads[1] + window.pads[3],
-        channels=padded,
+        channels=inputs[0][1],
         out_height=out_height,
         out_width=out_width,
         out_channels=out_channels,
@@ -131,16 +114,83 @@ def lower_conv(context: Context, node: Node) -> bool:
         dilation=window.dilation,
         groups=1 if is_depthwise else groups,
     )
+    start, add = start_and_add(layer, bias, out_channels)
+    terms = [Term(layer.product, padded_channels(layer.weights, layer.product.pack), start)]
+    for other, plan in planned[1:]:
+        assert other.grid is not None
+        assert data.grid is not None
+        weights = padded_channels(plan.weights, plan.product.pack)
+        ratio = other.grid.scale / data.grid.scale
+        terms.append(Term(plan.product, weights, start_and_add(plan, None, out_channels)[0], ratio))
 
     def make(epilogue: Epilogue) -> Kernel:
         if is_depthwise:
             return _depthwise_kernel(context, shape, epilogue, layer, data, start)
-        return conv(shape, product, context.isa, epilogue, padded_channels(layer.weights, product.pack), start)
+        return conv_sum(shape, terms, context.isa, epilogue)
 
-    lower_anchor(context, node, anchor, order, make, (source,), "depthwise" if is_depthwise else "conv")
-    macs = batch * out_height * out_width * out_channels * window.kernel[0] * window.kernel[1] * (channels // groups)
-    context.record(node, layer.compute, macs, layer.reason)
+    rank = len(out_shape)
+    anchor = Value(E.affine(E.Acc(), channel_constant(layer.mul, rank), channel_constant(add, rank)))
+    label = "depthwise" if is_depthwise else "conv"
+    lower_anchor(context, node, anchor, channels_last(rank), make, [source for source, _ in inputs], label)
+    read = sum(plan.weights.shape[-1] for _, plan in planned)
+    macs = batch * out_height * out_width * out_channels * window.kernel[0] * window.kernel[1] * read
+    computes = {plan.compute for _, plan in planned}
+    context.record(node, "int16" if "int16" in computes else layer.compute, macs, layer.reason)
     return True
+
+
+def _arranged(weight: Weight) -> tuple[IntegerWeights | None, np.ndarray]:
+    """Integer weights, where there are some, and float weights as (out_channels, rows, columns, channels)."""
+    if weight.real.ndim == 4:
+        return integer_weights(weight, (0, 2, 3, 1), 0), np.ascontiguousarray(weight.real.transpose(0, 2, 3, 1))
+    integers = integer_weights(weight, (0, 2, 1), 0)
+    if integers is not None:
+        integers = replace(integers, values=integers.values[:, None])
+    return integers, np.ascontiguousarray(weight.real.transpose(0, 2, 1)[:, None])
+
+
+def _planned_parts(
+    context: Context, node: Node, weight: Weight, integers: IntegerWeights | None, real: np.ndarray
+) -> list[tuple[Stored, Layer]] | None:
+    """What a convolution reads and the arithmetic of each: its input, or the parts of one that is not computed."""
+    name = node.inputs[0]
+    whole = (Part(name, 0, integers.values.shape[-1] if integers is not None else real.shape[-1]),)
+    planned = []
+    for part in context.parts.get(name, whole):
+        data = context.ordered(context.operand(part.name), channels_last(len(context.shape(name))))
+        if data.dtype not in ("uint8", "int8", "int16", "float32"):
+            return None
+        own = slice(part.start, part.start + part.channels)
+        some = None if integers is None else replace(integers, values=integers.values[..., own])
+        coarser = fitting_grid(some, data.grid)
+        if coarser is not None:
+            data = context.converted(data, coarser)
+        layer = plan_layer(data, some, real[..., own], context.isa, weight.integers is not None)
+        if layer.compute == "float32":
+            if name in context.parts:
+                compute_whole(context, name)
+                return _planned_parts(context, node, weight, integers, real)
+            data = context.converted(data, None)
+        planned.append((data, layer))
+    return planned
+
+
+def compute_whole(context: Context, name: str) -> None:
+    """Compute a tensor that was to be read by its parts."""
+    (node,) = (node for node in context.graph.nodes if name in node.outputs)
+    del context.parts[name]
+    for other in node.inputs:
+        if node.op == "Concat" and other in context.parts:
+            compute_whole(context, other)
+    LOWERINGS[node.op](context, node)
+
+
+def _input(
+    context: Context, data: Stored, window: Window, groups: int, layer: Layer, is_depthwise: bool
+) -> tuple[Stored | int, int]:
+    if is_depthwise:
+        return _depthwise_input(context, data, window, layer)
+    return convolution_input(context, data, window.pads, groups, layer.product, layer.zero_point)
 
 
 def _depthwise_kernel(

@@ -25,7 +25,7 @@ def lower_elementwise(context: Context, node: Node) -> bool:
         return False
     shape = context.shape(node.output)
     names = [n for n in data_operands(context.graph, node) if not context.graph.is_constant(n)]
-    operands = [context.operand(name) for name in names]
+    operands = [context.operand(leaf) for name in names for leaf in context.leaves(name)]
     if any(o.dtype not in FUSABLE for o in operands):
         return False
     order = next((o.order for o in operands if o.shape == shape), row_major(len(shape)))
