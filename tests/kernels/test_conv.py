@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drpai_qat.kernels.conv import conv
+from drpai_qat.kernels.conv import conv, conv_sum
 from drpai_qat.kernels.conv_shape import ConvShape, blocks_of, pack_weights
 from drpai_qat.kernels.epilogue import Epilogue
 from drpai_qat.kernels.isa import AVX2, ISAS, Isa
 from drpai_qat.kernels.products import DOT2, DOT2_WIDE, FMA, Product, dot4
+from drpai_qat.kernels.term import Term
 from drpai_qat.kernels.tiling import Tiling, choose_tiling
 from tests.kernels.running import few, on_each_isa, raw, requantized, run
 
@@ -87,6 +89,18 @@ def test_requantized_output_matches_the_epilogue(isa: Isa) -> None:
         epilogue = requantized(acc, dtype)
         got = run(conv(shape, dot4(1), isa, epilogue, w, bias), isa, x)
         np.testing.assert_array_equal(got, epilogue.evaluate(acc.astype(np.int32), []))
+
+
+@on_each_isa
+def test_terms_of_several_inputs_add_up(isa: Isa) -> None:
+    """Each with its own channels, arithmetic, start and scale; 37 channels leave a partial register."""
+    shapes = [ConvShape(1, 6, 7, channels, 4, 5, 37, (3, 3)) for channels in (8, 16, 4)]
+    products, ratios = (dot4(1), DOT2, replace(dot4(1), repair=255)), (1.0, 0.5, 4.0)
+    cases = [case(shape, product, i) for i, (shape, product) in enumerate(zip(shapes, products, strict=True))]
+    terms = [Term(p, w, bias, r) for p, (_, w, bias, _), r in zip(products, cases, ratios, strict=True)]
+    got = run(conv_sum(shapes[0], terms, isa, raw()), isa, *(x for x, *_ in cases))
+    expected = sum(acc * ratio for (*_, acc), ratio in zip(cases, ratios, strict=True))
+    np.testing.assert_array_equal(got, expected)
 
 
 def test_packing_keeps_every_weight() -> None:
