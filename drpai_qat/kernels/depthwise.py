@@ -51,7 +51,7 @@ def depthwise(
         shape: channels = out_channels = all channels, groups 1; the input is padded with `zero_point`, channels-last.
         weights: int8 (int16 for int16 activations), or float32 for float32; shape (rows, columns, channels).
         bias: int32, shape (channels,), without any zero-point correction (this kernel adds it); None for float32.
-        in_dtype: isa.activation, int16 (centred, zero_point 0) or float32.
+        in_dtype: isa.activation, int16 or float32.
         zero_point: of the input as stored.
         qmin, qmax: smallest and largest stored input value, for the proof that products fit int16.
     Returns: kernel of (data); output (batch, out_height, out_width, channels). Exact in int32.

@@ -40,7 +40,7 @@ def prepare(
         shape: (N, H, W, C) as stored, C = groups * channels of one group.
         pads: top, left, bottom, right.
         pad_channels_to: channels of one group in the output.
-        fill: in units of the output: the zero point for uint8, 0 for int16 and float32.
+        fill: in units of the output: the zero point, 0 for what was centred and for float32.
         extra_rows: rows of `fill` below the bottom padding.
     Returns: kernel of (data); out_shape (N, H + top + bottom + extra_rows, W + left + right, groups * pad_channels_to).
     """

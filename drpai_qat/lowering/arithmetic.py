@@ -113,13 +113,14 @@ def plan_layer(
     mul = grid.scale * weights.scale
     narrow = values.min(initial=0) >= -128 and values.max(initial=0) <= 127
     compute = "int8" if grid.dtype in ("int8", "uint8") else "int16"
+    zero_point = grid.zero_point if grid.dtype == "int16" else 0  # 8 bits are centred when they are widened
     if not narrow:
-        return Layer(DOT2_WIDE, compute, values.astype(np.int16), mul, 0)
+        return Layer(DOT2_WIDE, compute, values.astype(np.int16), mul, zero_point)
     if grid.dtype == isa.activation:
         product = product8(isa, _padded(values, 4), grid.qmin, grid.qmax)
         if product is not None:
             return Layer(product, compute, values.astype(np.int8), mul, grid.zero_point)
-    return Layer(DOT2, compute, values.astype(np.int8), mul, 0)
+    return Layer(DOT2, compute, values.astype(np.int8), mul, zero_point)
 
 
 def fitting_grid(weights: IntegerWeights | None, grid: Grid | None) -> Grid | None:
@@ -139,7 +140,7 @@ def fitting_grid(weights: IntegerWeights | None, grid: Grid | None) -> Grid | No
 def _fits_int32(values: npt.NDArray[np.int64], grid: Grid) -> bool:
     largest = max(abs(grid.qmin - grid.zero_point), abs(grid.qmax - grid.zero_point))
     total = int(np.abs(values).reshape(len(values), -1).sum(1).max(initial=0))
-    return total * largest < INT32_MAX // 5 * 4 and largest <= 32767
+    return total * largest < INT32_MAX // 5 * 4 and largest <= 65535
 
 
 def _padded(values: npt.NDArray[np.int64], pack: int) -> npt.NDArray[np.int8]:

@@ -294,9 +294,30 @@ def int16_grids(
             found[name] = Grid(exact[0], 0, -exact[1], exact[1], "int16")
         elif name in producers and producers[name].op not in _LINEAR and _feeds_coarse(graph, consumers, grids, name):
             continue
-        elif steps >= 255:  # coarser than 8 bits would lose more than float32 costs
-            found[name] = Grid(largest / steps, 0, -steps, steps, "int16")
+        elif min(allowed) >= 255:  # coarser than 8 bits would lose more than float32 costs
+            centred = not all(_takes_zero_point(graph, node, name) for node in consumers[name])
+            found[name] = _finest(low, high, steps if centred else min(allowed), centred)
     return found
+
+
+def _finest(low: float, high: float, steps: int, centred: bool) -> Grid:
+    """The finest int16 grid of a range, no integer (zero point taken off) beyond `steps`."""
+    largest = max(abs(low), abs(high))
+    if centred:
+        return Grid(largest / steps, 0, -steps, steps, "int16")
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = max((high - low) / 65534, largest / steps)
+    bottom, top = int(np.rint(low / scale)), int(np.rint(high / scale))
+    zero_point = -32768 - bottom
+    return Grid(scale, zero_point, -32768, top + zero_point, "int16")
+
+
+def _takes_zero_point(graph: Graph, node: Node, name: str) -> bool:
+    """A node that reads int16 with a zero point: layers with constant weights, and elementwise ones."""
+    if node.op in ("Conv", "Gemm", "MatMul"):
+        constant = node.inputs[0] == name and graph.weight(node.inputs[1]) is not None
+        return constant and node.attributes.get("group", 1) == 1
+    return node.op in ("Add", "Sub", "Sum", "Relu", FAKE_QUANT)
 
 
 def _exact_steps(graph: Graph, node: Node, grids: dict[str, Grid]) -> tuple[float, int] | None:

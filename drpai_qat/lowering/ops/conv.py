@@ -230,8 +230,7 @@ def convolution_input(
     if not any(pads) and padded == channels and data.dtype == product.in_dtype:
         return data, channels
     subtract = data.grid.zero_point if data.grid is not None and product.in_dtype == "int16" else 0
-    fill = float(zero_point) if product.in_dtype in ("uint8", "int8") else 0.0
-    kernel = prepare(dims, pads, groups, padded, data.dtype, product.in_dtype, subtract, fill, context.isa)
+    kernel = prepare(dims, pads, groups, padded, data.dtype, product.in_dtype, subtract, float(zero_point), context.isa)
     return context.kernel(kernel, (data,), "prepare"), padded
 
 
@@ -241,6 +240,6 @@ def _depthwise_input(context: Context, data: Stored, window: Window, layer: Laye
     if not any(window.pads) and data.dtype == in_dtype:
         return data, dims[3]
     subtract = data.grid.zero_point if data.grid is not None and in_dtype == "int16" else 0
-    fill = float(layer.zero_point) if in_dtype in ("uint8", "int8") else 0.0
-    kernel = prepare(dims, window.pads, 1, dims[3], data.dtype, in_dtype, subtract, fill, context.isa)
+    zero_point = float(layer.zero_point)
+    kernel = prepare(dims, window.pads, 1, dims[3], data.dtype, in_dtype, subtract, zero_point, context.isa)
     return context.kernel(kernel, (data,), "prepare"), dims[3]

@@ -102,9 +102,9 @@ def lower_conv_transpose(context: Context, node: Node) -> bool:
     product = layer.product
     padded = -(-channels // groups // product.pack) * product.pack
     subtract = data.grid.zero_point if data.grid is not None and product.in_dtype == "int16" else 0
-    fill = float(layer.zero_point) if product.in_dtype in ("uint8", "int8") else 0.0
     dims = (batch, height, width, channels)
-    prepared = prepare(dims, pads, groups, padded, data.dtype, product.in_dtype, subtract, fill, context.isa)
+    zero_point = float(layer.zero_point)
+    prepared = prepare(dims, pads, groups, padded, data.dtype, product.in_dtype, subtract, zero_point, context.isa)
     source = context.kernel(prepared, (data,), "prepare")
     shape = ConvShape(
         batch=batch,
