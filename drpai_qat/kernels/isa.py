@@ -109,7 +109,8 @@ def widen_pairs(isa: Isa, sums: Vector) -> Vector:
 def dot4_int32(isa: Isa, acc: Vector, activations: Vector, weights: Vector) -> Vector:
     """acc + the sum of four 8-bit products a lane, in int32 (VNNI: uint8 x int8; SDOT: int8 x int8)."""
     if isa.arm:
-        return llvm(_SDOT, "int32x4", acc, activations, weights)
+        # Activations last: SDOT takes one lane of that operand, so they need not be spread.
+        return llvm(_SDOT, "int32x4", acc, weights, activations)
     return llvm(_DPBUSD[isa.lanes], vector("int32", isa.lanes), acc, activations, weights)
 
 
@@ -152,4 +153,6 @@ def round_to_int(isa: Isa, value: Vector, lanes: int) -> Vector:
     if isa.activation == "uint8" and lanes == 16:
         nothing, current_mode = T.broadcast(T.int32(0), 16), T.int32(4)
         return llvm("llvm.x86.avx512.mask.cvtps2dq.512", "int32x16", value, nothing, T.int16(-1), current_mode)
+    if isa.arm and lanes in (2, 4):
+        return llvm("llvm.aarch64.neon.fcvtns", vector("int32", lanes), value)
     return T.Cast(vector("int32", lanes), tirx.op.nearbyint(value))

@@ -1,11 +1,12 @@
-"""Narrowing: int32 registers to the 8 or 16-bit elements that are stored, several registers at a time.
+"""Narrowing: int32 registers to the 8 or 16-bit elements that are stored, several registers at a time, saturating.
 
-x86 has no cheap way to narrow one register, but packs two into one with saturation. Packing works within 128-bit lanes,
-so one permutation of 32-bit units at the end puts the elements in order.
+x86 has no cheap way to narrow one register, but packs two into one. Packing works within 128-bit lanes, so one
+permutation of 32-bit units at the end puts the elements in order. NEON narrows into either half of a register.
 """
 
 from __future__ import annotations
 
+from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from drpai_qat.kernels.isa import Isa, Vector, llvm, pick, splat, vector
@@ -14,12 +15,13 @@ _TO_INT16 = {4: "llvm.x86.sse2.packssdw.128", 8: "llvm.x86.avx2.packssdw", 16: "
 _TO_UINT16 = {4: "llvm.x86.sse41.packusdw", 8: "llvm.x86.avx2.packusdw", 16: "llvm.x86.avx512.packusdw.512"}
 _TO_INT8 = {4: "llvm.x86.sse2.packsswb.128", 8: "llvm.x86.avx2.packsswb", 16: "llvm.x86.avx512.packsswb.512"}
 _TO_UINT8 = {4: "llvm.x86.sse2.packuswb.128", 8: "llvm.x86.avx2.packuswb", 16: "llvm.x86.avx512.packuswb.512"}
+_NEON_SIGNED, _NEON_UNSIGNED = "llvm.aarch64.neon.sqxtn", "llvm.aarch64.neon.sqxtun"
 _BITS = {"int8": 8, "uint8": 8, "int16": 16, "uint16": 16}
 
 
 def registers_per_pack(isa: Isa, dtype: str) -> int:
     """How many int32 registers `narrow` takes for this dtype; 1 where it has no instruction for it."""
-    return 32 // _BITS[dtype] if isa.activation == "uint8" and dtype in _BITS else 1
+    return 32 // _BITS[dtype] if dtype in _BITS else 1
 
 
 def narrow(
@@ -55,5 +57,10 @@ def narrow(
 
 
 def _pack(names: dict[int, str], isa: Isa, dtype: str, low: Vector, high: Vector) -> Vector:
+    """Two registers of integers twice as wide, saturated to dtype."""
     count = isa.lanes * 32 // _BITS[dtype]
+    if isa.arm:
+        name = _NEON_UNSIGNED if dtype.startswith("u") else _NEON_SIGNED
+        halves = [llvm(name, vector(dtype, count // 2), part) for part in (low, high)]
+        return tirx.Shuffle(halves, [tirx.const(i, "int32") for i in range(count)])
     return llvm(names[isa.lanes], vector(dtype, count), low, high)

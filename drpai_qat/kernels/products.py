@@ -31,7 +31,6 @@ from drpai_qat.kernels.isa import (
     dot4_int32,
     multiply_add,
     pair_products,
-    pick,
     splat,
     spread,
     vector,
@@ -71,6 +70,9 @@ class Product:
         """
         lanes, pack = isa.lanes, self.pack
         width = vectors * lanes * pack
+        if self.by_lane(isa):
+            self._accumulate_by_lane(isa, acc, data, weights, [base + offset for base in bases], weight, vectors, group)
+            return
         starts = [[weight + g * width + j * lanes * pack for g in range(group)] for j in range(vectors)]
         columns = [[T.Bind(self._weights(weights, start, lanes * pack)) for start in steps] for steps in starts]
         # Pixels outside: the weights of all vectors stay in registers, an activation lives for one pixel.
@@ -80,6 +82,38 @@ class Product:
                 index = tirx.Ramp((i * vectors + j) * lanes, 1, lanes)
                 T.buffer_store(acc, self.multiply(isa, acc[index], inputs, columns[j]), [index])
 
+    def by_lane(self, isa: Isa) -> bool:
+        """Activations of several steps are loaded at once: SDOT multiplies by any 32-bit lane of a register."""
+        return isa.arm and self.name == "dot4"
+
+    def groups(self, isa: Isa, steps: int) -> list[tuple[int, int]]:
+        """(steps taken together, how often) that cover so many steps, in order."""
+        if not self.by_lane(isa):
+            group = self.steps if steps % self.steps == 0 else 1
+            return [(group, steps // group)]
+        parts = [(4, steps // 4), (2, steps % 4 // 2), (1, steps % 2)]
+        return [(group, count) for group, count in parts if count]
+
+    def _accumulate_by_lane(
+        self, isa: Isa, acc: Any, data: Any, weights: Any, starts: list[Any], weight: Any, vectors: int, group: int
+    ) -> None:
+        # Steps outside: the activations of all pixels stay in registers, the weights of one step at a time.
+        lanes = isa.lanes
+        loaded = [T.Bind(data.vload([start], vector("int8", 4 * group))) for start in starts]
+        words = [T.Bind(T.reinterpret(x, dtype=vector("int32", group))) for x in loaded]
+        for g in range(group):
+            for j in range(vectors):
+                w = T.Bind(weights.vload([weight + (g * vectors + j) * lanes * 4], vector("int8", lanes * 4)))
+                for i, word in enumerate(words):
+                    lane = (
+                        T.broadcast(word, lanes)
+                        if group == 1
+                        else tirx.Shuffle([word] * 2, [tirx.const(g, "int32")] * lanes)
+                    )
+                    index = tirx.Ramp((i * vectors + j) * lanes, 1, lanes)
+                    x = T.reinterpret(lane, dtype=vector("int8", lanes * 4))
+                    T.buffer_store(acc, dot4_int32(isa, acc[index], x, w), [index])
+
     def _weights(self, weights: Any, start: Any, count: int) -> Any:
         value = weights.vload([start], vector(self.weight_dtype, count))
         return T.Cast(vector("int16", count), value) if (self.name, self.weight_dtype) == ("dot2", "int8") else value
@@ -88,9 +122,6 @@ class Product:
         """The activations of each step, the same in every lane."""
         if self.name == "fma":
             return [splat(data[start + g], isa.lanes) for g in range(group)]
-        if isa.arm and group == isa.lanes and self.name == "dot4":  # SDOT multiplies by any lane of a register
-            whole = T.reinterpret(data.vload([start], "int8x16"), dtype="int32x4")
-            return [T.reinterpret(pick(whole, [g] * 4), dtype="int8x16") for g in range(group)]
         parts = [data.vload([start + g * self.pack], vector(self.in_dtype, self.pack)) for g in range(group)]
         if self.name == "pairs":
             halves = [T.broadcast(T.reinterpret(part, dtype="int16"), isa.lanes) for part in parts]

@@ -156,14 +156,21 @@ class TermEmitter:
         rows, columns = shape.kernel
         total = shape.groups * shape.channels
         steps = shape.channels // product.pack
-        group = product.steps if steps % product.steps == 0 else 1
+        if product.by_lane(self.isa) and shape.dilation[1] == 1 and shape.groups == 1:
+            steps, columns = steps * columns, 1  # a row under the kernel is one run of memory
         row_step, column_step = shape.dilation[0] * shape.width * total, shape.dilation[1] * total
         weight_width = vectors * self.isa.lanes * product.pack
-        short = 8 // max(1, steps // group)
-        with _loop(rows, 1) as r, _loop(columns, short) as s, _loop(steps // group, 2) as c:
-            offset = r * row_step + s * column_step + c * (group * product.pack)
-            weight = weight_base + ((r * columns + s) * steps + c * group) * weight_width
-            product.accumulate(self.isa, acc, self._data, self._weights, bases, offset, weight, vectors, group)
+        groups = product.groups(self.isa, steps)
+        short = 8 // max(1, sum(count for _, count in groups))
+        with _loop(rows, 1) as r, _loop(columns, short) as s:
+            done = 0
+            for group, count in groups:
+                with _loop(count, 2) as c:
+                    step = done + c * group
+                    offset = r * row_step + s * column_step + step * product.pack
+                    weight = weight_base + ((r * columns + s) * steps + step) * weight_width
+                    product.accumulate(self.isa, acc, self._data, self._weights, bases, offset, weight, vectors, group)
+                done += group * count
 
     def _add_extra(self, acc: Any, bases: list[Index], block: Index, vectors: int) -> None:
         assert self._excess is not None

@@ -74,6 +74,10 @@ def _tile(out_pixels: int, out_width: int, vectors_needed: int, product: Product
             waste = math.ceil(out_pixels / pixels) * pixels / out_pixels
             waste *= math.ceil(vectors_needed / vectors) * vectors / vectors_needed
             loads = 1 / pixels + 1 / vectors  # of weights and of activations, per product
+            if product.by_lane(
+                isa
+            ):  # a load takes the time of two products on a Cortex-A55, and activations last longer
+                loads = 4 / pixels + 1 / vectors
             across_rows = _ACROSS_ROWS if out_width % pixels and out_pixels != out_width else 0.0
             short = 2.0 / (pixels * vectors)  # few accumulators leave the multipliers waiting
             cost = waste * (1.0 + 0.5 * loads + across_rows + short)
@@ -84,8 +88,10 @@ def _tile(out_pixels: int, out_width: int, vectors_needed: int, product: Product
 
 def _beside(pixels: int, vectors: int, product: Product, isa: Isa) -> int:
     """Registers a tile needs besides its accumulators."""
+    if product.by_lane(isa):
+        return pixels + 6  # the activations; weights, and room for LLVM to load ahead (with less it spills)
     if isa.arm:
-        scratch = vectors + _SCRATCH[product.name] - (1 if product.name == "dot4" and isa.dot4_exact else 0)
+        scratch = vectors + _SCRATCH[product.name]
         # Activations of all pixels stay, for several steps.
         return max(scratch, pixels + _SCRATCH[product.name]) if product.steps > 1 else scratch
     if product.name == "dot4" and not isa.dot4_exact and product.steps > 1:
