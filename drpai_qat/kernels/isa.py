@@ -126,6 +126,20 @@ def dot2(isa: Isa, acc: Vector, activations: Vector, weights: Vector) -> Vector:
     return acc + llvm(_MADDWD[isa.lanes], vector("int32", isa.lanes), activations, weights)
 
 
+def dot2_by_lane(acc: Vector, activations: list[Vector], weights: Vector) -> Vector:
+    """The same on Arm for activations that are each in all lanes: SMLAL by element."""
+    for x, order in zip(activations, ([0, 2, 4, 6], [1, 3, 5, 7]), strict=True):
+        acc = acc + T.Cast("int32x4", pick(weights, order)) * T.Cast("int32x4", x)
+    return acc
+
+
+def element(values: Vector, index: int, count: int, lanes: int) -> Vector:
+    """Element `index` of a vector of `count`, in all lanes."""
+    if count == 1:
+        return T.broadcast(values, lanes)
+    return tirx.Shuffle([values] * -(-lanes // count), [tirx.const(index, "int32")] * lanes)
+
+
 def pair_products(activations: Vector, weights: Vector) -> Vector:
     """int8 x int8 -> int16, eight of them (Arm's SMULL; added to others SMLAL)."""
     return T.Cast("int16x8", activations) * T.Cast("int16x8", weights)

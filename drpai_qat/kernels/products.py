@@ -27,8 +27,10 @@ from drpai_qat.kernels.isa import (
     Isa,
     add_pairs,
     dot2,
+    dot2_by_lane,
     dot4_int16,
     dot4_int32,
+    element,
     multiply_add,
     pair_products,
     splat,
@@ -83,8 +85,8 @@ class Product:
                 T.buffer_store(acc, self.multiply(isa, acc[index], inputs, columns[j]), [index])
 
     def by_lane(self, isa: Isa) -> bool:
-        """Activations of several steps are loaded at once: SDOT multiplies by any 32-bit lane of a register."""
-        return isa.arm and self.name == "dot4"
+        """Activations of several steps are loaded at once: SDOT and SMLAL multiply by any element of a register."""
+        return isa.arm and self.name in ("dot4", "dot2")
 
     def groups(self, isa: Isa, steps: int) -> list[tuple[int, int]]:
         """(steps taken together, how often) that cover so many steps, in order."""
@@ -98,21 +100,21 @@ class Product:
         self, isa: Isa, acc: Any, data: Any, weights: Any, starts: list[Any], weight: Any, vectors: int, group: int
     ) -> None:
         # Steps outside: the activations of all pixels stay in registers, the weights of one step at a time.
-        lanes = isa.lanes
-        loaded = [T.Bind(data.vload([start], vector("int8", 4 * group))) for start in starts]
-        words = [T.Bind(T.reinterpret(x, dtype=vector("int32", group))) for x in loaded]
+        width = isa.lanes * self.pack
+        loaded = [T.Bind(data.vload([start], vector(self.in_dtype, self.pack * group))) for start in starts]
+        if self.name == "dot4":
+            loaded = [T.Bind(T.reinterpret(x, dtype=vector("int32", group))) for x in loaded]
         for g in range(group):
             for j in range(vectors):
-                w = T.Bind(weights.vload([weight + (g * vectors + j) * lanes * 4], vector("int8", lanes * 4)))
-                for i, word in enumerate(words):
-                    lane = (
-                        T.broadcast(word, lanes)
-                        if group == 1
-                        else tirx.Shuffle([word] * 2, [tirx.const(g, "int32")] * lanes)
-                    )
-                    index = tirx.Ramp((i * vectors + j) * lanes, 1, lanes)
-                    x = T.reinterpret(lane, dtype=vector("int8", lanes * 4))
-                    T.buffer_store(acc, dot4_int32(isa, acc[index], x, w), [index])
+                w = T.Bind(self._weights(weights, weight + (g * vectors + j) * width, width))
+                for i, x in enumerate(loaded):
+                    index = tirx.Ramp((i * vectors + j) * isa.lanes, 1, isa.lanes)
+                    if self.name == "dot4":
+                        lane = T.reinterpret(element(x, g, group, isa.lanes), dtype=vector("int8", width))
+                        T.buffer_store(acc, dot4_int32(isa, acc[index], lane, w), [index])
+                    else:
+                        pair = [element(x, 2 * g + k, 2 * group, isa.lanes) for k in range(2)]
+                        T.buffer_store(acc, dot2_by_lane(acc[index], pair, w), [index])
 
     def _weights(self, weights: Any, start: Any, count: int) -> Any:
         value = weights.vload([start], vector(self.weight_dtype, count))
