@@ -240,7 +240,7 @@ def _line(row: dict[str, object]) -> str:
 
 
 def main() -> None:
-    available = {t.isa.name: t for t in X86_TARGETS if cpu_features().issuperset(t.isa.features)}
+    available = {t.isa.name: t for t in X86_TARGETS if cpu_features().issuperset(t.features)}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--isa", nargs="*", choices=list(available), default=list(available))
     parser.add_argument("--product", nargs="*", help="arithmetics: dot4/1 dot4/2 dot4/4 dot2 fma")

@@ -87,6 +87,7 @@ def _sdk_options(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="Machine to compile for: host, rzv2h, rzv2n, aarch64, aarch64-dotprod, avx2 ...",
 )
+@click.option("--mcpu", metavar="CPU", help="CPU to compile for, as LLVM names it: znver3, cortex-a55, native ...")
 @click.option("-t", "--toolchain_dir", metavar="DIR", help="Cross compilation SDK for an Arm target.  [default: $SDK]")
 @click.option(
     "--cross_compiler", metavar="CC", help="Compiler that links for an Arm target.  [default: aarch64-linux-gnu-gcc]"
@@ -144,6 +145,7 @@ def _options(context: click.Context, values: dict[str, Any]) -> CompileOptions:
             input_shape=values["input_shape"],
             input_name=values["input_name"],
             target=values["target"],
+            mcpu=values["mcpu"],
             toolchain_dir=values["toolchain_dir"],
             cross_compiler=values["cross_compiler"],
             check=values["check"],

@@ -32,7 +32,7 @@ class Manifest:
     Attributes:
         model: name, sha256 and qat_type of the source file.
         inputs, outputs: in the order of deploy.so's `main`.
-        target: what deploy.so was compiled for.
+        target: what deploy.so was compiled for: name, machine, LLVM's CPU, and the CPU features that it needs.
         int8_mac_fraction: share of multiply-accumulates that run in integers, 0..1.
         versions: of this package and the ones it used.
         check: figures against onnxruntime, None if not checked.

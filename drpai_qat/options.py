@@ -79,7 +79,7 @@ class CompileOptions:
         qat_type: framework that trained it; None: found out from the patterns.
         output_dir: folder to write; replaced as a whole if it is an earlier output.
         input_shapes: values of dynamic dimensions.
-        target: name of a target of drpai_qat.targets.
+        target, mcpu: see drpai_qat.targets.by_name.
         toolchain_dir, cross_compiler: what links for another machine; see drpai_qat.toolchain.
         check: compare outputs, or every quantized tensor too, or nothing.
         thresholds: what the check must reach.
@@ -93,6 +93,7 @@ class CompileOptions:
     output_dir: Path
     input_shapes: tuple[InputShape, ...] = ()
     target: str = "host"
+    mcpu: str | None = None
     toolchain_dir: str | None = None
     cross_compiler: str | None = None
     check: CheckKind = "outputs"
@@ -110,6 +111,7 @@ def compile_options(
     input_shape: str | Iterable[str] = (),
     input_name: str | Iterable[str] = (),
     target: str = "host",
+    mcpu: str | None = None,
     toolchain_dir: str | Path | None = None,
     cross_compiler: str | None = None,
     check: str = "outputs",
@@ -139,6 +141,7 @@ def compile_options(
         output_dir=Path(output_dir) if output_dir is not None else Path("out") / (path.stem or "model"),
         input_shapes=_input_shapes(_listed(input_shape), _listed(input_name)),
         target=target,
+        mcpu=mcpu,
         toolchain_dir=None if toolchain_dir is None else str(toolchain_dir),
         cross_compiler=cross_compiler,
         check=next(kind for kind in CHECK_KINDS if kind == check),

@@ -57,6 +57,7 @@ def compile(
     input_shape: str | Iterable[str] = (),
     input_name: str | Iterable[str] = (),
     target: str = "host",
+    mcpu: str | None = None,
     toolchain_dir: str | Path | None = None,
     cross_compiler: str | None = None,
     check: str = "outputs",
@@ -75,6 +76,7 @@ def compile(
         input_shape: "1,3,224,224" or "name:1,3,224,224", or several: sizes of dynamic dimensions.
         input_name: network inputs that shapes without a name are for.
         target: machine to compile for.
+        mcpu: CPU to compile for, as LLVM names it; see drpai_qat.targets.by_name.
         toolchain_dir: folder of the cross compilation SDK, for an Arm target.
         cross_compiler: compiler that links for an Arm target, instead of the SDK's or Debian's.
         check: "outputs", "layers" or "none".
@@ -93,6 +95,7 @@ def compile(
         input_shape=input_shape,
         input_name=input_name,
         target=target,
+        mcpu=mcpu,
         toolchain_dir=toolchain_dir,
         cross_compiler=cross_compiler,
         check=check,
@@ -126,7 +129,7 @@ def run(options: CompileOptions, progress: Stages) -> Report:
         with progress.stage("starting the compiler"):
             from drpai_qat import targets
 
-            target = targets.by_name(options.target)
+            target = targets.by_name(options.target, options.mcpu)
             linker = find_linker(target.machine, options.toolchain_dir, options.cross_compiler)
         lowered, here = _build(folded, target, linker, folder, cache, progress)
         samples = make_samples(folded.canonical, options.samples, options.seed)
@@ -141,7 +144,7 @@ def run(options: CompileOptions, progress: Stages) -> Report:
             deployment.write_arrays(folder, inputs, [first[info.name] for info in lowered.outputs])
             report = _report(folded, lowered, target, check, options, progress)
             report.write(folder)
-            _manifest(report, lowered, folder).write(folder)
+            _manifest(report, lowered, target, folder).write(folder)
     return report
 
 
@@ -166,7 +169,7 @@ def _build(
         lowered = lower(folded.canonical, target)
     with progress.stage(f"compiling for {target.name}" + (f" with {linker}" if linker else "")):
         _compile(lowered, target, folder, cache, linker)
-    if targets.cpu_features().issuperset(target.isa.features):
+    if target.runs_here:
         return lowered, _network(lowered, folder)
     host = targets.host()
     with progress.stage(f"compiling for {host.name}, to check here"):
@@ -265,7 +268,7 @@ def count_quantized(model: onnx.ModelProto) -> tuple[int, int]:
     return len(weights), sum(node.op_type == "QuantizeLinear" for node in model.graph.node)
 
 
-def _manifest(report: Report, lowered: Lowered, folder: Path) -> manifest.Manifest:
+def _manifest(report: Report, lowered: Lowered, target: Target, folder: Path) -> manifest.Manifest:
     check = None
     if report.check is not None:
         outputs = [one.to_json() for one in report.check.outputs]
@@ -275,7 +278,7 @@ def _manifest(report: Report, lowered: Lowered, folder: Path) -> manifest.Manife
         model=report.model,
         inputs=tuple(lowered.inputs),
         outputs=tuple(lowered.outputs),
-        target={"name": report.target},
+        target=target.to_json(),
         int8_mac_fraction=report.int8_mac_fraction,
         versions={"drpai-qat": __version__, **versions},
         check=check,

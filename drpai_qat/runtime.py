@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drpai_qat import manifest
+from drpai_qat import cpu, manifest
 from drpai_qat.errors import DeploymentError
 from drpai_qat.tensor_info import TensorInfo
 from drpai_qat.text import one_line
@@ -132,6 +132,7 @@ def load(folder: str | Path) -> Network:
     """
     path = Path(folder)
     found = manifest.read(path)
+    _check_cpu(path, found.target)
     for name in (manifest.LIBRARY, manifest.PARAMS):
         file = path / name
         if not file.is_file():
@@ -139,6 +140,16 @@ def load(folder: str | Path) -> Network:
         if manifest.sha256(file) != found.files.get(name):
             raise DeploymentError(f"{file} is not the file that was compiled (sha256 differs): copy it again")
     return Network(path / manifest.LIBRARY, path / manifest.PARAMS, found.inputs, found.outputs)
+
+
+def _check_cpu(folder: Path, target: Mapping[str, Any]) -> None:
+    """Code for another CPU would end the process at its first unknown instruction."""
+    why = cpu.why_not_here(str(target["machine"]), target["features"]) if "features" in target else ""
+    if why:
+        raise DeploymentError(
+            f"{folder} is compiled for {target['name']} ({target['mcpu']}), and {why}: "
+            f"compile it with --target {cpu.best_target()} to run it here"
+        )
 
 
 @cache

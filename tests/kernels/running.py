@@ -15,7 +15,7 @@ from drpai_qat.kernels.epilogue import Epilogue, Kernel, Operand
 from drpai_qat.kernels.isa import Isa
 from drpai_qat.targets import X86_TARGETS, cpu_features
 
-_TARGETS = {target.isa.name: target for target in X86_TARGETS if cpu_features().issuperset(target.isa.features)}
+_TARGETS = {target.isa.name: target for target in X86_TARGETS if cpu_features().issuperset(target.features)}
 ISAS = [target.isa for target in _TARGETS.values()]
 
 on_each_isa = pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.name)

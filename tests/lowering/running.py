@@ -17,7 +17,7 @@ from drpai_qat import targets
 from drpai_qat.build import compile_module
 from drpai_qat.lowering import Lowered, lower
 
-RUNNABLE = [t.name for t in targets.X86_TARGETS if targets.cpu_features().issuperset(t.isa.features)]
+RUNNABLE = [t.name for t in targets.X86_TARGETS if targets.cpu_features().issuperset(t.features)]
 """Targets whose code this machine runs."""
 
 
