@@ -19,7 +19,7 @@ from drpai_qat.lowering.ranges import Bounds
 from drpai_qat.lowering.storage import Grid
 
 MOST_PARTS = 4  # a part costs a convolution's pass over its weights, and code
-_LEAST_REDUCTION = 32  # products in a part's accumulator; below, the tile's sums cost more than the products
+_LEAST_REDUCTION = 8  # products in a part's accumulator; below, adding up the parts costs more than their products
 
 
 @dataclass(frozen=True)
