@@ -24,6 +24,7 @@ from drpai_qat.check.fidelity import (
     RunOnce,
     check_layers,
     check_outputs,
+    excuse,
     first_divergence,
     fold_divergence,
 )
@@ -226,6 +227,7 @@ def _check(
             result = replace(result, layers=layers, divergence=first_divergence(layers))
             if not result.passed and not result.divergence:
                 result = replace(result, divergence=fold_divergence(runnable, folded.canonical, samples[0]))
+            result = excuse(result, source, grids, samples, options.thresholds)
     return result
 
 

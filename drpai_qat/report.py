@@ -117,6 +117,8 @@ class Report:
                 yield from _layers(self.check)
             for text in self.check.shortfalls:
                 yield Text(f"check failed: {text}", style="bold red")
+            for text in self.check.excused:
+                yield Text(f"excused: {text}", style="yellow")
             if self.check.divergence:
                 yield Text(self.check.divergence, style="red")
 
