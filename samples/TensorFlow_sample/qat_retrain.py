@@ -1,0 +1,92 @@
+"""Steps 2 and 3 of 3: fine-tune with quantization-aware training, export, compile into INT8, compare.
+
+    python3 qat_retrain.py -lr 0.0001 --max_epochs 3
+
+Reads pretrained_MODEL.h5 of train.py; writes QAT_MODEL_fp32.h5, QAT_MODEL_fp32.onnx and the compiled network in the
+folder QAT_MODEL_int8. Training stops once the QAT model is as good as the float one on the validation set.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+import networks
+from datasets import DEFAULT, batches, open_data
+from framework import keras
+from ranges import quantize, settle_ranges
+from train import GRAY_NETWORKS, write_onnx
+from training import evaluate, fit, use_device
+from weights import open_model, save
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+# What the samples of both frameworks share.
+from common import compiling
+from common.schedule import Schedule
+
+DECAY = 0.5  # of the learning rate, each epoch
+SETTLING_BATCHES = 16
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-lr", "--learning_rate", type=click.FloatRange(min=0, min_open=True), default=0.0001, show_default=True)
+@click.option("--max_epochs", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--model", type=click.Choice(networks.NAMES), default="resnet50", show_default=True)
+@click.option("--data", help=f"As in train.py. [default: what the pretrained network saw, at first {DEFAULT}]")
+@click.option("--batch_size", type=click.IntRange(min=2), default=32, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--device", default="auto", show_default=True, help="cpu, gpu, gpu:1, ...")
+@click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Threads loading data.")
+@click.option("--resume", is_flag=True, help="Go on after an interruption.")
+@click.option("--compile/--no-compile", "compiles", default=True, show_default=True, help="Compile and test INT8 too.")
+@click.option(
+    "-o", "--output_dir", type=click.Path(file_okay=False, path_type=Path), default=Path(), show_default="this folder"
+)
+def main(
+    learning_rate: float,
+    max_epochs: int,
+    model: str,
+    data: str | None,
+    batch_size: int,
+    seed: int,
+    device: str,
+    workers: int,
+    resume: bool,
+    compiles: bool,
+    output_dir: Path,
+) -> None:
+    """Fine-tune with QAT, export and compile; steps 2 and 3 of 3."""
+    use_device(device)
+    keras.utils.set_random_seed(seed)
+    pretrained = output_dir / f"pretrained_{model}.h5"
+    if not pretrained.is_file():
+        raise click.UsageError(f"{pretrained} is missing: run train.py --model {model} first")
+    network, seen = open_model(pretrained)
+    data = data or seen or DEFAULT
+    sets = open_data(data, gray=model in GRAY_NETWORKS, pixels=networks.PIXELS.get(model, "torch"))
+    rows = {"float": evaluate(network.predict_on_batch, sets.test)}
+
+    goal = evaluate(network.predict_on_batch, sets.validation)
+    shuffled = batches(sets.train, batch_size, shuffle=True, workers=workers)
+    images = [images for images, _ in shuffled.take(SETTLING_BATCHES)]
+    qat = quantize(network, images)
+    schedule = Schedule(learning_rate, DECAY, max_epochs, batch_size, patience=max_epochs, target=goal, workers=workers)
+    stem = output_dir / f"QAT_{model}_fp32"
+    fit(qat, sets, schedule, Path(f"{stem}.resume"), resume=resume)
+    settle_ranges(qat, images)
+    rows["QAT"] = evaluate(qat.predict_on_batch, sets.test)
+    save(qat, Path(f"{stem}.h5"), data=data, accuracy=rows["QAT"])
+    write_onnx(qat, Path(f"{stem}.onnx"), images[0][:1])
+
+    status = 0
+    if compiles:
+        folder = output_dir / f"QAT_{model}_int8"
+        status = compiling.compile_network(Path(f"{stem}.onnx"), folder, "tensorflow")
+        rows["INT8"] = evaluate(compiling.run_compiled(folder), sets.test)
+    compiling.show(model, f"{data}, {len(sets.test)} images", rows)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
