@@ -86,8 +86,8 @@ def tensorflow(
 
     Args:
         model: tf_keras model (functional, sequential or subclassed) after tfmot's `quantize_model` or `quantize_apply`,
-            or with fake-quant operators of its own; an object of `tf.saved_model.load`; the path of a .h5, .keras or
-            SavedModel.
+            or with fake-quant operators of its own; an object of `tf.saved_model.load`; the path of a .h5 or SavedModel
+            (tfmot's layers don't load from the .keras format).
         path: the .onnx file to write; its folder must exist. Written only if export and comparison succeed.
         example_inputs: an array, or the structure of arrays that the model takes, of the shapes to deploy. Default:
             a batch of one, compared on random values over the input's trained range.

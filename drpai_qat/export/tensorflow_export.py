@@ -23,6 +23,7 @@ from drpai_qat.export.tensorflow_model import Network, network_of
 from drpai_qat.export.writing import quiet, staged
 
 _OPSETS = range(13, 19)
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def export(
@@ -48,9 +49,7 @@ def export(
         with quiet(), tf.device("/cpu:0"):
             expected = [one.numpy() for one in function(*(tf.constant(array) for array in arrays))]
         difference = compare(written, arrays, expected)
-    notes = list(quantized.notes)
-    if not quantized.weights and not quantized.activations:
-        notes.append("no fake-quant in this model: exported in float32; quantize_model and train first for INT8")
+    notes = [*quantized.notes, *_notes_on_float(converted)]
     if example is None:
         notes.append("compared on random inputs; example_inputs compares on real ones")
     return Exported(path, "tf2onnx", difference.max_error, difference.sqnr_db, tuple(notes), difference.max_steps)
@@ -117,6 +116,21 @@ def _failures() -> Iterator[list[str]]:
         yield found
     finally:
         logger.removeHandler(handler)
+
+
+def _notes_on_float(converted: onnx.ModelProto) -> list[str]:
+    """Say what has no fake-quant: the whole model, or the weights of single layers."""
+    if not any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in converted.graph.node):
+        return ["no fake-quant in this model: exported in float32; quantize_model and train first for INT8"]
+    constants = {one.name for one in converted.graph.initializer}
+    layers = [node for node in converted.graph.node if node.op_type in _LAYERS]
+    plain = [node.name for node in layers if node.input[1] in constants]
+    if not plain:
+        return []
+    return [
+        f"{len(plain)} of {len(layers)} layers have no fake-quant on their weights and stay float32, first {plain[0]} "
+        "(tfmot skips a Conv2D whose ReLU is a layer of its own: give it activation='relu', or batch norm between them)"
+    ]
 
 
 def _random_inputs(network: Network, converted: onnx.ModelProto) -> list[NDArray[Any]]:

@@ -89,13 +89,11 @@ class FakeQuants:
 
     Attributes:
         weights: taken out of the graph, by the name of the placeholder in their place.
-        activations: number of fake-quant nodes on activations.
         errors: why a node has no ONNX form; tf2onnx would swallow an exception.
         notes: what the user should know.
     """
 
     weights: dict[str, Weight] = field(default_factory=dict)
-    activations: int = 0
     errors: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -130,7 +128,6 @@ class FakeQuants:
     def _convert(self, context: Any, node: Any, name: str, args: list[Any]) -> None:
         """Write one activation's fake-quant as QuantizeLinear, Clip and DequantizeLinear."""
         del args
-        self.activations += 1
         bits = node.get_attr_value("num_bits", 8)
         if bits > _MOST_BITS:
             self.errors.append(f"{name} has {bits} bits; tf2onnx can write {_MOST_BITS} at most")

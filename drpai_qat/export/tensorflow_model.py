@@ -41,7 +41,7 @@ def network_of(model: Any, example: Any) -> Network:
     """Find out what `model` is.
 
     Args:
-        model: tf_keras model, an object of `tf.saved_model.load`, or the path of a .h5, .keras or SavedModel.
+        model: tf_keras model, an object of `tf.saved_model.load`, or the path of a .h5 or SavedModel.
         example: an array or a structure of arrays as the model takes it, or None; needed for a subclassed model that
             was never called.
     Raises: ModelError: another kind of object, a Keras 3 model, or a file that can't be read.
