@@ -57,7 +57,7 @@ def network_of(model: Any, example: Any) -> Network:
             "tensorflow`, or build it with tf_keras"
         )
     if hasattr(model, "signatures"):
-        return _signature_network(model.signatures)
+        return _signature_network(model)
     raise ModelError(f"{type(model).__module__}.{type(model).__name__} is neither a tf_keras model nor a SavedModel")
 
 
@@ -108,7 +108,8 @@ def _keras_inputs(model: Any, example: Any) -> tuple[Any, list[tf.TensorSpec]]:
     return structure, [tf.TensorSpec(one.shape, one.dtype, name) for one, name in zip(leaves, names, strict=True)]
 
 
-def _signature_network(signatures: Any) -> Network:
+def _signature_network(model: Any) -> Network:
+    signatures = model.signatures
     name = "serving_default" if "serving_default" in signatures else next(iter(signatures), None)
     if name is None:
         raise ModelError("the SavedModel has no signature: save it with model.save(DIR) or model.export(DIR)")
@@ -117,7 +118,7 @@ def _signature_network(signatures: Any) -> Network:
     outputs = sorted(signature.structured_outputs)
 
     def call(*tensors: tf.Tensor) -> list[tf.Tensor]:
-        results = signature(**dict(zip(specs, tensors, strict=True)))
+        results = model.signatures[name](**dict(zip(specs, tensors, strict=True)))  # `model` keeps the variables alive
         return [results[output] for output in outputs]
 
     return Network(call, [tf.TensorSpec(one.shape, one.dtype, key) for key, one in specs.items()], outputs)
