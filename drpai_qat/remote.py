@@ -7,8 +7,12 @@ The connection is neither encrypted nor authenticated: use it in a network you t
 from __future__ import annotations
 
 import contextlib
+import functools
+import re
 import socket
-from collections.abc import Iterator, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +24,11 @@ from drpai_qat import manifest
 from drpai_qat.errors import DeploymentError, OptionError
 from drpai_qat.text import listed, one_line
 
-_ANSWER = 5  # seconds that a server may take to accept a connection
-_TIMEOUT = 60  # seconds that a board of a pool is kept, and waited for
+_ANSWER = 5  # seconds that a tracker may take to answer
+_WAIT = 60  # seconds that a machine is waited for while it serves others
+_SESSION = 600  # seconds after which a tracker's machine ends a session that its client has forgotten
+_SERVER = "start python3 -m tvm.exec.rpc_server there"
+_TRACKER = "start python3 -m tvm.exec.rpc_tracker there"
 
 
 @dataclass(frozen=True)
@@ -80,8 +87,8 @@ class RemoteNetwork:
         except Exception as error:  # TVM's errors have no common base but Exception
             self.close()
             raise DeploymentError(
-                f"{address} can't load {folder / manifest.LIBRARY}: {one_line(error)}: compile it for that machine, "
-                "with the same version of apache-tvm on both"
+                f"{address} can't load {folder / manifest.LIBRARY} ({_reason(error)}): it was compiled for "
+                f"{found.target.get('name')}; compile it for that machine, with the same apache-tvm on both"
             ) from None
 
     def __enter__(self) -> RemoteNetwork:
@@ -133,23 +140,74 @@ def _named(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # TVM's errors have no common base but Exception
-        raise DeploymentError(f"remote {what} failed: {one_line(error)}: is the RPC server still up?") from None
+        raise DeploymentError(f"remote {what} failed ({_reason(error)}): is the RPC server still up?") from None
 
 
 def _connect(address: Address, key: str | None) -> Any:
+    """A session on the machine at `address`, or on one that the tracker there lends."""
     from tvm import rpc
 
-    try:
-        if key is None:
-            return rpc.connect(address.host, address.port)
-        # TVM itself would try a tracker that is not there for a minute.
-        socket.create_connection((address.host, address.port), _ANSWER).close()
-        tracker = rpc.connect_tracker(address.host, address.port)
-        known = sorted(tracker.summary()["queue_info"])
-        if key not in known:  # the tracker would wait for one for ever
-            raise LookupError(f"it knows {listed(known) or 'none'}")
-        return tracker.request(key, priority=1, session_timeout=_TIMEOUT, max_retry=1)
-    except Exception as error:  # TVM's errors have no common base but Exception
-        asked = "no RPC server" if key is None else f"no free machine {key!r} at the tracker"
-        start = "start python3 -m tvm.exec.rpc_server there" if key is None else "choose with --rpc-key"
-        raise DeploymentError(f"{address}: {asked} ({one_line(error)}): {start}") from None
+    if key is None:
+        session = _within(
+            _WAIT, lambda: rpc.connect(address.host, address.port), f"no RPC server at {address}", _SERVER
+        )
+        if session is None:
+            raise DeploymentError(f"{address} serves another client: waited {_WAIT:g} s; try again later")
+        return session
+    missing = f"no RPC tracker at {address}"
+    # TVM itself would try a tracker that is not there for a minute, and wait for ever for one that does not answer.
+    _within(_ANSWER, lambda: socket.create_connection((address.host, address.port), _ANSWER).close(), missing, _TRACKER)
+    tracker = _within(_ANSWER, lambda: rpc.connect_tracker(address.host, address.port), missing, _TRACKER)
+    if tracker is None:
+        raise DeploymentError(f"{missing} (no answer): {_TRACKER}")
+    deadline = time.monotonic() + _WAIT
+    while True:
+        known = tracker.summary()["queue_info"]
+        if key not in known:
+            names = listed(sorted(known)) or "none"
+            raise DeploymentError(
+                f"tracker {address} knows no machine {key!r} (it knows {names}): choose with --rpc-key"
+            )
+        if known[key]["free"]:
+            break
+        if time.monotonic() > deadline:
+            raise DeploymentError(
+                f"tracker {address}: all machines {key!r} are lent: waited {_WAIT:g} s; try again later"
+            )
+        time.sleep(0.5)
+    request = functools.partial(tracker.request, key, priority=1, session_timeout=_SESSION, max_retry=1)
+    session = _within(_WAIT, request, f"tracker {address} lends no machine {key!r}", "is that machine still up?")
+    if session is None:
+        raise DeploymentError(f"tracker {address}: a machine {key!r} does not answer: restart its RPC server")
+    return session
+
+
+def _within(seconds: float, action: Callable[[], Any], failed: str, advice: str) -> Any:
+    """The action's result; None if it takes longer. It may go on in a thread that does not keep the program alive.
+
+    Raises: DeploymentError: the action raised; the message is "{failed} (reason): {advice}".
+    """
+    results: list[Any] = []
+
+    def act() -> None:
+        try:
+            results.append(action())
+        except Exception as error:  # TVM's errors have no common base but Exception
+            results.append(error)
+
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if results and isinstance(results[0], Exception):
+        raise DeploymentError(f"{failed} ({_reason(results[0])}): {advice}")
+    return results[0] if results else None
+
+
+def _reason(error: Exception) -> str:
+    """What happened, without the names of TVM's own checks."""
+    text = re.sub(
+        r"^\[Errno \d+\] |(RPCError: )?(Error caught from RPC call: )?Check failed: .*? is false:? ?",
+        "",
+        one_line(error),
+    )
+    return "no answer" if text.startswith("Check failed") else text
