@@ -1,13 +1,16 @@
 # make demo   compile a bundled QAT model and show how close the INT8 network is to what was trained
 # make test   the fast tests (minutes); make lint; make slow
-# All of them use .venv in this folder, made on first use with PYTHON (default python3, 3.11 or newer).
+# All of them use .venv in this folder, made on first use with PYTHON (default python3, 3.11 or newer); TensorFlow's part
+# of make slow has .venv-tf, because TensorFlow holds numpy, protobuf and onnx back for everything beside it.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TF_VENV := .venv-tf
+TF_TESTS := tests/export/test_tensorflow_export.py tests/samples/test_tensorflow_sample.py
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
-.PHONY: demo test lint slow clean
+.PHONY: demo test lint slow slow-pytorch slow-tensorflow clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python compile_onnx_model_quant.py samples/models/small_cnn_qat.onnx --qat --qat_type pytorch \
@@ -16,8 +19,13 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto -q
 
-slow: $(VENV)/.installed-slow
+slow: slow-pytorch slow-tensorflow
+
+slow-pytorch: $(VENV)/.installed-slow
 	$(BIN)/python -m pytest -n auto -q -m slow
+
+slow-tensorflow: $(TF_VENV)/.installed
+	$(TF_VENV)/bin/python -m pytest -n auto --dist loadfile -q -m slow $(TF_TESTS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -26,7 +34,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) build out *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(TF_VENV) build out *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 $(VENV)/.installed: setup.cfg pyproject.toml | $(VENV)/bin/pip needs-cc
 	$(BIN)/pip install --quiet --disable-pip-version-check .
@@ -41,13 +49,19 @@ $(VENV)/.installed-slow: $(VENV)/.installed-dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,pytorch]' torch==2.13.0
 	touch $@
 
+$(TF_VENV)/.installed: setup.cfg pyproject.toml | $(TF_VENV)/bin/pip needs-cc
+	@$(TF_VENV)/bin/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))' || \
+	    { echo "the extra tensorflow needs Python 3.11 or 3.12: rm -r $(TF_VENV); make slow-tensorflow PYTHON=python3.11" >&2; exit 1; }
+	$(TF_VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev,tensorflow]'
+	touch $@
+
 # A bare Debian lacks venv (split from Python) and the C compiler that links deploy.so. As root they are installed;
 # anyone else is told the line to run, before anything is half made.
-$(VENV)/bin/pip:
+$(VENV)/bin/pip $(TF_VENV)/bin/pip:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: apt-get install python3 python3-venv" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11: make PYTHON=python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(call apt,Python's venv module,python3-venv)
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(@:/bin/pip=)
 
 .PHONY: needs-cc
 needs-cc:

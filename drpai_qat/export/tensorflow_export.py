@@ -93,7 +93,9 @@ def _convert(
             tensors_to_rename=dict(zip(inputs + outputs, names, strict=True)),
         )
     if quantized.errors or failures:
-        raise ModelError("tf2onnx can't convert this model: " + "; ".join(quantized.errors or failures[:3]))
+        reasons = quantized.errors or failures
+        more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+        raise ModelError(f"tf2onnx can't convert this model: {'; '.join(reasons[:3])}{more}")
     put_weights(converted, quantized.weights)
     drop_idle_axes(converted)
     return converted, quantized

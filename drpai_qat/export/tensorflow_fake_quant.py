@@ -79,8 +79,10 @@ def grid_of(low: Any, high: Any, bits: int, narrow_range: bool, name: str) -> Gr
     empty = scale == 0
     filler = np.median(scale[~empty]) if np.ndim(scale) and not empty.all() else 1.0  # such channels hold zeros only
     scale = np.where(empty, filler, scale).astype(np.float32)
-    zero_point = np.clip(np.floor(qmin - low / scale + np.float32(0.5)), qmin, qmax)
-    return Grid(scale, zero_point.astype(np.int64), qmin, qmax)
+    zero_point = np.clip(np.floor(qmin - low / scale + np.float32(0.5)), qmin, qmax).astype(np.int64)
+    if empty.all() and (low == 0).all():
+        qmin = qmax = int(zero_point.min())  # TensorFlow makes zeros of everything
+    return Grid(scale, zero_point, qmin, qmax)
 
 
 @dataclass
@@ -140,8 +142,10 @@ class FakeQuants:
             self.errors.append(f"{name} computes its range from the input; only trained ranges can be exported")
             return
         if np.all(np.equal(low, 0)) and np.all(np.equal(high, 0)):
-            self.errors.append(f"{name} never saw data: its range is 0..0; train the model before export")
-            return
+            if node.inputs[0].type == "Placeholder":
+                self.errors.append(f"{name} never saw data: its range is 0..0; train the model before export")
+                return
+            self.notes.append(f"{name} has the range 0..0: what it quantizes is always zero")
         try:
             grid = grid_of(low, high, bits, bool(node.get_attr_value("narrow_range", 0)), name)
         except ModelError as error:

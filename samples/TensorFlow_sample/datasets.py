@@ -197,9 +197,13 @@ def _decoded(path: tf.Tensor) -> tf.Tensor:
 
 def _random_crop(image: tf.Tensor) -> tf.Tensor:
     """A crop of 8 to 100% of the area, 3:4 to 4:3, resized; mirrored half of the time."""
-    box = tf.zeros((1, 0, 4))
     begin, size, _ = tf.image.sample_distorted_bounding_box(
-        tf.shape(image), box, 0.0, (0.75, 4 / 3), (0.08, 1.0), use_image_if_no_bounding_boxes=True
+        tf.shape(image),
+        tf.zeros((1, 0, 4)),
+        aspect_ratio_range=(0.75, 4 / 3),
+        area_range=(0.08, 1.0),
+        min_object_covered=0.0,
+        use_image_if_no_bounding_boxes=True,
     )
     crop = tf.image.resize(tf.slice(image, begin, size), (_SIDE, _SIDE))
     return tf.image.random_flip_left_right(crop)

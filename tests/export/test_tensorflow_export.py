@@ -218,6 +218,13 @@ def test_grids_are_tensorflows(bits, narrow):
         assert off.max() < 1.01
 
 
+def test_what_is_always_zero_stays_zero(tmp_path):
+    model = sequence(Quantized(-1.0, 1.0), layers.ReLU(), Quantized(0.0, 0.0))
+    exported = export.tensorflow(model, tmp_path / "net.onnx", example_inputs=EXAMPLE[:1])
+    assert exported.max_error == 0.0
+    assert "always zero" in str(exported)
+
+
 def test_a_float_model_is_exported_and_said_so(tmp_path):
     exported = export.tensorflow(functional(), tmp_path / "net.onnx")
     assert "no fake-quant in this model: exported in float32" in str(exported)
@@ -242,7 +249,7 @@ class Quantized(layers.Layer):
 
     def call(self, x):
         low, high, bits = self.arguments
-        return tf.quantization.fake_quant_with_min_max_vars(x, low or tf.reduce_min(x), high, bits)
+        return tf.quantization.fake_quant_with_min_max_vars(x, tf.reduce_min(x) if low is None else low, high, bits)
 
 
 def sequence(*members, shape=SHAPE):
