@@ -9,6 +9,7 @@ imagefolder:DIR    DIR/train/CLASS/*.jpg and DIR/val/CLASS/*.jpg (or DIR/test), 
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,13 +17,27 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 # What the samples of both frameworks share.
-from common.digits import IMAGENET_MEAN, IMAGENET_STD, MNIST_MEAN, MNIST_STD, MOST_SHIFT, held_out, mnist5k
+from common.digits import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    MNIST_MEAN,
+    MNIST_STD,
+    MOST_GROWTH,
+    MOST_SHIFT,
+    MOST_SLANT,
+    MOST_TURN,
+    Digits,
+    distort,
+    held_out,
+    mnist5k,
+)
 
 DEFAULT = "mnist5k"
 
@@ -74,44 +89,51 @@ def batches(dataset: Dataset[Any], batch_size: int, *, shuffle: bool = False, wo
 
 
 class _Digits(Dataset[Any]):
-    """Digits in memory; `shift` moves each by up to that many pixels, differently every time."""
+    """Digits in memory; `distorted` turns, scales and moves each a little, differently every time."""
 
-    def __init__(self, images: Tensor, labels: Tensor, shift: int = 0) -> None:
-        self._images, self._labels, self._shift = images, labels, shift
+    def __init__(self, digits: Digits, distorted: bool = False) -> None:
+        self._images, self._labels, self._distorted = digits.images, torch.from_numpy(digits.labels), distorted
 
     def __len__(self) -> int:
         return len(self._labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image = self._images[index]
-        if self._shift:
-            rows, columns = torch.randint(-self._shift, self._shift + 1, (2,)).tolist()
-            image = image.roll((rows, columns), (1, 2))  # digits have a margin of four pixels
-        return image, self._labels[index]
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, Tensor]]:
+        """What PyTorch's loader asks for instead of single items: a batch is distorted at once."""
+        images = self._images[indices]
+        if self._distorted:
+            images = distort(images, np.random.default_rng(int(torch.randint(2**31, ()))))
+        channels_first = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+        return list(zip(channels_first, self._labels[indices], strict=True))
 
 
 def _mnist5k(gray: bool) -> Data:
-    parts = mnist5k(gray)
-    images = [torch.from_numpy(part.images.transpose(0, 3, 1, 2).copy()) for part in parts]
-    labels = [torch.from_numpy(part.labels) for part in parts]
-    return Data(
-        _Digits(images[0], labels[0], shift=MOST_SHIFT),
-        _Digits(images[1], labels[1]),
-        _Digits(images[2], labels[2]),
-        10,
-        tuple(images[0].shape[1:]),
-    )
+    train, validation, test = mnist5k(gray)
+    height, width, channels = train.images.shape[1:]
+    return Data(_Digits(train, distorted=True), _Digits(validation), _Digits(test), 10, (channels, height, width))
 
 
 def _mnist(folder: Path, gray: bool) -> Data:
     from torchvision import datasets, transforms
 
-    steps = [transforms.ToTensor(), transforms.Normalize((MNIST_MEAN,), (MNIST_STD,))]
+    plain = [transforms.ToTensor(), transforms.Normalize((MNIST_MEAN,), (MNIST_STD,))]
     if not gray:
-        steps = [transforms.Pad(2), transforms.Grayscale(3), *steps]
-    plain = transforms.Compose(steps)
-    shape = (1, 28, 28) if gray else (3, 32, 32)
-    return _held_out(lambda train, _: datasets.MNIST(folder, train, plain, download=True), 10, shape)
+        plain = [transforms.Pad(2), transforms.Grayscale(3), *plain]
+    distorting = transforms.RandomAffine(
+        math.degrees(MOST_TURN),
+        (MOST_SHIFT / 28, MOST_SHIFT / 28),
+        (1 - MOST_GROWTH, 1 + MOST_GROWTH),
+        math.degrees(MOST_SLANT),
+        transforms.InterpolationMode.BILINEAR,
+    )
+
+    def split(train: bool, augment: bool) -> Dataset[Any]:
+        steps = [distorting, *plain] if augment and train else plain
+        return datasets.MNIST(folder, train, transforms.Compose(steps), download=True)
+
+    return _held_out(split, 10, (1, 28, 28) if gray else (3, 32, 32))
 
 
 def _cifar10(folder: Path, gray: bool) -> Data:

@@ -11,6 +11,7 @@ All of them leave a module that trains like the float one and computes with fake
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -23,6 +24,8 @@ from torch.ao.quantization import (
     QConfigMapping,
     prepare_qat,
 )
+
+warnings.filterwarnings("ignore", message=".*reduce_range will be deprecated")  # the recipe asks for it
 
 RECIPES = ("drpai", "fused", "fx", "pt2e")
 FUSING_RECIPES = ("fused",)

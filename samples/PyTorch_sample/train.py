@@ -30,13 +30,13 @@ GRAY_NETWORKS = ("mnist_mlp",)
 @click.option(
     "--decay",
     type=click.FloatRange(0, 1, min_open=True),
-    default=0.85,
+    default=0.9,
     show_default=True,
     help="Of the learning rate, each epoch.",
 )
 @click.option("--batch_size", type=click.IntRange(min=2), default=32, show_default=True)
 @click.option("--patience", type=click.IntRange(min=1), default=6, show_default=True)
-@click.option("--target", type=click.FloatRange(0, 1), default=0.98, show_default=True)
+@click.option("--target", type=click.FloatRange(0, 1), default=0.99, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes loading data.")

@@ -116,7 +116,9 @@ class _Progress:
         self.epochs += 1
         self.stale += 1
         if accuracy > self.accuracy:
-            self.accuracy, self.stale = accuracy, 0
+            self.stale = 0
+        if accuracy >= self.accuracy:  # of equal epochs the last, which the learning rate shook least
+            self.accuracy = accuracy
             self.best = copy.deepcopy(model.state_dict())
 
 

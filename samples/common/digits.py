@@ -10,7 +10,11 @@ from numpy.typing import NDArray
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-MOST_SHIFT = 2  # pixels; digits have a margin of four, so none is cut when training moves them
+# What training does to a digit, at most; digits have a margin of four pixels.
+MOST_SHIFT = 2  # pixels
+MOST_TURN = 0.17  # radians
+MOST_GROWTH = 0.1  # of its size, up or down
+MOST_SLANT = 0.1  # pixels a row
 
 _VALIDATION_SHARE = 0.1
 _SPLIT_SEED = 0  # who is held out must not depend on --seed
@@ -57,6 +61,34 @@ def normalize(pixels: NDArray[np.float32], gray: bool) -> NDArray[np.float32]:
         return images
     background = -MNIST_MEAN / MNIST_STD
     return np.repeat(np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), constant_values=background), 3, axis=3)
+
+
+def distort(images: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
+    """Turn, scale, slant and move each digit at random, with bilinear interpolation.
+
+    Args:
+        images: (N, height, width, channels).
+        generator: draws six numbers for each image.
+    Returns: the same shape; what comes in from outside repeats the border, which is background.
+    """
+    count, height, width, _ = images.shape
+    turn, slant = (generator.uniform(-most, most, (count, 1, 1)) for most in (MOST_TURN, MOST_SLANT))
+    grown = 1.0 / generator.uniform(1 - MOST_GROWTH, 1 + MOST_GROWTH, (2, count, 1, 1))
+    shift = generator.uniform(-MOST_SHIFT, MOST_SHIFT, (2, count, 1, 1))
+    center = np.array([height - 1, width - 1]) / 2.0
+    row, column = np.mgrid[:height, :width] - center[:, None, None]
+    # Where each pixel of the result comes from.
+    source_row = (np.cos(turn) * row - np.sin(turn) * column) * grown[0]
+    source_column = (np.cos(turn) * column + np.sin(turn) * row) * grown[1] + slant * source_row
+    source_row = np.clip(source_row + shift[0] + center[0], 0, height - 1.001)
+    source_column = np.clip(source_column + shift[1] + center[1], 0, width - 1.001)
+    top, left = source_row.astype(int), source_column.astype(int)
+    down = (source_row - top)[..., None].astype(np.float32)
+    right = (source_column - left)[..., None].astype(np.float32)
+    image = np.arange(count)[:, None, None]
+    above = images[image, top, left] * (1 - right) + images[image, top, left + 1] * right
+    below = images[image, top + 1, left] * (1 - right) + images[image, top + 1, left + 1] * right
+    return above * (1 - down) + below * down
 
 
 def held_out(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
