@@ -76,10 +76,11 @@ def conv_sum(
         scales = flat_arg("ratios", ratios.shape, "float32") if len(terms) > 1 else None
         emitter.declare_constants()
         emitter.declare_output()
+        emitter.fill_border()
         _Body(shape, isa, tiling, emitters, emitter, scales).emit()
     own = [constant for one in emitters for constant in one.constants]
     constants = (*own, *((ratios,) if len(terms) > 1 else ()), *emitter.constants)
-    return Kernel(builder.get(), constants, out_shape, epilogue.out_dtype)
+    return Kernel(builder.get(), constants, emitter.stored_shape, epilogue.out_dtype)
 
 
 def _tiling(shape: ConvShape, terms: Sequence[Term], isa: Isa) -> Tiling:

@@ -77,6 +77,7 @@ def depthwise(
         own = [flat_arg(f"constant{i}", c.shape, str(c.dtype)) for i, c in enumerate(constants)]
         emitter.declare_constants()
         emitter.declare_output()
+        emitter.fill_border()
         with tasks(shape.batch * shape.out_height, math.prod(out_shape) * rows * columns) as task:
             image, y = tirx.floordiv(task, shape.out_height), tirx.floormod(task, shape.out_height)
             origin = T.Bind((image * shape.height + y * shape.stride[0]) * (shape.width * channels))
@@ -85,7 +86,7 @@ def depthwise(
                 _row(shape, isa, emitter, layouts, data, own, origin, row)
             else:
                 _row_of_any_kernel(shape, isa, emitter, weights, data, own, origin, row)
-    return Kernel(builder.get(), (*constants, *emitter.constants), out_shape, epilogue.out_dtype)
+    return Kernel(builder.get(), (*constants, *emitter.constants), emitter.stored_shape, epilogue.out_dtype)
 
 
 def _row(

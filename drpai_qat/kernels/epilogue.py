@@ -14,6 +14,7 @@ from tvm.tirx.script.builder import ir as T
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels.emit import constants_of, emit
 from drpai_qat.kernels.isa import Isa, Vector, round_to_int, span, splat, vector
+from drpai_qat.kernels.loops import byte_lanes, sweep
 from drpai_qat.kernels.narrow import narrow, registers_per_pack
 
 Constant = npt.NDArray[np.generic]
@@ -33,6 +34,19 @@ class Operand:
 
 
 @dataclass(frozen=True)
+class Border:
+    """Pixels around an output image that the kernel fills, so that the convolution behind need not copy it.
+
+    Attributes:
+        pads: top, left, bottom, right.
+        value: what they hold, as stored: the output's zero point.
+    """
+
+    pads: tuple[int, int, int, int]
+    value: int
+
+
+@dataclass(frozen=True)
 class Epilogue:
     """Elementwise tail of a kernel.
 
@@ -46,6 +60,7 @@ class Epilogue:
         operands: what the tree's Load nodes index.
         out_shape: the output's dims as operands and constants broadcast against them, where they are not the
             kernel's own (the rows of a matrix product may be several dims); same element order, same last dim.
+        border: of outputs (N, H, W, C), for kernels that call `EpilogueEmitter.fill_border`.
     """
 
     expr: E.Expr
@@ -53,6 +68,7 @@ class Epilogue:
     zero_point: int = 0
     operands: tuple[Operand, ...] = ()
     out_shape: tuple[int, ...] | None = None
+    border: Border | None = None
 
     def __post_init__(self) -> None:
         integers = frozenset(i for i, one in enumerate(self.operands) if one.dtype.endswith(("int8", "int16")))
@@ -86,12 +102,13 @@ class EpilogueEmitter:
 
     All numbers travel as arguments, so two layers that differ only in their scales share one compiled function.
     Use, in this order: declare the kernel's inputs, `declare_operands()`, the kernel's own constants,
-    `declare_constants()`, `declare_output()`; then `store()` for each vector.
+    `declare_constants()`, `declare_output()`; then `fill_border()`, where supported, and `store()` for each vector.
     """
 
     def __init__(self, epilogue: Epilogue, out_shape: tuple[int, ...], isa: Isa) -> None:
         self.epilogue = epilogue
         assert epilogue.out_shape is None or epilogue.out_shape[-1] == out_shape[-1], "rows of another length"
+        self._image = out_shape
         self.out_shape = out_shape = epilogue.out_shape or out_shape
         self.isa = isa
         self._channels = out_shape[-1]
@@ -106,7 +123,10 @@ class EpilogueEmitter:
                 self._tables[id(node)] = len(self._table_values)
                 self._table_values.append(np.ascontiguousarray(node.values, np.float32))
             for name, values in constants_of(node):
-                self._slots[id(node), name] = self._place(values, scalars, vectors)
+                self._slots[id(node), name] = self._slot(values, scalars, vectors)
+        if epilogue.border is not None:
+            self._border_slot = len(scalars)
+            scalars.append(float(epilogue.border.value))
         if epilogue.zero_point:
             scalars.append(float(epilogue.zero_point))
         self._scalars = np.asarray(scalars, np.float32)
@@ -126,7 +146,7 @@ class EpilogueEmitter:
         limits = np.iinfo(dtype)
         return root.lo + zero_point > limits.min, root.hi + zero_point < limits.max
 
-    def _place(self, values: Constant, scalars: list[float], vectors: list[Constant]) -> tuple[str, int]:
+    def _slot(self, values: Constant, scalars: list[float], vectors: list[Constant]) -> tuple[str, int]:
         if values.size == 1:
             scalars.append(float(values.item()))
             return "scalar", len(scalars) - 1
@@ -136,6 +156,14 @@ class EpilogueEmitter:
         shape = (1,) * (len(self.out_shape) - values.ndim) + values.shape
         self._full.append(np.ascontiguousarray(values.reshape(shape), np.float32))
         return "full", len(self._full) - 1
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The output's dims in memory, its border included."""
+        if self.epilogue.border is None:
+            return self.out_shape
+        (batch, height, width, channels), (top, left, bottom, right) = self._image, self.epilogue.border.pads
+        return batch, height + top + bottom, width + left + right, channels
 
     @property
     def constants(self) -> tuple[Constant, ...]:
@@ -159,7 +187,42 @@ class EpilogueEmitter:
 
     def declare_output(self, name: str = "out") -> None:
         """Add the output to the function's arguments."""
-        self.output = flat_arg(name, self.out_shape, self.epilogue.out_dtype)
+        self.output = flat_arg(name, self.stored_shape, self.epilogue.out_dtype)
+
+    def fill_border(self) -> None:
+        """Write the border, if there is one; before or after the output itself."""
+        if self.epilogue.border is None:
+            return
+        (batch, height, width, channels), (top, left, bottom, right) = self._image, self.epilogue.border.pads
+        dtype = self.epilogue.out_dtype
+        value = T.Cast(dtype, T.Cast("int32", self._scalar_buffer[self._border_slot]))
+        line = (width + left + right) * channels
+
+        def fill(start: Any, count: int) -> None:
+            def body(places: list[Any], lanes: int) -> None:
+                for place in places:
+                    T.buffer_store(self.output, splat(value, lanes), [span(start + place, lanes)])
+
+            if count:
+                sweep(count, byte_lanes(self.isa, dtype), body)
+
+        with T.serial(batch) as image:
+            first = T.Bind(image * ((height + top + bottom) * line))
+            fill(first, top * line + left * channels)
+            # The right border of one row and the left border of the next are neighbours.
+            with T.serial(height - 1) as y:
+                fill(first + (top + y) * line + (left + width) * channels, (left + right) * channels)
+            fill(first + (top + height) * line - right * channels, right * channels + bottom * line)
+
+    def _place(self, row: Any) -> Any:
+        """Where an output row (a pixel, counted over the images) starts."""
+        if self.epilogue.border is None:
+            return row * self._channels
+        (batch, height, width, channels), (top, left, _, _) = self._image, self.epilogue.border.pads
+        _, rows, columns, _ = self.stored_shape
+        image = 0 if batch == 1 else tirx.floordiv(row, height * width)
+        y = tirx.floordiv(row if batch == 1 else tirx.floormod(row, height * width), width)
+        return ((image * rows + y + top) * columns + tirx.floormod(row, width) + left) * channels
 
     def store(self, row: Any, channel: Any, acc: Vector | None, lanes: int) -> None:
         """Compute and store out[row, channel : channel + lanes]; row counts all dims but the last, row-major.
@@ -171,7 +234,7 @@ class EpilogueEmitter:
             if self.epilogue.zero_point:
                 value = value + splat(self._zero_point(), lanes)
             value = T.Cast(vector(self.epilogue.out_dtype, lanes), value)
-        T.buffer_store(self.output, value, [span(row * self._channels + channel, lanes)])
+        T.buffer_store(self.output, value, [span(self._place(row) + channel, lanes)])
 
     def store_vectors(self, row: Any, channels: list[Any], accs: list[Vector] | None, lanes: int) -> None:
         """Store vectors of one row: full registers together, or one shorter vector; as `loops.sweep` hands them out."""
@@ -201,7 +264,7 @@ class EpilogueEmitter:
             parts = narrow(self.isa, values, zero_point, dtype, self._tight_limits())
             for (row, channel, _), part in zip(group, parts, strict=False):
                 elements = T.reinterpret(part, dtype=vector(dtype, lanes))
-                T.buffer_store(self.output, elements, [span(row * self._channels + channel, lanes)])
+                T.buffer_store(self.output, elements, [span(self._place(row) + channel, lanes)])
 
     def _zero_point(self) -> Any:
         return T.Cast("int32", self._scalar_buffer[len(self._scalars) - 1])

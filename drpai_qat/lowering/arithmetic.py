@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +70,16 @@ def integer_weights(weight: Weight, arranged: tuple[int, ...], out_axis: int) ->
     return IntegerWeights(centred.transpose(arranged), scale)
 
 
+def convolution_weights(weight: Weight) -> tuple[IntegerWeights | None, np.ndarray]:
+    """Integer weights of a Conv, if any, and its float weights, shape (out_channels, rows, columns, channels)."""
+    if weight.real.ndim == 4:
+        return integer_weights(weight, (0, 2, 3, 1), 0), np.ascontiguousarray(weight.real.transpose(0, 2, 3, 1))
+    integers = integer_weights(weight, (0, 2, 1), 0)
+    if integers is not None:
+        integers = replace(integers, values=integers.values[:, None])
+    return integers, np.ascontiguousarray(weight.real.transpose(0, 2, 1)[:, None])
+
+
 def _fine_weights(real: npt.NDArray[np.float32], grid: Grid) -> IntegerWeights | None:
     """int16 weights for a layer whose trained scales run along its input channels.
 
@@ -112,7 +122,7 @@ def plan_layer(
         return Layer(FMA, "float32", real, ones, 0, "its accumulators could leave int32")
     mul = grid.scale * weights.scale
     narrow = values.min(initial=0) >= -128 and values.max(initial=0) <= 127
-    compute = "int8" if grid.dtype in ("int8", "uint8") else "int16"
+    compute = "int8" if grid.qmax - grid.qmin <= 255 else "int16"
     zero_point = grid.zero_point if grid.dtype == "int16" else 0  # 8 bits are centred when they are widened
     if not narrow:
         return Layer(DOT2_WIDE, compute, values.astype(np.int16), mul, zero_point)

@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from drpai_qat.kernels import expr as E
-from drpai_qat.kernels.epilogue import Epilogue, Kernel, Operand
+from drpai_qat.kernels.epilogue import Border, Epilogue, Kernel, Operand
 from drpai_qat.kernels.expr import Table
+from drpai_qat.lowering.borders import wanted_form
 from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.elementwise import CHEAP, RULES, Value, data_operands, is_elementwise, on_grid, snap
 from drpai_qat.lowering.graph import FAKE_QUANT, Node
 from drpai_qat.lowering.ranges import batch_norm_affine
-from drpai_qat.lowering.storage import Grid, Stored
+from drpai_qat.lowering.storage import Grid, Stored, channels_last
 from drpai_qat.lowering.tables import tabulate
 
 
@@ -259,6 +260,7 @@ def lower_anchor(
     inputs: Sequence[Stored | int],
     label: str,
     group: Group | None = None,
+    may_border: bool = False,
 ) -> None:
     """Run a kernel with everything elementwise behind its node fused into it, and note where the result is.
 
@@ -266,13 +268,19 @@ def lower_anchor(
         anchor: value of the node in terms of the kernel's accumulator; None where the node itself is elementwise.
         order: memory order of the output.
         kernel: makes the kernel, given its epilogue.
+        may_border: the kernel can write the padding that the convolution behind wants.
     """
     group = group or grow(context, node)
     tail = build(context, group, anchor, order)
-    grid = context.target_grid(group.output)
     shape = context.shape(group.output)
+    form = wanted_form(context, group.output) if may_border and order == channels_last(len(shape)) else None
+    grid = context.target_grid(group.output) if form is None else form.grid
     physical = tuple(shape[axis] for axis in order) or (1,)
     epilogue = replace(context.epilogue(tail.value, grid, tail.shapes), out_shape=physical)
+    if form is not None and any(form.pads):
+        epilogue = replace(epilogue, border=Border(form.pads, form.grid.zero_point))
     buffer = context.kernel(kernel(epilogue), (*inputs, *tail.operands), label)
-    context.put(group.output, buffer, order, grid)
+    stored = context.put(group.output, buffer, order, grid)
+    if form is not None:
+        context.stored[group.output] = replace(stored, pads=form.pads)
     context.done.update(member.output for member in group.nodes)

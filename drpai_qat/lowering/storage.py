@@ -59,6 +59,12 @@ class Grid:
             return self
         return replace(self, zero_point=self.zero_point - self.qmin, qmin=0, qmax=self.qmax - self.qmin)
 
+    def centred(self) -> Grid:
+        """8 bits as int16 without a zero point; other grids as they are."""
+        if self.dtype not in ("uint8", "int8"):
+            return self
+        return Grid(self.scale, 0, self.qmin - self.zero_point, self.qmax - self.zero_point, "int16")
+
     def covers(self, other: Grid | None) -> bool:
         """Every value of the other grid is one of this: no rounding and no clamping between them."""
         return other is not None and self.scale == other.scale and (
@@ -91,6 +97,7 @@ class Stored:
         order: axes in memory, slowest first; NHWC is (0, 2, 3, 1).
         dtype: of the elements.
         grid: what integers mean; None for float32 and for plain integers.
+        pads: pixels of its zero point around each image: top, left, bottom, right. Only convolutions read such tensors.
     """
 
     buffer: int
@@ -98,6 +105,7 @@ class Stored:
     order: tuple[int, ...]
     dtype: str
     grid: Grid | None = None
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     @property
     def physical(self) -> tuple[int, ...]:

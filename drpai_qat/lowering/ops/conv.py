@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,8 +17,8 @@ from drpai_qat.kernels.term import Term
 from drpai_qat.lowering.arithmetic import (
     IntegerWeights,
     Layer,
+    convolution_weights,
     fitting_grid,
-    integer_weights,
     padded_channels,
     plan_layer,
     start_and_add,
@@ -30,56 +30,7 @@ from drpai_qat.lowering.graph import Node, Weight
 from drpai_qat.lowering.parts import Part
 from drpai_qat.lowering.registry import LOWERINGS, lowers
 from drpai_qat.lowering.storage import Stored, channels_last
-
-Pair = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Window:
-    """Kernel geometry in two dims; a 1-D operator has one row.
-
-    Attributes:
-        pads: top, left, bottom, right.
-    """
-
-    kernel: Pair
-    stride: Pair
-    dilation: Pair
-    pads: tuple[int, int, int, int]
-
-
-def window_of(node: Node, kernel: tuple[int, ...], in_size: tuple[int, ...], out_size: tuple[int, ...]) -> Window:
-    """Geometry from a node's attributes, auto_pad included."""
-    rank = len(kernel)
-    strides = tuple(node.attributes.get("strides", [1] * rank))
-    dilations = tuple(node.attributes.get("dilations", [1] * rank))
-    pads = tuple(node.attributes.get("pads", [0] * 2 * rank))
-    auto = node.attributes.get("auto_pad", "NOTSET")
-    if auto in ("SAME_UPPER", "SAME_LOWER"):
-        begin, end = [], []
-        for i in range(rank):
-            total = max(0, (out_size[i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 - in_size[i])
-            small, large = total // 2, total - total // 2
-            begin.append(small if auto == "SAME_UPPER" else large)
-            end.append(large if auto == "SAME_UPPER" else small)
-        pads = (*begin, *end)
-    elif auto == "VALID":
-        pads = (0,) * (2 * rank)
-    if rank == 1:
-        return Window((1, kernel[0]), (1, strides[0]), (1, dilations[0]), (0, pads[0], 0, pads[1]))
-    return Window(
-        (kernel[0], kernel[1]),
-        (strides[0], strides[1]),
-        (dilations[0], dilations[1]),
-        (pads[0], pads[1], pads[2], pads[3]),
-    )
-
-
-def image_dims(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """(N, H, W, C) of an ONNX shape (N, C, W) or (N, C, H, W)."""
-    if len(shape) == 3:
-        return shape[0], 1, shape[2], shape[1]
-    return shape[0], shape[2], shape[3], shape[1]
+from drpai_qat.lowering.window import Window, image_dims, window_of
 
 
 @lowers("Conv")
@@ -90,7 +41,7 @@ def lower_conv(context: Context, node: Node) -> bool:
     bias = context.graph.weight(bias_name) if bias_name else None
     if weight is None or len(in_shape) not in (3, 4) or (bias_name and bias is None):
         return False
-    integers, real = _arranged(weight)
+    integers, real = convolution_weights(weight)
     groups = int(node.attributes.get("group", 1))
     planned = _planned_parts(context, node, weight, integers, real)
     if planned is None:
@@ -131,22 +82,13 @@ def lower_conv(context: Context, node: Node) -> bool:
     rank = len(out_shape)
     anchor = Value(E.affine(E.Acc(), channel_constant(layer.mul, rank), channel_constant(add, rank)))
     label = "depthwise" if is_depthwise else "conv"
-    lower_anchor(context, node, anchor, channels_last(rank), make, [source for source, _ in inputs], label)
+    sources = [source for source, _ in inputs]
+    lower_anchor(context, node, anchor, channels_last(rank), make, sources, label, may_border=True)
     read = sum(plan.weights.shape[-1] for _, plan in planned)
     macs = batch * out_height * out_width * out_channels * window.kernel[0] * window.kernel[1] * read
     computes = {plan.compute for _, plan in planned}
     context.record(node, "int16" if "int16" in computes else layer.compute, macs, layer.reason)
     return True
-
-
-def _arranged(weight: Weight) -> tuple[IntegerWeights | None, np.ndarray]:
-    """Integer weights, where there are some, and float weights as (out_channels, rows, columns, channels)."""
-    if weight.real.ndim == 4:
-        return integer_weights(weight, (0, 2, 3, 1), 0), np.ascontiguousarray(weight.real.transpose(0, 2, 3, 1))
-    integers = integer_weights(weight, (0, 2, 1), 0)
-    if integers is not None:
-        integers = replace(integers, values=integers.values[:, None])
-    return integers, np.ascontiguousarray(weight.real.transpose(0, 2, 1)[:, None])
 
 
 def _planned_parts(
@@ -227,8 +169,9 @@ def convolution_input(
     dims = image_dims(data.shape)
     channels = dims[3] // groups
     padded = -(-channels // product.pack) * product.pack
-    if not any(pads) and padded == channels and data.dtype == product.in_dtype:
+    if data.pads == pads and padded == channels and data.dtype == product.in_dtype:
         return data, channels
+    assert not any(data.pads), "`wanted_form` expected another reader"
     subtract = data.grid.zero_point if data.grid is not None and product.in_dtype == "int16" else 0
     kernel = prepare(dims, pads, groups, padded, data.dtype, product.in_dtype, subtract, float(zero_point), context.isa)
     return context.kernel(kernel, (data,), "prepare"), padded
@@ -237,8 +180,9 @@ def convolution_input(
 def _depthwise_input(context: Context, data: Stored, window: Window, layer: Layer) -> tuple[Stored | int, int]:
     dims = image_dims(data.shape)
     in_dtype = layer.product.in_dtype
-    if not any(window.pads) and data.dtype == in_dtype:
+    if data.pads == window.pads and data.dtype == in_dtype:
         return data, dims[3]
+    assert not any(data.pads), "`wanted_form` expected another reader"
     subtract = data.grid.zero_point if data.grid is not None and in_dtype == "int16" else 0
     zero_point = float(layer.zero_point)
     kernel = prepare(dims, window.pads, 1, dims[3], data.dtype, in_dtype, subtract, zero_point, context.isa)

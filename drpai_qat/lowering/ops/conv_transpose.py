@@ -28,9 +28,10 @@ from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.elementwise import Value
 from drpai_qat.lowering.fusion import build, grow
 from drpai_qat.lowering.graph import Node
-from drpai_qat.lowering.ops.conv import channel_constant, image_dims
+from drpai_qat.lowering.ops.conv import channel_constant
 from drpai_qat.lowering.registry import lowers
 from drpai_qat.lowering.storage import channels_last
+from drpai_qat.lowering.window import image_dims
 
 
 @dataclass(frozen=True)

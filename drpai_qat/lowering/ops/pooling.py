@@ -12,9 +12,9 @@ from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.elementwise import Value
 from drpai_qat.lowering.fusion import Group, lower_anchor
 from drpai_qat.lowering.graph import Node
-from drpai_qat.lowering.ops.conv import image_dims, window_of
 from drpai_qat.lowering.registry import lowers
 from drpai_qat.lowering.storage import Stored, channels_last
+from drpai_qat.lowering.window import image_dims, window_of
 
 STORABLE = frozenset(("uint8", "int8", "int16", "float32"))
 

@@ -11,10 +11,10 @@ from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.elementwise import Value
 from drpai_qat.lowering.fusion import lower_anchor
 from drpai_qat.lowering.graph import Node
-from drpai_qat.lowering.ops.conv import image_dims
 from drpai_qat.lowering.ops.pooling import STORABLE, scale_of, zero_of
 from drpai_qat.lowering.registry import lowers
 from drpai_qat.lowering.storage import channels_last
+from drpai_qat.lowering.window import image_dims
 
 Floats = npt.NDArray[np.float32]
 

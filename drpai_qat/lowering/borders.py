@@ -1,0 +1,60 @@
+"""The form in which a producer writes its output, so that the convolutions behind read it as it is.
+
+Padding is written around the image, and 8-bit values whose products need int16 operands are written as int16: both
+would otherwise take a copy of the tensor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from drpai_qat.lowering.arithmetic import convolution_weights, fitting_grid, plan_layer
+from drpai_qat.lowering.context import Context
+from drpai_qat.lowering.graph import Node
+from drpai_qat.lowering.storage import Grid, Stored, channels_last
+from drpai_qat.lowering.window import image_dims, window_of
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a tensor is stored.
+
+    Attributes:
+        pads: pixels of its zero point around each image: top, left, bottom, right.
+        grid: its grid, perhaps as int16 without a zero point.
+    """
+
+    pads: tuple[int, int, int, int]
+    grid: Grid
+
+
+def wanted_form(context: Context, name: str) -> Form | None:
+    """The form that all readers of a tensor share; None where they do not, or one reads anything but plain images."""
+    grid = context.target_grid(name)
+    if grid is None or name in context.graph.outputs or len(context.shape(name)) not in (3, 4):
+        return None
+    wanted = {_form_for(context, reader, name, grid) for reader in context.consumers.get(name, [])}
+    return wanted.pop() if len(wanted) == 1 else None
+
+
+def _form_for(context: Context, node: Node, name: str, grid: Grid) -> Form | None:
+    """The form that a convolution multiplies."""
+    if node.op != "Conv" or node.inputs[0] != name or name in node.inputs[1:]:
+        return None
+    weight = context.graph.weight(node.inputs[1])
+    has_bias = len(node.inputs) > 2 and node.inputs[2]
+    if weight is None or (has_bias and context.graph.weight(node.inputs[2]) is None):
+        return None
+    shape, groups = context.shape(name), int(node.attributes.get("group", 1))
+    integers, real = convolution_weights(weight)
+    stored = Stored(0, shape, channels_last(len(shape)), grid.dtype, grid)
+    product = plan_layer(stored, integers, real, context.isa, weight.integers is not None).product
+    channels = image_dims(shape)[3]
+    is_depthwise = groups == channels == len(real) and product.weight_dtype != "int16"
+    if (channels // groups % product.pack and not is_depthwise) or fitting_grid(integers, grid) is not None:
+        return None
+    if product.in_dtype == "int16":
+        grid = grid.centred()
+    if product.in_dtype != grid.dtype:
+        return None
+    return Form(window_of(node, weight.real.shape[2:], shape[2:], context.shape(node.output)[2:]).pads, grid)
