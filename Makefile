@@ -1,5 +1,5 @@
 # make demo   compile a bundled QAT model and show how close the INT8 network is to what was trained
-# make test   the fast tests (minutes); make lint; make slow
+# make test   the fast tests (minutes); make lint; make slow; make arm: Arm64 code under qemu
 # All of them use .venv in this folder, made on first use with PYTHON (default python3, 3.11 or newer); TensorFlow's part
 # of make slow has .venv-tf, because TensorFlow holds numpy, protobuf and onnx back for everything beside it.
 
@@ -10,7 +10,7 @@ TF_VENV := .venv-tf
 TF_TESTS := tests/export/test_tensorflow_export.py tests/samples/test_tensorflow_sample.py
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
-.PHONY: demo test lint slow slow-pytorch slow-tensorflow clean
+.PHONY: demo test lint slow slow-pytorch slow-tensorflow arm clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python compile_onnx_model_quant.py samples/models/small_cnn_qat.onnx --qat --qat_type pytorch \
@@ -26,6 +26,11 @@ slow-pytorch: $(VENV)/.installed-slow
 
 slow-tensorflow: $(TF_VENV)/.installed
 	$(TF_VENV)/bin/python -m pytest -n auto --dist loadfile -q -m slow $(TF_TESTS)
+
+# Arm64 code under qemu, beside the x86 build: sets up an Arm64 Python in build/arm64 on first use.
+arm: $(VENV)/.installed-dev
+	PYTHON=$(BIN)/python tests/arm/setup_arm64.sh
+	$(BIN)/python -m pytest -n 2 -q -m arm tests/arm
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -3,7 +3,7 @@
 #
 # usage: tests/arm/setup_arm64.sh [DIR]      (default: build/arm64)
 #
-# Debian or Ubuntu; root only where qemu-user-static or the cross compiler are still missing. Nothing outside DIR is
+# Debian or Ubuntu; root only where qemu-user-static, cmake or the cross compilers are still missing. Nothing outside DIR is
 # changed otherwise. Makes DIR/root (Debian's arm64 Python 3.11, unpacked), DIR/site (aarch64 wheels, unpacked), and
 # DIR/python, which runs a Python file as an Arm64 program.
 set -eu
@@ -16,6 +16,7 @@ packages=""
 command -v qemu-aarch64-static >/dev/null || packages="$packages qemu-user-static"
 command -v aarch64-linux-gnu-gcc >/dev/null || packages="$packages gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
 command -v aarch64-linux-gnu-g++ >/dev/null || packages="$packages g++-aarch64-linux-gnu"
+command -v cmake >/dev/null || packages="$packages cmake make"
 if [ -n "$packages" ]; then
     if [ "$(id -u)" != 0 ]; then
         echo "missing:$packages: apt-get install$packages" >&2

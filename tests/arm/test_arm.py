@@ -9,12 +9,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
 import drpai_qat
 from drpai_qat.cli import main
+from tests.arm import networks
 
 pytestmark = pytest.mark.arm
 
@@ -41,6 +45,18 @@ def test_same_bits_as_here(model: Path, target: str, arm64: Path, tmp_path: Path
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["differing"] == 0, result
+
+
+@pytest.mark.parametrize("target", CORES)
+@pytest.mark.parametrize("network", [networks.mobilenet_v2, networks.resnet18])
+def test_same_bits_at_full_size(
+    network: Callable[[], onnx.ModelProto], target: str, arm64: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / f"{network.__name__}.onnx"
+    onnx.save(network(), model)
+    test_same_bits_as_here(model, target, arm64, tmp_path)
+    outputs = np.fromfile(tmp_path / model.stem / "interpreter_out" / "ref_result_0_fp32.bin", "<f4")
+    assert len(np.unique(outputs)) > 900  # not a network whose activations have died
 
 
 @pytest.fixture(scope="module")
