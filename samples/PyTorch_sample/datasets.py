@@ -80,7 +80,10 @@ def open_data(spec: str, *, gray: bool) -> Data:
     try:
         return _TORCHVISION[kind](Path(folder).expanduser(), gray)
     except (ImportError, RuntimeError, OSError) as error:  # torchvision: not installed, no such folder, no network
-        raise click.UsageError(f"--data {spec}: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        if "operator torchvision::" in reason:
+            reason = "the installed torchvision was built for another PyTorch"
+        raise click.UsageError(f"--data {spec}: {reason}") from error
 
 
 def batches(dataset: Dataset[Any], batch_size: int, *, shuffle: bool = False, workers: int = 0) -> DataLoader[Any]:

@@ -60,15 +60,18 @@ def test_small_cnn_trains_retrains_and_compiles(tmp_path):
 
 
 @pytest.mark.parametrize("recipe", ["fused", "fx", "pt2e"])
-def test_each_recipe_retrains_and_exports(recipe, tmp_path):
+def test_each_recipe_retrains_exports_and_compiles(recipe, tmp_path):
     if recipe == "pt2e":
         pytest.importorskip("torchao")
-    run("train.py", "--model", "mnist_mlp", "--max_epochs", "1", folder=tmp_path)
-    retrain = ("qat_retrain.py", "--model", "mnist_mlp", "--max_epochs", "1", "--no-compile")
-    run(*retrain, "--recipe", recipe, folder=tmp_path)
+    run("train.py", "--model", "small_cnn", "--max_epochs", "2", folder=tmp_path)
+    retrain = ("qat_retrain.py", "--model", "small_cnn", "--max_epochs", "1")
+    printed = run(*retrain, "--recipe", recipe, folder=tmp_path)
 
-    operators = {node.op_type for node in onnx.load(tmp_path / "QAT_mnist_mlp_fp32.onnx").graph.node}
+    operators = {node.op_type for node in onnx.load(tmp_path / "QAT_small_cnn_fp32.onnx").graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= operators
+    top1 = accuracies(printed)
+    assert top1["QAT"] >= 90.0
+    assert abs(top1["INT8"] - top1["QAT"]) <= 0.3
 
 
 def test_an_interrupted_training_goes_on_where_it_was(tmp_path):
