@@ -26,12 +26,10 @@ from sources import cifar10, food101, imagefolder, mnist
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 # What the samples of both frameworks share.
-from common.digits import MNIST_MEAN, MNIST_STD, MOST_SHIFT, held_out, mnist5k
+from common.digits import MNIST_MEAN, MNIST_STD, distort, held_out, mnist5k
 
 DEFAULT = "mnist5k"
 _SIDE, _RESIZED = 224, 256
-_MOST_TURN = 0.2  # radians
-_SCALES = (0.9, 1.1)
 
 
 @dataclass(frozen=True)
@@ -43,11 +41,13 @@ class Part:
         sources: images (N, H, W, C) or paths (N,), as `load` takes them one by one.
         labels: int64, (N,).
         load: one source as a float32 image (height, width, channels); may augment.
+        distorted: images are digits, each to be turned, scaled and moved a little, differently every time.
     """
 
     sources: NDArray[Any]
     labels: NDArray[np.int64]
     load: Callable[[tf.Tensor], tf.Tensor]
+    distorted: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -85,8 +85,8 @@ def open_data(spec: str, *, gray: bool, pixels: str = "torch") -> Data:
     if kind == DEFAULT and not folder:
         train, validation, test = mnist5k(gray)
         shape = train.images.shape[1:]
-        parts = [Part(train.images, train.labels, _moved)]
-        return Data(*parts, *(Part(one.images, one.labels, tf.identity) for one in (validation, test)), 10, shape)
+        parts = [Part(one.images, one.labels, tf.identity, one is train) for one in (train, validation, test)]
+        return Data(*parts, 10, shape)
     if kind not in _OPEN or not folder:
         known = ", ".join((DEFAULT, *(f"{name}:DIR" for name in _OPEN)))
         raise click.UsageError(f"--data {spec}: give one of {known}")
@@ -106,27 +106,17 @@ def batches(part: Part, batch_size: int, *, shuffle: bool = False, workers: int 
         dataset = dataset.shuffle(len(labels), reshuffle_each_iteration=True)
     table = tf.constant(sources)
     dataset = dataset.map(lambda index, label: (part.load(tf.gather(table, index)), label), workers or None)
-    return dataset.batch(batch_size, drop_remainder=shuffle).prefetch(1)
+    dataset = dataset.batch(batch_size, drop_remainder=shuffle)
+    if part.distorted:
+        dataset = dataset.map(_distorted)
+    return dataset.prefetch(1)
 
 
-def _moved(image: tf.Tensor) -> tf.Tensor:
-    """Turn, scale and move a digit a little, differently every time: 3,500 are few without."""
-    side = tf.cast(tf.shape(image)[0], tf.float32)
-    angle = tf.random.uniform((), -_MOST_TURN, _MOST_TURN)
-    cos, sin = tf.unstack(tf.stack([tf.cos(angle), tf.sin(angle)]) * tf.random.uniform((), *_SCALES))
-    center = (side - 1.0) / 2.0
-    shift = tf.random.uniform((2,), -MOST_SHIFT, MOST_SHIFT) + center
-    # Where each pixel of the result comes from: rotated and scaled about the center, then moved.
-    matrix = [cos, -sin, shift[0] - (cos - sin) * center, sin, cos, shift[1] - (sin + cos) * center, 0.0, 0.0]
-    moved = tf.raw_ops.ImageProjectiveTransformV3(
-        images=image[None],
-        transforms=tf.stack([matrix]),
-        output_shape=tf.shape(image)[:2],
-        fill_value=image[0, 0, 0],
-        interpolation="BILINEAR",
-        fill_mode="CONSTANT",
-    )
-    return tf.ensure_shape(moved[0], image.shape)
+def _distorted(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        return distort(batch, np.random.default_rng(np.random.randint(2**31)))  # NumPy's own seed is --seed
+
+    return tf.ensure_shape(tf.numpy_function(run, [images], tf.float32), images.shape), labels
 
 
 def _mnist(folder: Path, gray: bool, pixels: str) -> Data:
@@ -141,8 +131,13 @@ def _mnist(folder: Path, gray: bool, pixels: str) -> Data:
         framed = tf.pad(image, ((2, 2), (2, 2), (0, 0)), constant_values=-MNIST_MEAN / MNIST_STD)
         return tf.repeat(framed, 3, axis=2)
 
-    parts = [(images[train], labels[train]), (images[validation], labels[validation]), (test_images, test_labels)]
-    return Data(*(Part(*part, load) for part in parts), 10, (28, 28, 1) if gray else (32, 32, 3))
+    return Data(
+        Part(images[train], labels[train], load, distorted=True),
+        Part(images[validation], labels[validation], load),
+        Part(test_images, test_labels, load),
+        10,
+        (28, 28, 1) if gray else (32, 32, 3),
+    )
 
 
 def _cifar10(folder: Path, gray: bool, pixels: str) -> Data:

@@ -3,7 +3,7 @@
     python3 qat_retrain.py -lr 0.0001 --max_epochs 3
 
 Reads pretrained_MODEL.h5 of train.py; writes QAT_MODEL_fp32.h5, QAT_MODEL_fp32.onnx and the compiled network in the
-folder QAT_MODEL_int8. Training stops once the QAT model is as good as the float one on the validation set.
+folder QAT_MODEL_int8. The epoch that did best on the validation set is kept.
 """
 
 from __future__ import annotations
@@ -67,11 +67,10 @@ def main(
     sets = open_data(data, gray=model in GRAY_NETWORKS, pixels=networks.PIXELS.get(model, "torch"))
     rows = {"float": evaluate(network.predict_on_batch, sets.test)}
 
-    goal = evaluate(network.predict_on_batch, sets.validation)
     shuffled = batches(sets.train, batch_size, shuffle=True, workers=workers)
     images = [images for images, _ in shuffled.take(SETTLING_BATCHES)]
     qat = quantize(network, images)
-    schedule = Schedule(learning_rate, DECAY, max_epochs, batch_size, patience=max_epochs, target=goal, workers=workers)
+    schedule = Schedule(learning_rate, DECAY, max_epochs, batch_size, patience=max_epochs, target=1.0, workers=workers)
     stem = output_dir / f"QAT_{model}_fp32"
     fit(qat, sets, schedule, Path(f"{stem}.resume"), resume=resume)
     settle_ranges(qat, images)

@@ -102,12 +102,12 @@ class _Progress:
     stale: int = 0
 
     def record(self, accuracy: float) -> bool:
-        """Count an epoch; returns whether it was the best."""
-        better = accuracy > self.accuracy
+        """Count an epoch; returns whether it is the best: of equal ones the last, shaken least by the rate."""
         self.epochs += 1
-        self.stale = 0 if better else self.stale + 1
+        self.stale = 0 if accuracy > self.accuracy else self.stale + 1
+        best = accuracy >= self.accuracy
         self.accuracy = max(accuracy, self.accuracy)
-        return better
+        return best
 
 
 def _save(state: Path, checkpoint: tf.train.Checkpoint, progress: _Progress, best: list[NDArray[Any]]) -> None:
