@@ -60,7 +60,12 @@ def main(
     resume: bool,
     output_dir: Path,
 ) -> None:
-    """Train a float32 network; step 1 of 3."""
+    """Train a float32 network; step 1 of 3.
+
+    On the digits, an epoch takes two CPU cores half a minute with resnet50, 10 s with resnet18 and mobilenet_v2, 2 s or
+    less with small_cnn and mnist_mlp. Training ends at --target, or --patience epochs after the best one: 10 to 20
+    epochs for most.
+    """
     seed_everything(seed)
     output_dir.mkdir(parents=True, exist_ok=True)
     sets = open_data(data, gray=model in GRAY_NETWORKS)
