@@ -24,6 +24,8 @@ from drpai_qat.errors import ModelError
 OPERATORS = ("FakeQuantWithMinMaxArgs", "FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxVarsPerChannel")
 _PER_CHANNEL = OPERATORS[2]
 _MOST_BITS = 8
+# Where a range is 0..0, TensorFlow makes zeros of everything; ONNX has no scale of zero.
+_NEARLY_ZERO = 2.0**-24
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,10 @@ def grid_of(low: Any, high: Any, bits: int, narrow_range: bool, name: str) -> Gr
         raise ModelError(f"{name}: the range {low.min():g}..{high.max():g} can't be quantized to")
     scale = (high - low) / np.float32(qmax - qmin)
     empty = scale == 0
-    filler = np.median(scale[~empty]) if np.ndim(scale) and not empty.all() else 1.0  # such channels hold zeros only
+    filler = _NEARLY_ZERO if empty.all() else np.median(scale[~empty])  # channels of zeros fit any scale
     scale = np.where(empty, filler, scale).astype(np.float32)
-    zero_point = np.clip(np.floor(qmin - low / scale + np.float32(0.5)), qmin, qmax).astype(np.int64)
-    if empty.all() and (low == 0).all():
-        qmin = qmax = int(zero_point.min())  # TensorFlow makes zeros of everything
-    return Grid(scale, zero_point, qmin, qmax)
+    zero_point = np.clip(np.floor(qmin - low / scale + np.float32(0.5)), qmin, qmax)
+    return Grid(scale, zero_point.astype(np.int64), qmin, qmax)
 
 
 @dataclass

@@ -219,9 +219,11 @@ def test_grids_are_tensorflows(bits, narrow):
 
 
 def test_what_is_always_zero_stays_zero(tmp_path):
-    model = sequence(Quantized(-1.0, 1.0), layers.ReLU(), Quantized(0.0, 0.0))
-    exported = export.tensorflow(model, tmp_path / "net.onnx", example_inputs=EXAMPLE[:1])
-    assert exported.max_error == 0.0
+    image = keras.Input(SHAPE)
+    x = Quantized(-1.0, 1.0)(image)
+    dead = Quantized(0.0, 0.0)(layers.ReLU()(x))  # TensorFlow makes zeros of everything
+    exported = export.tensorflow(keras.Model(image, x + dead), tmp_path / "net.onnx", example_inputs=EXAMPLE)
+    assert exported.max_error < 1.01 * 2 / 255  # a tie of the first quantizer; a quarter of x if `dead` lived
     assert "always zero" in str(exported)
 
 
