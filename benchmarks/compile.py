@@ -25,7 +25,6 @@ from rich.console import Console
 from rich.table import Table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-MEGABYTE = 1 << 20
 
 
 @click.command(help=__doc__)
@@ -59,10 +58,8 @@ def measure(model: Path, target: str, check: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "out"
         start = time.perf_counter()
-        drpai_qat.compile(model, output_dir=folder, target=target, check=check, progress=stages)
+        report = drpai_qat.compile(model, output_dir=folder, target=target, check=check, progress=stages)
         elapsed = time.perf_counter() - start
-        sizes = {file: (folder / file).stat().st_size for file in ("deploy.so", "deploy.params")}
-        weights = count_weights(folder / "model_int8.onnx")
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return {
         "model": model.stem,
@@ -70,28 +67,17 @@ def measure(model: Path, target: str, check: str) -> dict[str, Any]:
         "processor_seconds": round(sum(u.ru_utime + u.ru_stime for u in usage), 2),
         "stages": {stage: round(seconds, 2) for stage, seconds in stages.seconds.items()},
         "memory_mb": {who: u.ru_maxrss // 1024 for who, u in zip(("command", "compiler"), usage, strict=True)},
-        "file_bytes": sizes,
-        "weights": weights,
-        "params_bytes_a_weight": round(sizes["deploy.params"] / weights, 3) if weights else None,
+        "size": report.size.to_json(),
     }
 
 
-def count_weights(canonical: Path) -> int:
-    """Elements of 8-bit and float initializers of more than one dim: weights, not biases or scales."""
-    import math
-
-    import onnx
-
-    kinds = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT}
-    graph = onnx.load(str(canonical), load_external_data=False).graph
-    return sum(math.prod(t.dims) for t in graph.initializer if t.data_type in kinds and len(t.dims) > 1)
-
-
 def table(row: dict[str, Any]) -> Table:
-    sizes = ", ".join(f"{name} {size / MEGABYTE:.1f} MB" for name, size in row["file_bytes"].items())
+    size = row["size"]
     memory = ", ".join(f"{who} {megabytes} MB" for who, megabytes in row["memory_mb"].items())
-    caption = f"processor {row['processor_seconds']:.1f} s; peak memory: {memory}\n{sizes}"
-    caption += f" ({row['params_bytes_a_weight']} bytes a weight)" if row["weights"] else ""
+    caption = f"processor {row['processor_seconds']:.1f} s; peak memory: {memory}\n"
+    caption += f"deploy.so {size['deploy.so'] / 1e6:.1f} MB, deploy.params {size['deploy.params'] / 1e6:.1f} MB"
+    caption += f" ({size['params_bytes_a_weight']} bytes a weight)\nactivations {size['workspace'] / 1e6:.2f} MB, "
+    caption += f"alive at once {size['largest_live_activations'] / 1e6:.2f} MB"
     result = Table(title=row["model"], title_justify="left", caption=caption, caption_justify="left")
     result.add_column("stage")
     result.add_column("s", justify="right")

@@ -14,20 +14,23 @@ from drpai_qat.cache import NO_CACHE, KernelCache
 from drpai_qat.contraction import round_products
 from drpai_qat.errors import LoweringError
 from drpai_qat.lowering import Lowered
+from drpai_qat.memory import PlanMemory
 from drpai_qat.objects import outline_kernels
+from drpai_qat.size import MemoryUse
 from drpai_qat.targets import Target
 from drpai_qat.toolchain import Linker
 
 
 def build(
     lowered: Lowered, target: Target, library: Path, linker: Linker | None = None, cache: KernelCache = NO_CACHE
-) -> None:
+) -> MemoryUse:
     """Compile the network for a target and write the library.
 
     Args:
         library: file to write; it loads with libtvm_runtime alone.
         linker: for another machine than this one; None: the compiler of this one.
         cache: of compiled kernels.
+    Returns: the memory that a run takes.
     Raises: LoweringError: an operator that TVM's importer took does not compile.
     """
     # Objects do not say which machine they are for, so TVM, which adds one with the bytecode, asks the linker.
@@ -35,16 +38,21 @@ def build(
     command, options = (cc.get_cc(), ()) if linker is None else (linker.command, linker.arguments)
     link = cc.cross_compiler(command, options=list(options), get_target_triple=lambda: triple)
     with tempfile.TemporaryDirectory() as folder:
+        plan = PlanMemory()
         objects = outline_kernels(target, cache, Path(folder))
-        compile_module(lowered.module, target, objects).export_library(str(library), fcompile=link)
+        compile_module(lowered.module, target, plan, objects).export_library(str(library), fcompile=link)
+    return plan.use
 
 
-def compile_module(module: tvm.IRModule, target: Target, *last: tvm.transform.Pass) -> relax.VMExecutable:
+def compile_module(
+    module: tvm.IRModule, target: Target, plan: PlanMemory | None = None, *last: tvm.transform.Pass
+) -> relax.VMExecutable:
     """TVM's CPU pipeline, less what our kernels do not need.
 
     They are fused already, so operator fusion is left out; reshapes stay views, so they are not legalized to copies.
 
     Args:
+        plan: told of the memory that a run takes.
         last: passes at the end of the pipeline.
     Returns: the network; without `outline_kernels` it can run in this process, too.
     """
@@ -59,6 +67,7 @@ def compile_module(module: tvm.IRModule, target: Target, *last: tvm.transform.Pa
             relax.transform.RemovePurityChecking(),
             relax.transform.CallTIRRewrite(),
             round_products,
+            (plan or PlanMemory()).as_pass(),
             *cpu.finalize_passes(tvm_target),
             *last,
         ]

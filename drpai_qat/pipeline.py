@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import json
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,7 @@ from drpai_qat.progress import Silent, Stages
 from drpai_qat.report import FoldNote, NodeCoverage, Report
 from drpai_qat.runtime import Network
 from drpai_qat.shapes import specialize
+from drpai_qat.size import MemoryUse, Size, count_quantized, count_weights
 from drpai_qat.toolchain import Linker, find_linker
 from drpai_qat.version import __version__
 
@@ -132,7 +134,7 @@ def run(options: CompileOptions, progress: Stages) -> Report:
 
             target = targets.by_name(options.target, options.mcpu)
             linker = find_linker(target.machine, options.toolchain_dir, options.cross_compiler)
-        lowered, here = _build(folded, target, linker, folder, cache, progress)
+        lowered, memory, here = _build(folded, target, linker, folder, cache, progress)
         samples = make_samples(folded.canonical, options.samples, options.seed)
         with progress.stage("running the samples"):
             first = here.run(samples[0])
@@ -143,7 +145,8 @@ def run(options: CompileOptions, progress: Stages) -> Report:
             onnx.save(folded.canonical, folder / CANONICAL)
             inputs = [samples[0][info.name] for info in lowered.inputs]
             deployment.write_arrays(folder, inputs, [first[info.name] for info in lowered.outputs])
-            report = _report(folded, lowered, target, check, options, progress)
+            size = _size(folder, folded, memory)
+            report = _report(folded, lowered, target, size, check, options, progress)
             report.write(folder)
             _manifest(report, lowered, target, folder).write(folder)
     return report
@@ -161,7 +164,7 @@ def _fold(options: CompileOptions, progress: Stages) -> _Folded:
 
 def _build(
     folded: _Folded, target: Target, linker: Linker | None, folder: Path, cache: KernelCache, progress: Stages
-) -> tuple[Lowered, Network]:
+) -> tuple[Lowered, MemoryUse, Network]:
     """Compile for the target; returns the lowered network and one that runs here, the same one if it can."""
     from drpai_qat import targets
     from drpai_qat.lowering import lower
@@ -169,20 +172,29 @@ def _build(
     with progress.stage("lowering"), _blaming(folded.source):
         lowered = lower(folded.canonical, target)
     with progress.stage(f"compiling for {target.name}" + (f" with {linker}" if linker else "")):
-        _compile(lowered, target, folder, cache, linker)
+        memory = _compile(lowered, target, folder, cache, linker)
     if target.runs_here:
-        return lowered, _network(lowered, folder)
+        return lowered, memory, _network(lowered, folder)
     host = targets.host()
     with progress.stage(f"compiling for {host.name}, to check here"):
-        return lowered, _compile_and_load(folded.canonical, host, folder, cache)
+        return lowered, memory, _compile_and_load(folded.canonical, host, folder, cache)
 
 
-def _compile(lowered: Lowered, target: Target, folder: Path, cache: KernelCache, linker: Linker | None = None) -> None:
+def _compile(
+    lowered: Lowered, target: Target, folder: Path, cache: KernelCache, linker: Linker | None = None
+) -> MemoryUse:
     from drpai_qat.build import build
 
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        run_isolated(lambda: build(lowered, target, folder / manifest.LIBRARY, linker, cache), Path(scratch))
-    deployment.write_params(folder / manifest.PARAMS, lowered.params)
+        answer = Path(scratch) / "memory.json"
+
+        def work() -> None:
+            use = build(lowered, target, folder / manifest.LIBRARY, linker, cache)
+            answer.write_text(json.dumps(asdict(use)))
+
+        run_isolated(work, Path(scratch))
+        deployment.write_params(folder / manifest.PARAMS, lowered.params)
+        return MemoryUse(**json.loads(answer.read_text()))
 
 
 def _network(lowered: Lowered, folder: Path) -> Network:
@@ -231,10 +243,16 @@ def _check(
     return result
 
 
+def _size(folder: Path, folded: _Folded, memory: MemoryUse) -> Size:
+    library, params = ((folder / name).stat().st_size for name in (manifest.LIBRARY, manifest.PARAMS))
+    return Size(library, params, count_weights(folded.canonical), memory)
+
+
 def _report(
     folded: _Folded,
     lowered: Lowered,
     target: Target,
+    size: Size,
     check: CheckResult | None,
     options: CompileOptions,
     progress: Stages,
@@ -253,21 +271,10 @@ def _report(
         notes=folded.notes,
         coverage=tuple(NodeCoverage(one.node, one.op, one.compute, one.macs, one.reason) for one in lowered.coverage),
         int8_mac_fraction=lowered.int8_mac_fraction,
+        size=size,
         check=check,
         seconds=dict(progress.seconds),
     )
-
-
-def count_quantized(model: onnx.ModelProto) -> tuple[int, int]:
-    """Numbers of quantized weights and activations of a canonical model; int32 biases are not counted."""
-    stored = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    weights = {
-        node.input[0]
-        for node in model.graph.node
-        if node.op_type == "DequantizeLinear"
-        and stored.get(node.input[0], onnx.TensorProto.INT32) != onnx.TensorProto.INT32
-    }
-    return len(weights), sum(node.op_type == "QuantizeLinear" for node in model.graph.node)
 
 
 def _manifest(report: Report, lowered: Lowered, target: Target, folder: Path) -> manifest.Manifest:

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from drpai_qat.check.fidelity import CheckResult
 from drpai_qat.check.figures import OutputFigures
+from drpai_qat.size import Size
 from drpai_qat.text import listed, one_line, seconds
 
 FILE = "report.json"
@@ -62,6 +63,7 @@ class Report:
         notes: preprocess's log.
         coverage: where each node computes.
         int8_mac_fraction: share of multiply-accumulates in integers, 0..1.
+        size: files and memory.
         check: None if --check none.
         seconds: by stage.
     """
@@ -74,6 +76,7 @@ class Report:
     notes: tuple[FoldNote, ...]
     coverage: tuple[NodeCoverage, ...]
     int8_mac_fraction: float
+    size: Size
     check: CheckResult | None
     seconds: Mapping[str, float]
 
@@ -89,6 +92,7 @@ class Report:
             "target": self.target,
             "quantized": {"weights": self.weights, "activations": self.activations},
             "int8_mac_fraction": self.int8_mac_fraction,
+            "size": self.size.to_json(),
             "check": None if self.check is None else self.check.to_json(),
             "coverage": [vars(one) for one in self.coverage],
             "notes": [vars(one) for one in self.notes],
@@ -135,6 +139,7 @@ class Report:
                 _grouped((note.reason, note.where) for note in self.notes if note.action == "skipped")
             ),
             "target": self.target,
+            "size": str(self.size),
             "time": f"{seconds(sum(self.seconds.values()))} ({self._slowest()})",
             "check": self._verdict(),
             "output": str(self.output_dir),

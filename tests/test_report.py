@@ -10,6 +10,7 @@ from drpai_qat.check.figures import compare_output
 from drpai_qat.check.layers import LayerFigures
 from drpai_qat.quantization import QuantParams
 from drpai_qat.report import FoldNote, NodeCoverage, Report
+from drpai_qat.size import MemoryUse, Size
 
 COVERAGE = (
     NodeCoverage("c1", "Conv", "int8", 600, ""),
@@ -30,6 +31,7 @@ def report(check=None):
         notes=(FoldNote("skipped", "fq7", "no consumer"), FoldNote("folded", "fq1", "weights")),
         coverage=COVERAGE,
         int8_mac_fraction=0.9,
+        size=Size(600_000, 2_400_000, 2_000_000, MemoryUse(400_000, 50_000)),
         check=check,
         seconds={"loading": 0.5, "compiling": 12.0},
     )
@@ -96,3 +98,18 @@ def test_json(tmp_path):
         "node": "c3", "op": "Conv", "compute": "float32", "macs": 100, "reason": "input has no range",
     }  # fmt: skip
     assert "out" not in content
+
+
+def test_sizes():
+    assert (
+        "code 0.6 MB, parameters 2.4 MB (1.20 bytes a weight); while running 0.4 MB of activations "
+        "(alive at once 50.0 kB)" in printed(report())
+    )
+    assert report().to_json()["size"] == {
+        "deploy.so": 600_000,
+        "deploy.params": 2_400_000,
+        "weights": 2_000_000,
+        "params_bytes_a_weight": 1.2,
+        "workspace": 400_000,
+        "largest_live_activations": 50_000,
+    }

@@ -1,0 +1,82 @@
+"""How large a compiled network is: in its files, and in memory while it runs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """What a network takes besides its parameters and its inputs, in bytes.
+
+    Attributes:
+        workspace: all blocks that hold intermediate tensors and outputs.
+        live: the largest total of tensors alive at one time: no placement needs less.
+    """
+
+    workspace: int = 0
+    live: int = 0
+
+    def __add__(self, other: MemoryUse) -> MemoryUse:
+        return MemoryUse(self.workspace + other.workspace, self.live + other.live)
+
+
+@dataclass(frozen=True)
+class Size:
+    """A compiled network.
+
+    Attributes:
+        library, params: bytes of deploy.so and deploy.params.
+        weights: elements of the canonical model's weights.
+        memory: while it runs.
+    """
+
+    library: int
+    params: int
+    weights: int
+    memory: MemoryUse
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in report.json; bytes."""
+        return {
+            "deploy.so": self.library,
+            "deploy.params": self.params,
+            "weights": self.weights,
+            "params_bytes_a_weight": round(self.params / self.weights, 3) if self.weights else None,
+            "workspace": self.memory.workspace,
+            "largest_live_activations": self.memory.live,
+        }
+
+    def __str__(self) -> str:
+        share = f" ({self.params / self.weights:.2f} bytes a weight)" if self.weights else ""
+        work, live = _megabytes(self.memory.workspace), _megabytes(self.memory.live)
+        return (
+            f"code {_megabytes(self.library)}, parameters {_megabytes(self.params)}{share}; "
+            f"while running {work} of activations (alive at once {live})"
+        )
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+def count_weights(model: onnx.ModelProto) -> int:
+    """Elements of a canonical model's 8-bit and float constants of more than one dim: weights, not biases or scales."""
+    kinds = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT}
+    return sum(math.prod(t.dims) for t in model.graph.initializer if t.data_type in kinds and len(t.dims) > 1)
+
+
+def count_quantized(model: onnx.ModelProto) -> tuple[int, int]:
+    """Numbers of quantized weights and activations of a canonical model; int32 biases are not counted."""
+    stored = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    weights = {
+        node.input[0]
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear"
+        and stored.get(node.input[0], onnx.TensorProto.INT32) != onnx.TensorProto.INT32
+    }
+    return len(weights), sum(node.op_type == "QuantizeLinear" for node in model.graph.node)
