@@ -17,6 +17,7 @@ from drpai_qat.lowering import ops as _ops  # noqa: F401  (registers the lowerin
 from drpai_qat.lowering.context import Context, LoweredNode
 from drpai_qat.lowering.graph import Graph, read_graph
 from drpai_qat.lowering.imported import lower_imported
+from drpai_qat.lowering.layer_norm import fuse_layer_norm
 from drpai_qat.lowering.parts import find_parts
 from drpai_qat.lowering.program import to_module
 from drpai_qat.lowering.ranges import find_bounds, find_grids, int16_grids
@@ -63,7 +64,7 @@ def lower(model: onnx.ModelProto, target: Target) -> Lowered:
         target: the machine.
     Raises: LoweringError: an operator has no implementation here nor in TVM's importer.
     """
-    graph = fold_constant_nodes(hoist_fake_quant(read_graph(expand_recurrent(model))))
+    graph = fuse_layer_norm(fold_constant_nodes(hoist_fake_quant(read_graph(expand_recurrent(model)))))
     grids = find_grids(graph, target.isa.activation)
     bounds = find_bounds(graph, grids)
     parts = find_parts(graph, grids, bounds)
