@@ -20,12 +20,13 @@ from drpai_qat.lowering.imported import lower_imported
 from drpai_qat.lowering.layer_norm import fuse_layer_norm
 from drpai_qat.lowering.parts import find_parts
 from drpai_qat.lowering.program import to_module
-from drpai_qat.lowering.ranges import find_bounds, find_grids, int16_grids
+from drpai_qat.lowering.ranges import find_bounds, find_grids
 from drpai_qat.lowering.recurrent import expand_recurrent
 from drpai_qat.lowering.registry import LOWERINGS
 from drpai_qat.lowering.rewrite import hoist_fake_quant
 from drpai_qat.lowering.storage import Stored, row_major
 from drpai_qat.lowering.tables import fold_constant_nodes
+from drpai_qat.lowering.wide_grids import int16_grids
 from drpai_qat.targets import Target
 from drpai_qat.tensor_info import TensorInfo
 
