@@ -1,7 +1,7 @@
 """int16 grids for bounded tensors that training left without one and that feed layers with integer weights.
 
-As fine as the layer's int32 accumulators provably allow. What lies on an exact grid of its own, such as a product of two
-grids or a mean, is given that one.
+As fine as the layer's int32 accumulators provably allow. What lies on an exact grid of its own, such as a product of
+two grids or a mean, is given that one.
 """
 
 from __future__ import annotations
