@@ -10,7 +10,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from drpai_qat.kernels import expr as E
-from drpai_qat.kernels.isa import Isa, Vector, round_to_int, splat, vector
+from drpai_qat.kernels.isa import Isa, Vector, at_least, at_most, round_to_int, splat, vector
 
 # Cephes expf: 2^n * p(r), |r| <= ln2/2, error under 1 ulp.
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
@@ -149,15 +149,11 @@ def emit(
             case E.Snap(x=x) if node is root and not clamp_root:
                 value = values[id(x)]
             case E.Snap(x=x):
-                value = T.max(T.min(values[id(x)], constant(node, "hi", lanes)), constant(node, "lo", lanes))
+                value = _clamped(isa, values[id(x)], node, lanes, constant)
                 if node is not root:
                     value = tirx.op.nearbyint(value)
-            case E.Clamp(x=x, lo=lo, hi=hi):
-                value = values[id(x)]
-                if np.isfinite(hi):
-                    value = T.min(value, constant(node, "hi", lanes))
-                if np.isfinite(lo):
-                    value = T.max(value, constant(node, "lo", lanes))
+            case E.Clamp(x=x):
+                value = _clamped(isa, values[id(x)], node, lanes, constant)
             case E.Binary(op=op, x=x, y=y):
                 value = _BINARY[op](values[id(x)], values[id(y)])
             case E.Unary(fn=fn, x=x):
@@ -171,6 +167,19 @@ def emit(
     return values[id(root)]
 
 
+def _clamped(
+    isa: Isa, value: Vector, node: E.Snap | E.Clamp, lanes: int, constant: Callable[[E.Expr, str, int], Vector]
+) -> Vector:
+    """The value within the node's finite limits."""
+    kind = vector("float32", lanes)
+    if np.isfinite(node.hi):
+        limit = constant(node, "hi", lanes)
+        value = at_most(isa, value, limit, kind) if node.hi != 0 else T.min(value, limit)
+    if np.isfinite(node.lo):
+        value = at_least(isa, value, constant(node, "lo", lanes), kind)
+    return value
+
+
 def _is(values: np.ndarray, number: float) -> bool:
     return values.size == 1 and float(values.item()) == number
 
@@ -182,5 +191,7 @@ def constants_of(node: E.Expr) -> tuple[tuple[str, np.ndarray], ...]:
             pairs = (("mul", mul, 1.0), ("add", add, 0.0))
             return tuple((name, values) for name, values, neutral in pairs if not _is(values, neutral))
         case E.Snap(lo=lo, hi=hi) | E.Clamp(lo=lo, hi=hi):
-            return tuple((name, np.asarray(v, np.float64)) for name, v in (("lo", lo), ("hi", hi)) if np.isfinite(v))
+            return tuple(
+                (name, np.asarray(v, np.float64)) for name, v in (("lo", lo + 0.0), ("hi", hi)) if np.isfinite(v)
+            )
     return ()

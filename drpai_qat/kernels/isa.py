@@ -155,6 +155,16 @@ def multiply_add(isa: Isa, x: Vector, y: Vector, acc: Vector, dtype: str) -> Vec
     return llvm("llvm.fma", dtype, x, y, acc) if isa.fma else acc + x * y
 
 
+def at_most(isa: Isa, value: Vector, limit: Vector, dtype: str) -> Vector:
+    """min(value, limit) of float32; a limit is neither 0 nor not-a-number: there CPUs choose differently."""
+    return llvm("llvm.minnum", dtype, value, limit) if isa.arm else T.min(value, limit)
+
+
+def at_least(isa: Isa, value: Vector, limit: Vector, dtype: str) -> Vector:
+    """max(value, limit) of float32; a limit is neither -0 nor not-a-number."""
+    return llvm("llvm.maxnum", dtype, value, limit) if isa.arm else T.max(value, limit)
+
+
 def pick(values: Vector, order: list[int]) -> Vector:
     """Elements of a vector, by constant position; a scalar where there is one."""
     return tirx.Shuffle([values], [tirx.const(i, "int32") for i in order])
