@@ -51,7 +51,7 @@ def share(weights: Weights, qmax: int, steps: int, width: int) -> float:
     over = np.zeros((len(weights), weights[0].size // (_PACK * steps)), bool)
     sums = _signed_parts(weights.reshape(len(weights), -1, _PACK), steps)
     for part, limit in zip(sums, _limits(qmax), strict=True):
-        over |= (part.sum((2, 4)) > limit).any(-1)
+        over |= (_group_sums(part) > limit).any(-1)
     starts = np.arange(0, len(weights), width)
     return float(np.logical_or.reduceat(over, starts, axis=0).mean()) / steps
 
@@ -102,11 +102,31 @@ def _signed_parts(flat: Weights, steps: int) -> tuple[npt.NDArray[np.int32], npt
     return np.maximum(wide, 0), np.maximum(-wide, 0)
 
 
+def _group_sums(part: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Sums over steps and the two of a pair, shape (channels, groups, pairs); by additions: short axes sum slowly."""
+    pairs = part[..., 0] + part[..., 1]
+    total = pairs[:, :, 0]
+    for step in range(1, pairs.shape[2]):
+        total = total + pairs[:, :, step]
+    return total
+
+
 def _moved(flat: Weights, qmax: int, steps: int) -> npt.NDArray[np.int8]:
     """The excess of one block, shape of `flat` (channels, products, 4), taken from few products."""
     parts = _signed_parts(flat, steps)
-    needs = [np.maximum(part.sum((2, 4)) - limit, 0) for part, limit in zip(parts, _limits(qmax), strict=True)]
-    # The product of each group that can give most of what is needed comes first.
+    over = [np.maximum(_group_sums(part) - limit, 0) for part, limit in zip(parts, _limits(qmax), strict=True)]
+    groups = np.flatnonzero((over[0] + over[1]).any((0, 2)))
+    moved = np.zeros(parts[0].shape, np.int32)
+    if groups.size:
+        some = [part[:, groups] for part in parts]
+        moved[:, groups] = _taken(some, [need[:, groups] for need in over], qmax, steps)
+    return moved.astype(np.int8).reshape(flat.shape)
+
+
+def _taken(
+    parts: list[npt.NDArray[np.int32]], needs: list[npt.NDArray[np.int32]], qmax: int, steps: int
+) -> npt.NDArray[np.int32]:
+    """What is taken from the groups that need it; the product that can give most of it comes first."""
     short = sum(
         np.maximum(need[:, :, None] - part.sum(-1), 0).sum((0, 3)) for need, part in zip(needs, parts, strict=True)
     )
@@ -114,12 +134,13 @@ def _moved(flat: Weights, qmax: int, steps: int) -> npt.NDArray[np.int8]:
     groups = np.arange(order.shape[0])
     moved = np.zeros(parts[0].shape, np.int32)
     for part, need, sign, limit in zip(parts, needs, (1, -1), _limits(qmax), strict=True):
+        left = need
         for step in order.T:
             there = part[:, groups, step]
-            taken = np.minimum(need, there.sum(-1))
-            need = need - taken
+            taken = np.minimum(left, there.sum(-1))
+            left = left - taken
             first = np.minimum(taken, there[..., 0])
             if (taken > limit).any():
                 raise ValueError(f"an extra product leaves int16 (activations up to {qmax}, {steps} steps)")
             moved[:, groups, step] += sign * np.stack([first, taken - first], -1)
-    return moved.astype(np.int8).reshape(flat.shape)
+    return moved

@@ -229,14 +229,14 @@ def dot4_steps(weights: npt.NDArray[np.int8], qmax: int, limit: int = 4) -> int:
     Returns: 4, 2, 1 or 0, a divisor of channels / 4.
     """
     pairs = weights.reshape(-1, weights.shape[-1] // 4, 2, 2).astype(np.int32)
-    high, low = np.maximum(pairs, 0).sum(-1) * qmax, np.minimum(pairs, 0).sum(-1) * qmax
-    count = high.shape[1]
-    steps = limit
-    while steps:
-        if count % steps == 0:
-            high_sum = high.reshape(len(high), count // steps, steps, 2).sum(2)
-            low_sum = low.reshape(len(low), count // steps, steps, 2).sum(2)
-            if high_sum.max(initial=0) <= 32767 and low_sum.min(initial=0) >= -32768:
-                return steps
-        steps //= 2
-    return 0
+    first, second = pairs[..., 0], pairs[..., 1]
+    high = np.maximum(first, 0) + np.maximum(second, 0)
+    low = np.minimum(first, 0) + np.minimum(second, 0)
+    proven, steps = 0, 1
+    # Bounds only grow with the steps: the first failure is the last question.
+    while high.max(initial=0) * qmax <= 32767 and low.min(initial=0) * qmax >= -32768:
+        proven, steps = steps, 2 * steps
+        if steps > limit or high.shape[1] % 2:
+            break
+        high, low = high[:, 0::2] + high[:, 1::2], low[:, 0::2] + low[:, 1::2]
+    return proven
