@@ -100,7 +100,7 @@ def tensorflow(
         ModelError: a Keras 3 model or none at all, open dimensions, a range that never saw data, or what tf2onnx can't
             convert.
         DeploymentError: the path can't be written.
-        OptionError: another operator set.
+        OptionError: another operator set, or another number of names than of inputs or outputs.
     """
     for package in ("tensorflow", "tf_keras", "tensorflow_model_optimization", "tf2onnx"):
         if importlib.util.find_spec(package) is None:

@@ -62,8 +62,9 @@ def _traced(network: Network) -> Any:
 
     try:
         return run.get_concrete_function()
-    except (ValueError, TypeError, tf.errors.OpError) as error:
-        raise ModelError(f"the model can't be called with {network.inputs}: {_last_line(error)}") from error
+    except Exception as error:  # whatever the model raises
+        taken = ", ".join(f"{one.name} {one.dtype.name}{one.shape.as_list()}" for one in network.inputs)
+        raise ModelError(f"the model can't be called with {taken}: {_last_line(error)}") from error
 
 
 def _convert(
@@ -80,18 +81,21 @@ def _convert(
     quantized.take_weights(graph_def)
     inputs = [one.name for one in frozen.inputs]
     outputs = [one.name for one in frozen.outputs]
-    names = _names("input", input_names or [one.name for one in network.inputs], len(inputs))
-    names += _names("output", output_names or network.output_names, len(outputs))
+    names = _names("input", input_names, [one.name for one in network.inputs], len(inputs))
+    names += _names("output", output_names, network.output_names, len(outputs))
     with _failures() as failures:
-        converted, _ = tf2onnx.convert.from_graph_def(
-            graph_def,
-            name="network",
-            input_names=inputs + [f"{name}:0" for name in quantized.weights],
-            output_names=outputs,
-            opset=opset,
-            custom_op_handlers=quantized.handlers(),
-            tensors_to_rename=dict(zip(inputs + outputs, names, strict=True)),
-        )
+        try:
+            converted, _ = tf2onnx.convert.from_graph_def(
+                graph_def,
+                name="network",
+                input_names=inputs + [f"{name}:0" for name in quantized.weights],
+                output_names=outputs,
+                opset=opset,
+                custom_op_handlers=quantized.handlers(),
+                tensors_to_rename=dict(zip(inputs + outputs, names, strict=True)),
+            )
+        except Exception as error:  # it fails in as many ways as models differ; the reason is kept
+            failures.append(_last_line(error))
     if quantized.errors or failures:
         reasons = quantized.errors or failures
         more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
@@ -154,10 +158,13 @@ def _random_inputs(network: Network, converted: onnx.ModelProto) -> list[NDArray
     return arrays
 
 
-def _names(stem: str, given: Sequence[str] | None, count: int) -> list[str]:
-    """Names for the graph; those of a model may come twice, or miss."""
-    if given is not None and len(given) == len(set(given)) == count:
-        return list(given)
+def _names(stem: str, given: Sequence[str] | None, own: list[str] | None, count: int) -> list[str]:
+    """Names for the graph: given ones, else the model's own, which may come twice or miss, else made ones."""
+    if given is not None and len(set(given)) != count:
+        raise OptionError(f"{stem}_names: {', '.join(given)} for {count} {stem}s; give as many, each once")
+    for names in (given, own):
+        if names is not None and len(names) == len(set(names)) == count:
+            return list(names)
     return [stem] if count == 1 else [f"{stem}_{index}" for index in range(count)]
 
 

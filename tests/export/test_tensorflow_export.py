@@ -223,7 +223,7 @@ def test_what_is_always_zero_stays_zero(tmp_path):
     x = Quantized(-1.0, 1.0)(image)
     dead = Quantized(0.0, 0.0)(layers.ReLU()(x))  # TensorFlow makes zeros of everything
     exported = export.tensorflow(keras.Model(image, x + dead), tmp_path / "net.onnx", example_inputs=EXAMPLE)
-    assert exported.max_error < 1.01 * 2 / 255  # a tie of the first quantizer; a quarter of x if `dead` lived
+    assert exported.max_error < 1.01 * 2 / 255  # a tie of the first quantizer; 1 if `dead` lived
     assert "always zero" in str(exported)
 
 
@@ -254,6 +254,15 @@ class Quantized(layers.Layer):
         return tf.quantization.fake_quant_with_min_max_vars(x, tf.reduce_min(x) if low is None else low, high, bits)
 
 
+class Raising(layers.Layer):
+    """Fails when it is called."""
+
+    def call(self, x):
+        if x.shape[0] == 1:
+            raise KeyError("no such layer")
+        return x
+
+
 def sequence(*members, shape=SHAPE):
     return keras.Sequential([layers.InputLayer(shape, name="image"), *members])
 
@@ -269,6 +278,7 @@ def sequence(*members, shape=SHAPE):
         (lambda: sequence(layers.ReLU(), shape=(None, None, 3)), "'image' has open dimensions.*give example_inputs"),
         (lambda: sequence(layers.Lambda(tf.math.lgamma)), "Lgamma.* is not supported"),
         (lambda: "missing.h5", "missing.h5: no such file"),
+        (lambda: sequence(Raising()), "can't be called with image float32\\[1, 8, 8, 3\\]: .*no such layer"),
     ],
 )
 def test_refusals_name_the_cause_and_leave_no_file(model, message, tmp_path):
@@ -292,6 +302,8 @@ def test_refusals_of_files_and_options(tmp_path):
         export.tensorflow(model, tmp_path / "net.onnx", opset=12)
     with pytest.raises(ModelError, match=r"'image' has the shape \(None, 8, 8, 3\), its example \(2, 4, 4, 3\)"):
         export.tensorflow(model, tmp_path / "net.onnx", example_inputs=EXAMPLE[:, :4, :4])
+    with pytest.raises(OptionError, match="input_names: a, b for 1 inputs"):
+        export.tensorflow(model, tmp_path / "net.onnx", input_names=["a", "b"])
     (tmp_path / "damaged.h5").write_bytes(b"not HDF5")
     with pytest.raises(ModelError, match=r"damaged.h5 can't be loaded: .*load it yourself"):
         export.tensorflow(tmp_path / "damaged.h5", tmp_path / "net.onnx")
