@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ import click
 from rich.console import Console
 
 from drpai_qat.cli_board import bundle_command, run_command
-from drpai_qat.errors import DrpaiQatError, OptionError
+from drpai_qat.errors import OptionError
 from drpai_qat.interrupts import Interrupts
 from drpai_qat.options import (
     CHECK_KINDS,
@@ -29,10 +28,9 @@ from drpai_qat.options import (
     compile_options,
     refuse_unserved,
 )
+from drpai_qat.outcome import CHECK_FELL_SHORT, DONE, INTERRUPTED, guarded, say
 from drpai_qat.text import one_line
 from drpai_qat.version import __version__
-
-DONE, NAMED_ERROR, CHECK_FELL_SHORT, INTERRUPTED = 0, 1, 3, 130  # click's usage errors are 2
 
 _PLAIN_WIDTH = 140
 
@@ -169,35 +167,8 @@ def _compile(options: CompileOptions, interrupts: Interrupts, quiet: bool, verbo
             console = Console(width=_PLAIN_WIDTH)  # rich would wrap at 80
         report.print(console, notes=verbose)
     elif not report.passed and report.check is not None:
-        _say("; ".join((*report.check.shortfalls, report.check.divergence)))
+        say("; ".join(filter(None, (*report.check.shortfalls, report.check.divergence))))
     return DONE if report.passed else CHECK_FELL_SHORT
-
-
-def guarded(work: Callable[[Interrupts], int], verbose: bool) -> int:
-    """Run, and make every outcome an exit status and at most one line on stderr."""
-    with Interrupts() as interrupts:
-        try:
-            return work(interrupts)
-        except BaseException as error:
-            if interrupts.received or isinstance(error, KeyboardInterrupt):  # a library may wrap it in its own
-                _say("interrupted")
-                return interrupts.status
-            if isinstance(error, DrpaiQatError):
-                _say(f"error: {one_line(error, 1000)}")
-            elif isinstance(error, MemoryError):
-                _say("error: out of memory: close other programs, or compile on a larger machine")
-            elif isinstance(error, Exception):
-                if verbose:
-                    traceback.print_exc()
-                what = f"{type(error).__name__}: {one_line(error)}"
-                _say(f"error: internal: {what}: please report it (--verbose shows where)")
-            else:
-                raise
-            return NAMED_ERROR
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)
 
 
 @click.group(context_settings=_CONTEXT)

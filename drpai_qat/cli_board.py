@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from drpai_qat.outcome import CHECK_FELL_SHORT, DONE, guarded
+
 PATH = click.Path(path_type=Path)
 FOLDER = click.argument("folder", metavar="OUT", type=PATH)
 
@@ -29,8 +31,6 @@ def bundle_command(context: click.Context, /, **values: Any) -> None:
 
     Network, sample data, runtime libraries, a compiled runner and a Python one: copy it and start ./run_inference.
     """
-    from drpai_qat.cli import guarded
-
     context.exit(guarded(lambda _: _bundle(values), verbose=False))
 
 
@@ -48,7 +48,7 @@ def _bundle(values: dict[str, Any]) -> int:
     )
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file()) / 1e6
     click.echo(f"{output}: {size:.1f} MB; copy it to the board and run ./{RUNNER}")
-    return 0
+    return DONE
 
 
 @click.command(short_help="Run a deployed network on its sample input, here or on a board.")
@@ -65,8 +65,6 @@ def run_command(context: click.Context, /, **values: Any) -> None:
     Compares with the sample run made when it was compiled, and prints latencies. Exit status: 0 identical or within
     tolerance, 1 error, 2 wrong usage, 3 different.
     """
-    from drpai_qat.cli import guarded
-
     if values["rpc"] and values["rpc_tracker"]:
         raise click.UsageError("--rpc names one machine, --rpc-tracker asks for any: give one of them", context)
     if values["rpc_key"] and not values["rpc_tracker"]:
@@ -95,4 +93,4 @@ def _run(values: dict[str, Any]) -> int:
     if values["output_dir"] is not None:
         result.write(values["output_dir"])
     click.echo(str(result))
-    return 0 if result.same else 3
+    return DONE if result.same else CHECK_FELL_SHORT
