@@ -66,6 +66,8 @@ def find_parts(graph: Graph, grids: dict[str, Grid], bounds: dict[str, Bounds]) 
 def _parts_of(
     graph: Graph, node: Node, grids: dict[str, Grid], bounds: dict[str, Bounds], known: Parts, sums: set[str]
 ) -> tuple[Part, ...] | None:
+    if node.op not in ("Add", "Sum", "Concat"):  # others may lack their first output, and with it a shape
+        return None
     shape = graph.shapes[node.output]
     if node.output in grids or len(shape) not in (3, 4):
         return None
