@@ -6,8 +6,10 @@ alive at once. Here any type may follow any other. A tensor starts where its blo
 
 from __future__ import annotations
 
+import bisect
 import math
-from collections.abc import Callable, Iterable, Sequence
+import random
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +20,10 @@ from drpai_qat.size import MemoryUse
 
 _WASTE = 1.25
 """A result may keep a block alive that is so much larger than itself."""
+
+_NOISY = 32  # orders with noise
+_WORK = 20_000  # tensors placed in them at most
+_NEVER = 1 << 60
 
 
 @dataclass(frozen=True)
@@ -39,52 +45,70 @@ class Lifetime:
 def place(tensors: Sequence[Lifetime]) -> tuple[list[int], list[int]]:
     """The block of each tensor, and the size of each block.
 
-    Three heuristics, and whichever needs least; on our models that is up to 1.5 times what is alive at once.
+    Tensors are placed in several orders, and the result that needs least is taken; on most of our models that is below
+    1.3 times what is alive at once.
     Source: Pisarchyk and Lee, Efficient Memory Management for Deep Neural Net Inference, 2020: "shared objects", greedy
-    by size and by breadth; the third takes tensors as they come and wastes as little as it can.
+    by size and by breadth. To these come the order of time, and orders by size with some noise.
     """
+    return min((_assign(tensors, order) for order in _orders(tensors)), key=lambda found: sum(found[1]))
+
+
+def _orders(tensors: Sequence[Lifetime]) -> Iterator[list[int]]:
+    indices = list(range(len(tensors)))
+    yield indices
+    by_size = sorted(indices, key=lambda i: -tensors[i].size)
+    yield by_size
     alive = _totals(tensors)
     breadth = [max(alive[tensor.first : tensor.last + 1]) for tensor in tensors]
-    by_size = sorted(range(len(tensors)), key=lambda i: -tensors[i].size)
-    by_breadth = sorted(by_size, key=lambda i: -breadth[i])
-    return min(
-        (
-            _assign(tensors, by_size, lambda size, block, gap: (max(size - block, 0), gap)),
-            _assign(tensors, by_breadth, lambda size, block, gap: (max(size - block, 0), gap)),
-            _assign(tensors, range(len(tensors)), lambda size, block, gap: (max(size - block, 0), block)),
-        ),
-        key=lambda found: sum(found[1]),
-    )
+    yield sorted(by_size, key=lambda i: -breadth[i])
+    generator = random.Random(0)  # the same network always gets the same places
+    for _ in range(min(_NOISY, _WORK // max(1, len(tensors)))):
+        noisy = [tensor.size * generator.uniform(0.6, 1) for tensor in tensors]
+        yield sorted(indices, key=lambda i: -noisy[i])
 
 
-def _assign(
-    tensors: Sequence[Lifetime], order: Iterable[int], cost: Callable[[int, int, int], tuple[int, int]]
-) -> tuple[list[int], list[int]]:
-    """Each tensor in turn joins the cheapest block that is free for all its life, or gets one of its own.
+@dataclass
+class _Block:
+    """Tensors that live one after another, in the order of time; `limit`: what a result among them bears."""
 
-    Args:
-        cost: of a tensor's size, the block's, and the steps to the nearest tensor in it: growth first.
-    """
+    size: int
+    limit: float
+    firsts: list[int]
+    lasts: list[int]
+
+    def gap(self, tensor: Lifetime) -> int:
+        """Steps between its life and the nearest other's; 0 or less where they overlap."""
+        at = bisect.bisect(self.firsts, tensor.first)
+        after = self.firsts[at] - tensor.last if at < len(self.firsts) else _NEVER
+        return min(after, tensor.first - self.lasts[at - 1] if at else _NEVER)
+
+    def add(self, tensor: Lifetime) -> None:
+        at = bisect.bisect(self.firsts, tensor.first)
+        self.firsts.insert(at, tensor.first)
+        self.lasts.insert(at, tensor.last)
+        self.size = max(self.size, tensor.size)
+        self.limit = min(self.limit, _limit(tensor))
+
+
+def _assign(tensors: Sequence[Lifetime], order: Iterable[int]) -> tuple[list[int], list[int]]:
+    """Each tensor in turn joins the free block that grows least, then the one least idle; or gets one of its own."""
     chosen = [0] * len(tensors)
-    blocks: list[list[Lifetime]] = []
-    sizes: list[int] = []
+    blocks: list[_Block] = []
     for i in order:
-        tensor, best = tensors[i], (tensors[i].size, 0)
-        chosen[i] = len(blocks)
+        tensor = tensors[i]
+        best, chosen[i] = (tensor.size, 0), len(blocks)
         for number, block in enumerate(blocks):
-            gap = min(max(other.first - tensor.last, tensor.first - other.last) for other in block)
-            size = max(sizes[number], tensor.size)
-            if gap <= 0 or any(other.outlives and size > _WASTE * other.size for other in (tensor, *block)):
-                continue
-            price = cost(tensor.size, sizes[number], gap)
-            if price < best:
-                best, chosen[i] = price, number
+            gap, size = block.gap(tensor), max(block.size, tensor.size)
+            if gap > 0 and size <= min(block.limit, _limit(tensor)) and (size - block.size, gap) < best:
+                best, chosen[i] = (size - block.size, gap), number
         if chosen[i] == len(blocks):
-            blocks.append([])
-            sizes.append(0)
-        blocks[chosen[i]].append(tensor)
-        sizes[chosen[i]] = max(sizes[chosen[i]], tensor.size)
-    return chosen, sizes
+            blocks.append(_Block(0, math.inf, [], []))
+        blocks[chosen[i]].add(tensor)
+    return chosen, [block.size for block in blocks]
+
+
+def _limit(tensor: Lifetime) -> float:
+    return _WASTE * tensor.size if tensor.outlives else math.inf
 
 
 def largest_live(tensors: Sequence[Lifetime]) -> int:
