@@ -25,7 +25,7 @@ slow-pytorch: $(VENV)/.installed-slow
 	$(BIN)/python -m pytest -n auto -q -m slow
 
 slow-tensorflow: $(TF_VENV)/.installed
-	$(TF_VENV)/bin/python -m pytest -n auto --dist loadfile -q -m slow $(TF_TESTS)
+	$(TF_VENV)/bin/python -m pytest -n auto --dist worksteal -q -m slow $(TF_TESTS)
 
 # Arm64 code under qemu, beside the x86 build: sets up an Arm64 Python in build/arm64 on first use.
 arm: $(VENV)/.installed-dev
