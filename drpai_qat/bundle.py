@@ -27,6 +27,7 @@ LIBRARIES = {"apache-tvm": "tvm/lib/libtvm_runtime.so", "apache-tvm-ffi": "tvm_f
 
 RUNNER = "run_inference"
 _SOURCES = ("drpai_qat.h", "drpai_qat.cpp", "run_inference.cpp", "CMakeLists.txt", "aarch64-toolchain.cmake")
+_NOT_FOR_THE_BOARD = ("model_int8.onnx", "report.json")  # the first is as large as the weights
 _BESIDE = ("run_inference.py", "README.md")
 _PLATFORMS = ("2_17", "2_24", "2_27", "2_28")
 _INSTALL_CXX = "apt-get install g++-aarch64-linux-gnu"
@@ -62,6 +63,8 @@ def bundle(
     linker = _cxx(find_linker(machine.machine, toolchain_dir, cross_compiler))
     with deployment.staged(output_dir) as staging:
         for name in found.files:
+            if name in _NOT_FOR_THE_BOARD:
+                continue
             (staging / name).parent.mkdir(parents=True, exist_ok=True)
             try:
                 shutil.copyfile(folder / name, staging / name)

@@ -82,6 +82,7 @@ def run_board(board: Path, arm64: Path, *arguments: str) -> subprocess.Completed
 def test_bundle_is_small(board: Path) -> None:
     size = sum(path.stat().st_size for path in board.rglob("*") if path.is_file() and path.name != "deploy.params")
     assert size < 8e6
+    assert not list(board.rglob("*.onnx"))  # as large as the weights, and nothing on the board reads it
     assert {path.name for path in (board / "lib").iterdir()} == {"libtvm_runtime.so", "libtvm_ffi.so"}
 
 
