@@ -27,6 +27,7 @@ class _Builder:
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.values: list[onnx.TensorProto] = []
+        self.seen: list[tuple[str, tuple[int, ...]]] = []  # outputs beside the last one
         self.rng = np.random.default_rng(0)
 
     def node(self, op: str, *inputs: str, **attributes: object) -> str:
@@ -47,14 +48,22 @@ class _Builder:
         scale, zero_point = (np.float32(8 / 255), 120) if signed else (np.float32(6 / 255), 0)
         return self.fake_quant(x, np.asarray(scale), np.asarray(zero_point, np.uint8))
 
-    def conv(self, x: str, cin: int, cout: int, kernel: int, stride: int = 1, groups: int = 1) -> str:
+    def conv(
+        self, x: str, cin: int, cout: int, kernel: int, stride: int = 1, groups: int = 1, dilation: int = 1
+    ) -> str:
         fan_in = cin // groups * kernel**2
         weights = self.rng.normal(0, np.sqrt(2 / fan_in), (cout, cin // groups, kernel, kernel)).astype(np.float32)
         scale = np.abs(weights).max((1, 2, 3)) / 127
         quantized = self.fake_quant(self.value(weights), scale, np.zeros(cout, np.int8), axis=0)
         bias = self.value(self.rng.normal(0, 0.1, cout).astype(np.float32))
-        pads = [kernel // 2] * 4
-        attributes = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": pads, "group": groups}
+        pads, dilations = [kernel // 2 * dilation] * 4, [dilation] * 2
+        attributes = {
+            "kernel_shape": [kernel] * 2,
+            "strides": [stride] * 2,
+            "pads": pads,
+            "group": groups,
+            "dilations": dilations,
+        }
         return self.node("Conv", x, quantized, bias, **attributes)
 
     def relu(self, x: str, *, quantize: bool = True) -> str:
@@ -70,6 +79,7 @@ class _Builder:
         y = self.node("Gemm", x, quantized, self.value(np.zeros(1000, np.float32)), transB=1)
         inputs = [oh.make_tensor_value_info("image", onnx.TensorProto.FLOAT, (1, 3, 224, 224))]
         outputs = [oh.make_tensor_value_info(y, onnx.TensorProto.FLOAT, (1, 1000))]
+        outputs += [oh.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in self.seen]
         graph = oh.make_graph(self.nodes, "network", inputs, outputs, self.values)
         return oh.make_model(graph, opset_imports=[oh.make_opsetid("", 13)], ir_version=8)
 
@@ -105,3 +115,22 @@ def mobilenet_v2() -> onnx.ModelProto:
             x = net.node("Add", x, y) if stride == 1 and channels == out else y
             channels = out
     return net.model(net.relu(net.conv(x, channels, 1280, 1)), 1280)
+
+
+def odd_shapes() -> onnx.ModelProto:
+    """Channels that fill no register; many kernels, strides, dilations and groups; int16 sums. All are outputs."""
+    net = _Builder()
+    x = net.activation("image", signed=True)
+    channels, size = 3, 224
+    for out, kernel, stride, groups, dilation in (
+        (12, 3, 4, 1, 1), (20, 3, 1, 1, 2), (36, 1, 1, 4, 1), (36, 5, 2, 36, 1), (7, 1, 1, 1, 1), (33, 2, 1, 1, 1),
+        (28, 3, 1, 1, 1), (28, 3, 1, 2, 1), (28, 3, 1, 28, 2),
+    ):  # fmt: skip
+        y = net.conv(x, channels, out, kernel, stride, groups, dilation)
+        size = (size + 2 * (kernel // 2 * dilation) - dilation * (kernel - 1) - 1) // stride + 1
+        shortcut, x = x, net.relu(y)
+        if channels == out and stride == 1:
+            x = net.node("Relu", net.node("Add", shortcut, x))
+        channels = out
+        net.seen.append((x, (1, channels, size, size)))
+    return net.model(x, channels)
