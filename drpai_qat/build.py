@@ -36,7 +36,8 @@ def build(
     # Objects do not say which machine they are for, so TVM, which adds one with the bytecode, asks the linker.
     triple = target.mtriple or tvm.target.codegen.llvm_get_system_triple()
     command, options = (cc.get_cc(), ()) if linker is None else (linker.command, linker.arguments)
-    link = cc.cross_compiler(command, options=list(options), get_target_triple=lambda: triple)
+    # TVM's debug information names TIR that nobody has: more than a third of the file.
+    link = cc.cross_compiler(command, options=[*options, "-Wl,--strip-debug"], get_target_triple=lambda: triple)
     with tempfile.TemporaryDirectory() as folder:
         plan = PlanMemory()
         objects = outline_kernels(target, cache, Path(folder))

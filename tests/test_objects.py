@@ -56,6 +56,7 @@ def test_the_second_build_finds_every_kernel(lowered: Lowered, tmp_path: Path, m
     assert same(first, second)
     libraries = [(tmp_path / name / "deploy.so").read_bytes() for name in ("plain", "first", "second")]
     assert libraries[0] == libraries[1] == libraries[2]
+    assert b".debug_info" not in libraries[0]
 
 
 def test_other_weights_find_every_kernel(lowered: Lowered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
