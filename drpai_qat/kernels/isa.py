@@ -115,19 +115,14 @@ def dot4_int32(isa: Isa, acc: Vector, activations: Vector, weights: Vector) -> V
 
 
 def dot2(isa: Isa, acc: Vector, activations: Vector, weights: Vector) -> Vector:
-    """acc + the sum of two int16 x int16 products a lane, in int32."""
-    if isa.arm:  # two SMLAL: the even and the odd elements
-        for order in ([0, 2, 4, 6], [1, 3, 5, 7]):
-            x, w = (T.Cast("int32x4", pick(operand, order)) for operand in (activations, weights))
-            acc = acc + x * w
-        return acc
+    """acc + the sum of two int16 x int16 products a lane, in int32 (x86)."""
     if isa.dot4_exact:
         return llvm(_DPWSSD[isa.lanes], vector("int32", isa.lanes), acc, activations, weights)
     return acc + llvm(_MADDWD[isa.lanes], vector("int32", isa.lanes), activations, weights)
 
 
 def dot2_by_lane(acc: Vector, activations: list[Vector], weights: Vector) -> Vector:
-    """The same on Arm for activations that are each in all lanes: SMLAL by element."""
+    """The same on Arm, of two activations that are in all lanes each: SMLAL by element, with even and odd weights."""
     for x, order in zip(activations, ([0, 2, 4, 6], [1, 3, 5, 7]), strict=True):
         acc = acc + T.Cast("int32x4", pick(weights, order)) * T.Cast("int32x4", x)
     return acc

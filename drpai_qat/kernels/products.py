@@ -7,9 +7,8 @@
     fma    float32          float32  float32       (float)
 
 `steps` of dot4 without VNNI: how many vpmaddubsw results are added in int16 before they are widened; of `pairs`
-likewise. With SDOT: how many steps share one load of activations, each taking its lane of the register. `repair` of
-dot4: the largest activation, where so many steps fit int16 only after the excess of some weights is split off
-(`excess.py`); 0 where they fit as they are.
+likewise; 1 where the hardware accumulates in int32. `repair` of dot4: the largest activation, where so many steps fit
+int16 only after the excess of some weights is split off (`excess.py`); 0 where they fit as they are.
 """
 
 from __future__ import annotations
@@ -171,7 +170,7 @@ def product8(isa: Isa, weights: npt.NDArray[np.int8], qmin: int, qmax: int) -> P
     """
     if isa.arm:
         if isa.dot4_exact:
-            return Product("dot4", 4, "int8", "int8", "int32", isa.lanes)
+            return Product("dot4", 4, "int8", "int8", "int32")
         return Product("pairs", 2, "int8", "int8", "int32", pair_steps(weights, max(-qmin, qmax)))
     if isa.dot4_exact:
         return dot4()
