@@ -153,6 +153,7 @@ def _joined(grids: list[Grid | None]) -> Grid | None:
 def find_bounds(graph: Graph, grids: dict[str, Grid]) -> dict[str, Bounds]:
     """Bounds of tensors by interval arithmetic, from grids and from operators with a bounded image."""
     bounds: dict[str, Bounds] = {}
+    row_sums = _row_sums(graph)
 
     def of(name: str) -> Bounds | None:
         if name in bounds:
@@ -169,10 +170,34 @@ def find_bounds(graph: Graph, grids: dict[str, Grid]) -> dict[str, Bounds]:
         if node.output in bounds:
             continue
         found = _bounds_of(graph, node, of)
+        if node.op == "MatMul" and node.inputs[0] in row_sums:
+            found = _weighted_mean(of(node.inputs[1]), row_sums[node.inputs[0]])
         if found is not None and all(math.isfinite(b) for b in found):
             for name in node.outputs:
                 bounds[name] = found
     return bounds
+
+
+def _row_sums(graph: Graph) -> dict[str, float]:
+    """Largest sum of a row, along the last axis, of tensors that hold Softmax's probabilities."""
+    sums: dict[str, float] = {}
+    for node in graph.nodes:
+        rank = len(graph.shapes.get(node.output, ()))
+        if node.op == "Softmax" and rank and node.attributes.get("axis", -1) % rank == rank - 1:
+            sums[node.output] = 1.0
+        elif node.inputs and node.inputs[0] in sums and node.op in ("Identity", "Cast", "Dropout"):
+            sums[node.output] = sums[node.inputs[0]]
+        elif node.op == FAKE_QUANT and node.inputs[0] in sums and node.params is not None:
+            step = float(np.max(node.params.scale))
+            sums[node.output] = sums[node.inputs[0]] + graph.shapes[node.output][-1] * step / 2
+    return sums
+
+
+def _weighted_mean(values: Bounds | None, weight: float) -> Bounds | None:
+    """Bounds of attention: values weighted by probabilities; a hundredth for those that int16 rounds up."""
+    if values is None:
+        return None
+    return 1.01 * weight * min(values[0], 0.0), 1.01 * weight * max(values[1], 0.0)
 
 
 def _bounds_of(graph: Graph, node: Node, of: Callable[[str], Bounds | None]) -> Bounds | None:

@@ -70,3 +70,19 @@ def test_a_product_of_activations_leaves_what_the_known_operand_does_not_need():
     difference = lsb(compiled(source, feeds)[0], reference(source, feeds)[0], 0.0043)
     assert difference.max() <= 1
     assert np.mean(difference > 0) < 0.012  # with the square root 0.022
+
+
+def test_attention_is_bounded_by_what_it_weights():
+    """Probabilities sum to one: the projection behind Softmax x V is integer without a trained range of its input."""
+    body = "p = Softmax(x)\n" + qdq("v", "a") + "c = MatMul(p, a)\nw = DequantizeLinear<axis=1>(wq, sw, zw)\n"
+    rng = np.random.default_rng(7)
+    source = model(
+        "(float[1,64,17] x, float[1,17,32] v) => (float[1,64,24] y)", body + "d = MatMul(c, w)\n" + qdq("d", "y"),
+        wq=rng.integers(-100, 101, (32, 24)).astype(np.int8), sw=np.full(24, 0.0021, np.float32),
+        zw=np.zeros(24, np.int8), **grid("a", 0.021, 3, "int8"), **grid("y", 0.0083, 0, "int8"),
+    )  # fmt: skip
+    feeds = {n: rng.normal(0, 1, s).astype(np.float32) for n, s in (("x", (1, 64, 17)), ("v", (1, 17, 32)))}
+    assert [node.compute for node in lowered(source).coverage if node.op == "MatMul"] == ["int16", "int16"]
+    difference = lsb(compiled(source, feeds)[0], reference(source, feeds)[0], 0.0083)
+    assert difference.max() <= 1
+    assert np.mean(difference > 0) < 0.012
