@@ -32,8 +32,6 @@ FLOAT_LAYERS = {
     "tf_partdense_op13": {"Conv": NO_WEIGHTS},
     "pt_fx_unet": {"ConvTranspose": NO_WEIGHTS},
     "nncf_mbv3": {"Conv": NO_WEIGHTS},
-    # The attention's output goes to its projection without a fake-quant between.
-    "pt_stub_vit": {"MatMul": NO_INPUT_RANGE},
 }
 NAMES = sorted(path.stem for path in MODELS.glob("*.onnx"))
 
