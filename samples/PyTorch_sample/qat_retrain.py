@@ -16,7 +16,7 @@ import click
 import networks
 import torch
 from datasets import DEFAULT, batches, open_data
-from recipes import FUSING_RECIPES, RECIPES, prepare, settle_ranges, training_mode
+from recipes import QUANTIZABLE_RECIPES, RECIPES, prepare, settle_ranges, training_mode
 from torch import Tensor
 from train import GRAY_NETWORKS
 from training import Schedule, console, device_of, evaluate, fit, seed_everything
@@ -66,7 +66,7 @@ def main(
         raise click.UsageError(f"{pretrained} is missing: run train.py --model {model} first")
     checkpoint = torch.load(pretrained, map_location="cpu", weights_only=True)
     sets = open_data(data or checkpoint["data"], gray=model in GRAY_NETWORKS)
-    network = networks.build(model, checkpoint["classes"], quantizable=recipe in FUSING_RECIPES)
+    network = networks.build(model, checkpoint["classes"], quantizable=recipe in QUANTIZABLE_RECIPES)
     network.load_state_dict(checkpoint["state_dict"])
     network.to(device_of(device)).eval()
     rows = {"float": evaluate(network, sets.test)}

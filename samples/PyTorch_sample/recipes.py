@@ -28,7 +28,7 @@ from torch.ao.quantization import (
 warnings.filterwarnings("ignore", message=".*reduce_range will be deprecated")  # the recipe asks for it
 
 RECIPES = ("drpai", "fused", "fx", "pt2e")
-FUSING_RECIPES = ("fused",)
+QUANTIZABLE_RECIPES = ("fused", "pt2e")  # fusion, and torchao's annotation, want one ReLU for each place
 
 
 def drpai_qconfig(*, reduce_range: bool = True) -> QConfig:
@@ -62,7 +62,7 @@ def prepare(model: nn.Module, recipe: str, example: Tensor) -> nn.Module:
     """Prepare a copy of a float network for quantization-aware training.
 
     Args:
-        model: float network; for the recipes of `FUSING_RECIPES` one with a `fuse_model(is_qat)` method.
+        model: float network; for the recipes of `QUANTIZABLE_RECIPES` built with `quantizable=True`.
         recipe: one of `RECIPES`.
         example: float32 input of at least two images; graph-based recipes trace with it.
     Returns: the prepared network, in training mode where the recipe keeps modules.
