@@ -36,18 +36,23 @@ def own_noise(
         samples: network inputs; floats are nudged, other types are left alone.
         grids: trained grid of each output, by name.
     """
-    random = np.random.default_rng(0)
     found: dict[str, list[OutputFigures]] = {name: [] for name in source.outputs}
     for sample in samples:
         steady = source.run(sample)
-        for _ in range(NUDGES):
-            moved = source.run({name: _nudged(value, random) for name, value in sample.items()})
+        for moved_sample in nudged(sample):
+            moved = source.run(moved_sample)
             for name, figures in found.items():
                 figures.append(compare_output(name, [moved[name]], [steady[name]], grids.get(name)))
     return found
 
 
-def _nudged(value: NDArray, random: np.random.Generator) -> NDArray:
+def nudged(sample: Mapping[str, NDArray]) -> list[dict[str, NDArray]]:
+    """The same inputs, each float moved up or down by a nudge; several times, the same ones in every run."""
+    random = np.random.default_rng(0)
+    return [{name: _moved(value, random) for name, value in sample.items()} for _ in range(NUDGES)]
+
+
+def _moved(value: NDArray, random: np.random.Generator) -> NDArray:
     if value.dtype.kind != "f":
         return value
     return (value * (1.0 + NUDGE * random.choice([-1.0, 1.0], value.shape))).astype(value.dtype)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from drpai_qat.check.fidelity import check_outputs, excuse
+from drpai_qat.check.fidelity import check_outputs, excuse, fold_divergence
 from drpai_qat.check.layers import LayerFigures
 from drpai_qat.check.own_noise import MARGIN_DB, NUDGES, attainable, own_noise
 from drpai_qat.check.reference import Reference
@@ -66,6 +66,17 @@ def test_a_divergent_layer_is_never_excused(source):
     result = check_outputs(source, source, lambda _: {"y": found}, {}, samples, Thresholds())
     for unclear in (replace(result, layers=AGREES, divergence="diverges first at q"), replace(result, layers=())):
         assert excuse(unclear, source, {}, samples, Thresholds()) is unclear
+
+
+def test_a_fold_is_not_blamed_for_the_sources_own_noise():
+    """The same network, its inputs a float32 rounding smaller: at boundaries that is a whole step."""
+    source = model("(float[1,8] x) => (float[1,8] y)", qdq("x", "y"), **grid("y", 1.0, 0))
+    body = "k = Mul(x, g)\n" + qdq("k", "y")
+    folded = model("(float[1,8] x) => (float[1,8] y)", body, g=1 - 2.0**-21, **grid("y", 1.0, 0))
+    assert fold_divergence(source, folded, {"x": ON_BOUNDARIES}) == ""
+    wrong = model("(float[1,8] x) => (float[1,8] y)", body, g=1.5, **grid("y", 1.0, 0))
+    assert "first at y" in fold_divergence(source, wrong, {"x": ON_BOUNDARIES})
+    assert "first at y" in fold_divergence(source, wrong, {"x": TYPICAL})
 
 
 def test_thresholds_relax_to_the_source_and_no_further(source):

@@ -82,14 +82,14 @@ def test_one_operator_between_grids(data: st.DataObject, seed: int) -> None:
 
 
 @pytest.mark.slow
-@_settings(500)
+@_settings(150)  # a few minutes
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1), depth=st.integers(1, 8))
 def test_deep_exact_graphs_give_every_bit(data: st.DataObject, seed: int, depth: int) -> None:
     _check_exact(data, seed, depth)
 
 
 @pytest.mark.slow
-@_settings(500)
+@_settings(150)  # a few minutes
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1))
 def test_many_operators_between_grids(data: st.DataObject, seed: int) -> None:
     _check_close(data, seed)
