@@ -2,10 +2,10 @@
 
 Numbers are those that public models and kernels derive from Arm's Cortex-A55 Software Optimization Guide (EPM128372):
 slothy's Cortex-A55 model, and the notes on dual issue in ncnn's and onnxruntime's sources; those of rare instructions
-(divide, square root) are from memory. The guide itself was not at hand. 128-bit vector operations take both 64-bit vector
-pipelines, so one starts a cycle, beside a scalar instruction or a load; a load of 128 bits keeps the load unit for two
-cycles, in which nothing else starts (64-bit loads do start beside others). All data is taken to be in the first-level
-cache and all branches as predicted, so the result is a lower bound.
+(divide, square root) are from memory. The guide itself was not at hand. 128-bit vector operations take both 64-bit
+vector pipelines, so one starts a cycle, beside a scalar instruction or a load; a load of 128 bits keeps the load unit
+for two cycles, in which nothing else starts (64-bit loads do start beside others). All data is taken to be in the
+first-level cache and all branches as predicted, so the result is a lower bound.
 """
 
 from __future__ import annotations
