@@ -16,13 +16,12 @@ from drpai_qat.errors import LoweringError
 from drpai_qat.lowering import ops as _ops  # noqa: F401  (registers the lowerings)
 from drpai_qat.lowering.context import Context, LoweredNode
 from drpai_qat.lowering.graph import Graph, read_graph
-from drpai_qat.lowering.imported import lower_imported
+from drpai_qat.lowering.imported import lower_node
 from drpai_qat.lowering.layer_norm import fuse_layer_norm
 from drpai_qat.lowering.parts import find_parts
 from drpai_qat.lowering.program import to_module
 from drpai_qat.lowering.ranges import find_bounds, find_grids
 from drpai_qat.lowering.recurrent import expand_recurrent
-from drpai_qat.lowering.registry import LOWERINGS
 from drpai_qat.lowering.rewrite import hoist_fake_quant
 from drpai_qat.lowering.storage import Stored, row_major
 from drpai_qat.lowering.tables import fold_constant_nodes
@@ -78,9 +77,7 @@ def lower(model: onnx.ModelProto, target: Target) -> Lowered:
         if node.output in context.parts:
             context.record(node, "view")
             continue
-        lowering = LOWERINGS.get(node.op)
-        if lowering is None or not lowering(context, node):
-            lower_imported(context, node)
+        lower_node(context, node)
     for name in graph.outputs:
         stored = _as_output(context, name)
         context.program.outputs.append((stored.buffer, stored.shape))

@@ -133,6 +133,11 @@ def plan_layer(
     return Layer(DOT2, compute, values.astype(np.int8), mul, zero_point)
 
 
+def runs_depthwise(product: Product, groups: int, channels: int, out_channels: int) -> bool:
+    """A convolution of these channels in all is computed by the depthwise kernel, which knows no int16 weights."""
+    return groups == channels == out_channels and product.weight_dtype != "int16"
+
+
 def fitting_grid(weights: IntegerWeights | None, grid: Grid | None) -> Grid | None:
     """Where a 16-bit input would overflow a layer's int32 accumulators: the finest int16 grid that does not.
 

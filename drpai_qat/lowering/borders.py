@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from drpai_qat.lowering.arithmetic import convolution_weights, fitting_grid, plan_layer
+from drpai_qat.lowering.arithmetic import convolution_weights, fitting_grid, plan_layer, runs_depthwise
 from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.graph import Node
 from drpai_qat.lowering.storage import Grid, Stored, channels_last
@@ -50,8 +50,8 @@ def _form_for(context: Context, node: Node, name: str, grid: Grid) -> Form | Non
     stored = Stored(0, shape, channels_last(len(shape)), grid.dtype, grid)
     product = plan_layer(stored, integers, real, context.isa, weight.integers is not None).product
     channels = image_dims(shape)[3]
-    is_depthwise = groups == channels == len(real) and product.weight_dtype != "int16"
-    if (channels // groups % product.pack and not is_depthwise) or fitting_grid(integers, grid) is not None:
+    packed = channels // groups % product.pack == 0 or runs_depthwise(product, groups, channels, len(real))
+    if not packed or fitting_grid(integers, grid) is not None:
         return None
     if product.in_dtype == "int16":
         grid = grid.centred()

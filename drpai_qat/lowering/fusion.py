@@ -8,6 +8,7 @@ does not.
 
 from __future__ import annotations
 
+import functools
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -66,9 +67,8 @@ def grow(context: Context, start: Node, with_operands: bool = True) -> Group:
         if context.shape(output) != shape or output in context.parts or not is_elementwise(graph, node):
             continue
         others = [n for n in data_operands(graph, node) if n not in values and not graph.is_constant(n)]
-        if any(leaf not in context.stored for n in others for leaf in context.leaves(n)) or (
-            others and not with_operands
-        ):
+        missing = any(leaf not in context.stored for name in others for leaf in context.leaves(name))
+        if missing or (others and not with_operands):
             continue
         if not with_operands and any(_spatial(graph.constant(n)) for n in data_operands(graph, node)):
             continue
@@ -218,14 +218,9 @@ class _Builder:
             if constant is not None:
                 self.values[name] = Value(constant=self.place(constant))
             else:
-                self.values[name] = self._sum([self._load(self.context.stored[n]) for n in self.context.leaves(name)])
+                parts = [self._load(self.context.stored[leaf]) for leaf in self.context.leaves(name)]
+                self.values[name] = functools.reduce(_added, parts)
         return self.values[name]
-
-    def _sum(self, values: list[Value]) -> Value:
-        total = values[0]
-        for value in values[1:]:
-            total = Value(E.Binary("add", total.real, value.real))
-        return total
 
     def _load(self, stored: Stored) -> Value:
         rank = len(self.order)
@@ -251,6 +246,10 @@ class _Builder:
         return placed
 
 
+def _added(x: Value, y: Value) -> Value:
+    return Value(E.Binary("add", x.real, y.real))
+
+
 def lower_anchor(
     context: Context,
     node: Node,
@@ -268,7 +267,7 @@ def lower_anchor(
         anchor: value of the node in terms of the kernel's accumulator; None where the node itself is elementwise.
         order: memory order of the output.
         kernel: makes the kernel, given its epilogue.
-        may_border: the kernel can write the padding that the convolution behind wants.
+        may_border: the kernel can write the form that the convolution behind wants (`borders.py`).
     """
     group = group or grow(context, node)
     tail = build(context, group, anchor, order)

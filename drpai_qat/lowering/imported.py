@@ -18,7 +18,18 @@ from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.graph import DEQUANTIZE, FAKE_QUANT, QUANTIZE, Node
 from drpai_qat.lowering.importer_limits import why_not_importable
 from drpai_qat.lowering.program import ImportedStep
+from drpai_qat.lowering.registry import LOWERINGS
 from drpai_qat.lowering.storage import Stored, row_major
+
+
+def lower_node(context: Context, node: Node) -> None:
+    """Append a node: by the lowering registered for it, else as TVM imports it.
+
+    Raises: LoweringError: neither has an implementation.
+    """
+    lowering = LOWERINGS.get(node.op)
+    if lowering is None or not lowering(context, node):
+        lower_imported(context, node)
 
 
 def lower_imported(context: Context, node: Node) -> None:

@@ -18,31 +18,25 @@ import torch
 from datasets import DEFAULT, batches, open_data
 from recipes import QUANTIZABLE_RECIPES, RECIPES, prepare, settle_ranges, training_mode
 from torch import Tensor
-from train import GRAY_NETWORKS
 from training import Schedule, console, device_of, evaluate, fit, seed_everything
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from common import compiling  # what the samples of both frameworks share
+# What the samples of both frameworks share.
+from common import compiling
+from common.options import CONTEXT, GRAY_NETWORKS, batch_size_option, output_option, run_options, training_options
 
 DECAY = 0.5  # of the learning rate, each epoch
 SETTLING_BATCHES = 16
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("-lr", "--learning_rate", type=click.FloatRange(min=0, min_open=True), default=0.0001, show_default=True)
-@click.option("--max_epochs", type=click.IntRange(min=1), default=3, show_default=True)
-@click.option("--model", type=click.Choice(networks.NAMES), default="resnet50", show_default=True)
+@click.command(context_settings=CONTEXT)
+@training_options(0.0001, 3, networks.NAMES)
 @click.option("--data", help=f"As in train.py. [default: what the pretrained network saw, at first {DEFAULT}]")
 @click.option("--recipe", type=click.Choice(RECIPES), default="drpai", show_default=True)
-@click.option("--batch_size", type=click.IntRange(min=2), default=32, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
-@click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes loading data.")
-@click.option("--resume", is_flag=True, help="Go on after an interruption.")
+@batch_size_option()
+@run_options("cuda", "Processes")
 @click.option("--compile/--no-compile", "compiles", default=True, show_default=True, help="Compile and test INT8 too.")
-@click.option(
-    "-o", "--output_dir", type=click.Path(file_okay=False, path_type=Path), default=Path(), show_default="this folder"
-)
+@output_option()
 def main(
     learning_rate: float,
     max_epochs: int,

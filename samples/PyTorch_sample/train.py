@@ -8,6 +8,7 @@ Writes pretrained_MODEL.pth and pretrained_MODEL.onnx. Training stops earlier on
 
 from __future__ import annotations
 
+import sys
 import warnings
 from pathlib import Path
 
@@ -18,13 +19,13 @@ from datasets import DEFAULT, open_data
 from torch import nn
 from training import Schedule, console, device_of, evaluate, fit, seed_everything
 
-GRAY_NETWORKS = ("mnist_mlp",)
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+# What the samples of both frameworks share.
+from common.options import CONTEXT, GRAY_NETWORKS, batch_size_option, output_option, run_options, training_options
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("-lr", "--learning_rate", type=click.FloatRange(min=0, min_open=True), default=0.001, show_default=True)
-@click.option("--max_epochs", type=click.IntRange(min=1), default=50, show_default=True)
-@click.option("--model", type=click.Choice(networks.NAMES), default="resnet50", show_default=True)
+@click.command(context_settings=CONTEXT)
+@training_options(0.001, 50, networks.NAMES)
 @click.option("--data", default=DEFAULT, show_default=True, help="mnist5k, or mnist|cifar10|food101|imagefolder:DIR.")
 @click.option("--weights", help="Start from this checkpoint, or from `imagenet` (torchvision's, downloaded).")
 @click.option(
@@ -34,16 +35,11 @@ GRAY_NETWORKS = ("mnist_mlp",)
     show_default=True,
     help="Of the learning rate, each epoch.",
 )
-@click.option("--batch_size", type=click.IntRange(min=2), default=32, show_default=True)
+@batch_size_option()
 @click.option("--patience", type=click.IntRange(min=1), default=6, show_default=True)
 @click.option("--target", type=click.FloatRange(0, 1), default=0.99, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
-@click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes loading data.")
-@click.option("--resume", is_flag=True, help="Go on after an interruption.")
-@click.option(
-    "-o", "--output_dir", type=click.Path(file_okay=False, path_type=Path), default=Path(), show_default="this folder"
-)
+@run_options("cuda", "Processes")
+@output_option()
 def main(
     learning_rate: float,
     max_epochs: int,

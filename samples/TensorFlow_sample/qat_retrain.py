@@ -16,33 +16,27 @@ import networks
 from datasets import DEFAULT, batches, open_data
 from framework import keras
 from ranges import quantize, settle_ranges
-from train import GRAY_NETWORKS, write_onnx
+from train import write_onnx
 from training import evaluate, fit, use_device
 from weights import open_model, save
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 # What the samples of both frameworks share.
 from common import compiling
+from common.options import CONTEXT, GRAY_NETWORKS, batch_size_option, output_option, run_options, training_options
 from common.schedule import Schedule
 
 DECAY = 0.5  # of the learning rate, each epoch
 SETTLING_BATCHES = 16
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("-lr", "--learning_rate", type=click.FloatRange(min=0, min_open=True), default=0.0001, show_default=True)
-@click.option("--max_epochs", type=click.IntRange(min=1), default=3, show_default=True)
-@click.option("--model", type=click.Choice(networks.NAMES), default="resnet50", show_default=True)
+@click.command(context_settings=CONTEXT)
+@training_options(0.0001, 3, networks.NAMES)
 @click.option("--data", help=f"As in train.py. [default: what the pretrained network saw, at first {DEFAULT}]")
-@click.option("--batch_size", type=click.IntRange(min=2), default=32, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--device", default="auto", show_default=True, help="cpu, gpu, gpu:1, ...")
-@click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Threads loading data.")
-@click.option("--resume", is_flag=True, help="Go on after an interruption.")
+@batch_size_option()
+@run_options("gpu", "Threads")
 @click.option("--compile/--no-compile", "compiles", default=True, show_default=True, help="Compile and test INT8 too.")
-@click.option(
-    "-o", "--output_dir", type=click.Path(file_okay=False, path_type=Path), default=Path(), show_default="this folder"
-)
+@output_option()
 def main(
     learning_rate: float,
     max_epochs: int,

@@ -20,17 +20,14 @@ from weights import load_weights, save
 
 sys.path.extend(str(folder) for folder in Path(__file__).resolve().parents[1:3])  # an installed drpai_qat goes first
 # What the samples of both frameworks share.
+from common.options import CONTEXT, GRAY_NETWORKS, batch_size_option, output_option, run_options, training_options
 from common.schedule import Schedule, console
 
 from drpai_qat import export
 
-GRAY_NETWORKS = ("mnist_mlp",)
 
-
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("-lr", "--learning_rate", type=click.FloatRange(min=0, min_open=True), default=0.001, show_default=True)
-@click.option("--max_epochs", type=click.IntRange(min=1), default=50, show_default=True)
-@click.option("--model", type=click.Choice(networks.NAMES), default="resnet50", show_default=True)
+@click.command(context_settings=CONTEXT)
+@training_options(0.001, 50, networks.NAMES)
 @click.option("--data", default=DEFAULT, show_default=True, help="mnist5k, or mnist|cifar10|food101|imagefolder:DIR.")
 @click.option("--weights", help="Start from this .h5 file, or from `imagenet` (Keras's, downloaded).")
 @click.option(
@@ -40,16 +37,11 @@ GRAY_NETWORKS = ("mnist_mlp",)
     show_default=True,
     help="Of the learning rate, each epoch.",
 )
-@click.option("--batch_size", type=click.IntRange(min=2), default=32, show_default=True)
+@batch_size_option()
 @click.option("--patience", type=click.IntRange(min=1), default=6, show_default=True)
 @click.option("--target", type=click.FloatRange(0, 1), default=0.99, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--device", default="auto", show_default=True, help="cpu, gpu, gpu:1, ...")
-@click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Threads loading data.")
-@click.option("--resume", is_flag=True, help="Go on after an interruption.")
-@click.option(
-    "-o", "--output_dir", type=click.Path(file_okay=False, path_type=Path), default=Path(), show_default="this folder"
-)
+@run_options("gpu", "Threads")
+@output_option()
 def main(
     learning_rate: float,
     max_epochs: int,

@@ -21,14 +21,16 @@ from drpai_qat.lowering.arithmetic import (
     fitting_grid,
     padded_channels,
     plan_layer,
+    runs_depthwise,
     start_and_add,
 )
 from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.elementwise import Value
 from drpai_qat.lowering.fusion import lower_anchor
 from drpai_qat.lowering.graph import Node, Weight
+from drpai_qat.lowering.imported import lower_node
 from drpai_qat.lowering.parts import Part
-from drpai_qat.lowering.registry import LOWERINGS, lowers
+from drpai_qat.lowering.registry import lowers
 from drpai_qat.lowering.storage import Stored, channels_last
 from drpai_qat.lowering.window import Window, image_dims, window_of
 
@@ -50,7 +52,7 @@ def lower_conv(context: Context, node: Node) -> bool:
     batch, height, width, channels = image_dims(in_shape)
     _, out_height, out_width, out_channels = image_dims(out_shape)
     data, layer = planned[0]
-    is_depthwise = groups == channels == out_channels and layer.product.weight_dtype != "int16"
+    is_depthwise = runs_depthwise(layer.product, groups, channels, out_channels)
     inputs = [_input(context, data, window, groups, layer, is_depthwise) for data, layer in planned]
     shape = ConvShape(
         batch=batch,
@@ -110,21 +112,21 @@ def _planned_parts(
         layer = plan_layer(data, some, real[..., own], context.isa, weight.integers is not None)
         if layer.compute == "float32":
             if name in context.parts:
-                compute_whole(context, name)
+                _compute_whole(context, name)
                 return _planned_parts(context, node, weight, integers, real)
             data = context.converted(data, None)
         planned.append((data, layer))
     return planned
 
 
-def compute_whole(context: Context, name: str) -> None:
+def _compute_whole(context: Context, name: str) -> None:
     """Compute a tensor that was to be read by its parts."""
-    (node,) = (node for node in context.graph.nodes if name in node.outputs)
+    node = context.graph.nodes[context.positions[name]]
     del context.parts[name]
     for other in node.inputs:
-        if node.op == "Concat" and other in context.parts:
-            compute_whole(context, other)
-    LOWERINGS[node.op](context, node)
+        if node.op == "Concat" and other in context.parts:  # elementwise operators add the parts themselves
+            _compute_whole(context, other)
+    lower_node(context, node)
 
 
 def _input(
