@@ -118,7 +118,12 @@ def dot2(isa: Isa, acc: Vector, activations: Vector, weights: Vector) -> Vector:
     """acc + the sum of two int16 x int16 products a lane, in int32 (x86)."""
     if isa.dot4_exact:
         return llvm(_DPWSSD[isa.lanes], vector("int32", isa.lanes), acc, activations, weights)
-    return acc + llvm(_MADDWD[isa.lanes], vector("int32", isa.lanes), activations, weights)
+    return acc + dot2_products(isa, activations, weights)
+
+
+def dot2_products(isa: Isa, activations: Vector, weights: Vector) -> Vector:
+    """The sum of two int16 x int16 products a lane, in int32 (x86)."""
+    return llvm(_MADDWD[isa.lanes], vector("int32", isa.lanes), activations, weights)
 
 
 def dot2_by_lane(acc: Vector, activations: list[Vector], weights: Vector) -> Vector:
@@ -143,6 +148,28 @@ def pair_products(activations: Vector, weights: Vector) -> Vector:
 def add_pairs(acc: Vector, products: Vector) -> Vector:
     """acc + the sum of two neighbouring int16 a lane, in int32 (Arm's SADALP)."""
     return acc + llvm(_SADDLP, "int32x4", products)
+
+
+def wrapping_add(x: Vector, y: Vector) -> Vector:
+    """x + y modulo 2**32, which TVM's own addition of int32 leaves undefined where it overflows."""
+    return _wrapping("add", x, y)
+
+
+def wrapping_subtract(x: Vector, y: Vector) -> Vector:
+    """x - y modulo 2**32."""
+    return _wrapping("sub", x, y)
+
+
+def wrapping_multiply(x: Vector, y: Vector) -> Vector:
+    """x * y modulo 2**32."""
+    return _wrapping("mul", x, y)
+
+
+def _wrapping(name: str, x: Vector, y: Vector) -> Vector:
+    # LLVM's intrinsics with a mask (all true, all lanes) become plain instructions, without the promise not to wrap.
+    lanes = x.ty.dtype.lanes
+    every = T.broadcast(tirx.const(True, "bool"), lanes)
+    return T.Bind(llvm(f"llvm.vp.{name}", vector("int32", lanes), x, y, every, T.uint32(lanes)))
 
 
 def multiply_add(isa: Isa, x: Vector, y: Vector, acc: Vector, dtype: str) -> Vector:

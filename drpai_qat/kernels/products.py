@@ -161,8 +161,8 @@ def dot4(steps: int = 1) -> Product:
     return Product("dot4", 4, "uint8", "int8", "int32", steps)
 
 
-def product8(isa: Isa, weights: npt.NDArray[np.int8], qmin: int, qmax: int) -> Product | None:
-    """The fastest product of 8-bit activations that is exact for these weights; None where there is none.
+def product8(isa: Isa, weights: npt.NDArray[np.int8], qmin: int, qmax: int) -> tuple[Product, float]:
+    """The fastest product of 8-bit activations that is exact for these weights, and its time (`DOT2_COST`).
 
     Args:
         weights: int8, shape (out_channels, rows, columns, channels), channels a multiple of 4.
@@ -170,30 +170,32 @@ def product8(isa: Isa, weights: npt.NDArray[np.int8], qmin: int, qmax: int) -> P
     """
     if isa.arm:
         if isa.dot4_exact:
-            return Product("dot4", 4, "int8", "int8", "int32")
-        return Product("pairs", 2, "int8", "int8", "int32", pair_steps(weights, max(-qmin, qmax)))
+            return Product("dot4", 4, "int8", "int8", "int32"), 1.0
+        return Product("pairs", 2, "int8", "int8", "int32", pair_steps(weights, max(-qmin, qmax))), 1.0
     if isa.dot4_exact:
-        return dot4()
+        return dot4(), 1.0
     proven = dot4_steps(weights, qmax)
-    best = dot4(proven) if proven else None
-    best_cost = _cost(proven, 0.0) if proven else _DOT2_COST
+    best, best_cost = (dot4(proven), _cost(proven, 0.0)) if proven else (DOT2, DOT2_COST)
     for steps in (1, 2):  # four steps save too little over two to pay for extra products
         if steps <= proven or weights.shape[-1] % (4 * steps) or (steps > 1 and 2 * 128 * qmax > 32768):
             continue
         extra = excess.share(weights, qmax, steps, 2 * isa.lanes)
         if extra <= _MOST_EXTRA and _cost(steps, extra) < best_cost:
             best, best_cost = replace(dot4(steps), repair=qmax), _cost(steps, extra)
-    return best
+    return best, best_cost
 
 
-# Time of four channels as a share of one proven step; fitted on AVX2 cores whose limit is multiplications (Zen 3) and
-# instructions (Golden Cove).
-_DOT2_COST = 1.2  # two multiplications and additions, and the widening of activations
+# Times as multiples of one proven vpmaddubsw step's, which is 1; fitted on AVX2 cores whose limit is multiplications
+# (Zen 3) and instructions (Golden Cove).
+DOT2_COST = 1.2  # two multiplications and additions, and the widening of weights
 _MOST_EXTRA = 0.25  # extra products take room in deploy.params
 
 
 def _cost(steps: int, extra: float) -> float:
     return 0.58 + 0.42 / steps + 2.0 * extra
+
+
+LEAST_COST = _cost(4, 0.0)
 
 
 def pair_steps(weights: npt.NDArray[np.int8], largest: int, limit: int = 4) -> int:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from drpai_qat.kernels.conv_shape import ConvShape
 from drpai_qat.kernels.isa import Isa
-from drpai_qat.kernels.products import DOT2, DOT2_WIDE, FMA, Product, product8
+from drpai_qat.kernels.products import DOT2, DOT2_WIDE, FMA, LEAST_COST, Product, dot4, product8
+from drpai_qat.kernels.winograd_plan import Plan, choose_plan
 from drpai_qat.lowering.graph import Weight
 from drpai_qat.lowering.storage import Grid, Stored
 
 INT32_MAX = 2**31 - 1
+_LEAST_GAIN = 0.95  # what an algorithm with more code and memory may take of a direct convolution's time
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Layer:
         mul: float64, shape (out_channels,): real = accumulator * mul.
         zero_point: of the activations as the kernel reads them (0 where they are centred first).
         reason: why it is not computed in integers; empty where it is.
+        winograd: how Winograd's algorithm computes it from the product's operands; None where it does not.
     """
 
     product: Product
@@ -47,6 +52,7 @@ class Layer:
     mul: npt.NDArray[np.float64]
     zero_point: int
     reason: str = ""
+    winograd: Plan | None = None
 
 
 def integer_weights(weight: Weight, arranged: tuple[int, ...], out_axis: int) -> IntegerWeights | None:
@@ -99,7 +105,12 @@ def _fine_weights(real: npt.NDArray[np.float32], grid: Grid) -> IntegerWeights |
 
 
 def plan_layer(
-    data: Stored, weights: IntegerWeights | None, real: npt.NDArray[np.float32], isa: Isa, trained: bool = False
+    data: Stored,
+    weights: IntegerWeights | None,
+    real: npt.NDArray[np.float32],
+    isa: Isa,
+    trained: bool = False,
+    shape: ConvShape | None = None,
 ) -> Layer:
     """Choose the arithmetic of a layer.
 
@@ -108,6 +119,7 @@ def plan_layer(
         weights: its integer weights, if it has some per output channel.
         real: its float weights, arranged like the integer ones.
         trained: its weights were trained on a grid, if only along another axis.
+        shape: sizes of a convolution that Winograd's algorithm may compute.
     """
     grid = data.grid
     ones = np.ones(len(real))
@@ -127,8 +139,13 @@ def plan_layer(
     if not narrow:
         return Layer(DOT2_WIDE, compute, values.astype(np.int16), mul, zero_point)
     if grid.dtype == isa.activation:
-        product = product8(isa, _padded(values, 4), grid.qmin, grid.qmax)
-        if product is not None:
+        winograd = None if shape is None else choose_plan(shape, values, grid.qmax, isa)
+        product, cost = DOT2, math.inf
+        if winograd is None or winograd.cost > LEAST_COST:
+            product, cost = product8(isa, _padded(values, 4), grid.qmin, grid.qmax)
+        if winograd is not None and winograd.cost < _LEAST_GAIN * cost:
+            return Layer(dot4(), compute, values.astype(np.int8), mul, grid.zero_point, winograd=winograd)
+        if product != DOT2:
             return Layer(product, compute, values.astype(np.int8), mul, grid.zero_point)
     return Layer(DOT2, compute, values.astype(np.int8), mul, zero_point)
 

@@ -12,7 +12,7 @@ from drpai_qat.lowering.arithmetic import convolution_weights, fitting_grid, pla
 from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.graph import Node
 from drpai_qat.lowering.storage import Grid, Stored, channels_last
-from drpai_qat.lowering.window import image_dims, window_of
+from drpai_qat.lowering.window import convolution_shape, image_dims, window_of
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,10 @@ def _form_for(context: Context, node: Node, name: str, grid: Grid) -> Form | Non
     shape, groups = context.shape(name), int(node.attributes.get("group", 1))
     integers, real = convolution_weights(weight)
     stored = Stored(0, shape, channels_last(len(shape)), grid.dtype, grid)
-    product = plan_layer(stored, integers, real, context.isa, weight.integers is not None).product
+    out_shape = context.shape(node.output)
+    window = window_of(node, weight.real.shape[2:], shape[2:], out_shape[2:])
+    sizes = convolution_shape(node, window, shape, out_shape)
+    product = plan_layer(stored, integers, real, context.isa, weight.integers is not None, sizes).product
     channels = image_dims(shape)[3]
     packed = channels // groups % product.pack == 0 or runs_depthwise(product, groups, channels, len(real))
     if not packed or fitting_grid(integers, grid) is not None:
@@ -57,4 +60,4 @@ def _form_for(context: Context, node: Node, name: str, grid: Grid) -> Form | Non
         grid = grid.centred()
     if product.in_dtype != grid.dtype:
         return None
-    return Form(window_of(node, weight.real.shape[2:], shape[2:], context.shape(node.output)[2:]).pads, grid)
+    return Form(window.pads, grid)

@@ -11,7 +11,7 @@ from drpai_qat.kernels import excess
 from drpai_qat.kernels.conv import conv
 from drpai_qat.kernels.conv_shape import ConvShape, blocks_of
 from drpai_qat.kernels.isa import AVX2, AVX512_VNNI, SSE42, Isa
-from drpai_qat.kernels.products import dot4, dot4_steps, product8
+from drpai_qat.kernels.products import DOT2, dot4, dot4_steps, product8
 from tests.kernels.running import run
 from tests.kernels.test_conv import raw
 
@@ -78,13 +78,12 @@ def test_share_counts_the_groups_that_need_an_extra_product() -> None:
 def test_layers_choose_the_split_where_it_is_rare() -> None:
     rare, common = weights(3, spread=40.0), weights(3, spread=100.0)
     rare[0, 0, 0, :8] = 127
-    chosen = product8(AVX2, rare, 0, 127)
-    assert chosen is not None
+    chosen, _ = product8(AVX2, rare, 0, 127)
     assert chosen.repair == 127
     assert chosen.steps > dot4_steps(rare, 127)
-    assert product8(AVX2, common, 0, 127) == dot4(1)
-    assert product8(AVX2, common, 0, 255) is None
-    assert product8(AVX512_VNNI, common, 0, 255) == dot4(1)
+    assert product8(AVX2, common, 0, 127)[0] == dot4(1)
+    assert product8(AVX2, common, 0, 255)[0] == DOT2
+    assert product8(AVX512_VNNI, common, 0, 255)[0] == dot4(1)
 
 
 def test_large_activations_refuse_several_steps() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,8 @@ from drpai_qat.kernels.epilogue import Epilogue, Kernel
 from drpai_qat.kernels.prepare import prepare
 from drpai_qat.kernels.products import Product
 from drpai_qat.kernels.term import Term
+from drpai_qat.kernels.winograd import transformed_weights, transformed_windows, winograd
+from drpai_qat.kernels.winograd_plan import Plan
 from drpai_qat.lowering.arithmetic import (
     IntegerWeights,
     Layer,
@@ -32,7 +35,7 @@ from drpai_qat.lowering.imported import lower_node
 from drpai_qat.lowering.parts import Part
 from drpai_qat.lowering.registry import lowers
 from drpai_qat.lowering.storage import Stored, channels_last
-from drpai_qat.lowering.window import Window, image_dims, window_of
+from drpai_qat.lowering.window import Window, convolution_shape, image_dims, window_of
 
 
 @lowers("Conv")
@@ -44,30 +47,20 @@ def lower_conv(context: Context, node: Node) -> bool:
     if weight is None or len(in_shape) not in (3, 4) or (bias_name and bias is None):
         return False
     integers, real = convolution_weights(weight)
-    groups = int(node.attributes.get("group", 1))
-    planned = _planned_parts(context, node, weight, integers, real)
+    window = window_of(node, weight.real.shape[2:], in_shape[2:], out_shape[2:])
+    shape = convolution_shape(node, window, in_shape, out_shape)
+    planned = _planned_parts(context, node, weight, integers, real, shape)
     if planned is None:
         return False
-    window = window_of(node, weight.real.shape[2:], in_shape[2:], out_shape[2:])
-    batch, height, width, channels = image_dims(in_shape)
-    _, out_height, out_width, out_channels = image_dims(out_shape)
+    groups, out_channels = shape.groups, shape.out_channels
     data, layer = planned[0]
-    is_depthwise = runs_depthwise(layer.product, groups, channels, out_channels)
+    is_depthwise = runs_depthwise(layer.product, groups, image_dims(in_shape)[3], out_channels)
     inputs = [_input(context, data, window, groups, layer, is_depthwise) for data, layer in planned]
-    shape = ConvShape(
-        batch=batch,
-        height=height + window.pads[0] + window.pads[2],
-        width=width + window.pads[1] + window.pads[3],
-        channels=inputs[0][1],
-        out_height=out_height,
-        out_width=out_width,
-        out_channels=out_channels,
-        kernel=window.kernel,
-        stride=window.stride,
-        dilation=window.dilation,
-        groups=1 if is_depthwise else groups,
-    )
+    shape = replace(shape, channels=inputs[0][1], groups=1 if is_depthwise else groups)
     start, add = start_and_add(layer, bias, out_channels)
+    sources = [source for source, _ in inputs]
+    if layer.winograd is not None:
+        sources = _winograd_sources(context, layer.winograd, layer.weights, sources[0])
     terms = [Term(layer.product, padded_channels(layer.weights, layer.product.pack), start)]
     for other, plan in planned[1:]:
         assert other.grid is not None
@@ -79,22 +72,28 @@ def lower_conv(context: Context, node: Node) -> bool:
     def make(epilogue: Epilogue) -> Kernel:
         if is_depthwise:
             return _depthwise_kernel(context, shape, epilogue, layer, data, start)
+        if layer.winograd is not None:
+            return winograd(layer.winograd, epilogue, layer.weights.astype(np.int8, copy=False), start)
         return conv_sum(shape, terms, context.isa, epilogue)
 
     rank = len(out_shape)
     anchor = Value(E.affine(E.Acc(), channel_constant(layer.mul, rank), channel_constant(add, rank)))
     label = "depthwise" if is_depthwise else "conv"
-    sources = [source for source, _ in inputs]
     lower_anchor(context, node, anchor, channels_last(rank), make, sources, label, may_border=True)
     read = sum(plan.weights.shape[-1] for _, plan in planned)
-    macs = batch * out_height * out_width * out_channels * window.kernel[0] * window.kernel[1] * read
+    macs = math.prod(out_shape) * math.prod(window.kernel) * read
     computes = {plan.compute for _, plan in planned}
     context.record(node, "int16" if "int16" in computes else layer.compute, macs, layer.reason)
     return True
 
 
 def _planned_parts(
-    context: Context, node: Node, weight: Weight, integers: IntegerWeights | None, real: np.ndarray
+    context: Context,
+    node: Node,
+    weight: Weight,
+    integers: IntegerWeights | None,
+    real: np.ndarray,
+    shape: ConvShape,
 ) -> list[tuple[Stored, Layer]] | None:
     """What a convolution reads and the arithmetic of each: its input, or the parts of one that is not computed."""
     name = node.inputs[0]
@@ -109,11 +108,12 @@ def _planned_parts(
         coarser = fitting_grid(some, data.grid)
         if coarser is not None:
             data = context.converted(data, coarser)
-        layer = plan_layer(data, some, real[..., own], context.isa, weight.integers is not None)
+        alone = shape if name not in context.parts else None
+        layer = plan_layer(data, some, real[..., own], context.isa, weight.integers is not None, alone)
         if layer.compute == "float32":
             if name in context.parts:
                 _compute_whole(context, name)
-                return _planned_parts(context, node, weight, integers, real)
+                return _planned_parts(context, node, weight, integers, real, shape)
             data = context.converted(data, None)
         planned.append((data, layer))
     return planned
@@ -135,6 +135,13 @@ def _input(
     if is_depthwise:
         return _depthwise_input(context, data, window, layer)
     return convolution_input(context, data, window.pads, groups, layer.product, layer.zero_point)
+
+
+def _winograd_sources(context: Context, plan: Plan, weights: np.ndarray, source: Stored | int) -> list[Stored | int]:
+    """What the kernel reads, one of its operands transformed ahead."""
+    if plan.ahead == "windows":
+        return [context.kernel(transformed_windows(plan), (source,), "winograd_windows")]
+    return [source, context.kernel(transformed_weights(plan, weights), (), "winograd_weights")]
 
 
 def _depthwise_kernel(

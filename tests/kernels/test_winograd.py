@@ -1,0 +1,146 @@
+"""Winograd's algorithms against plain sums of products: the same integers, whatever wraps on the way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drpai_qat.kernels.conv_shape import ConvShape
+from drpai_qat.kernels.epilogue import Epilogue
+from drpai_qat.kernels.isa import AVX2, AVX512_VNNI, NEON, SSE42, Isa
+from drpai_qat.kernels.winograd import transformed_weights, transformed_windows, winograd
+from drpai_qat.kernels.winograd_lines import FOUR, TWO, Lines
+from drpai_qat.kernels.winograd_plan import Plan, choose_plan, fits
+from tests.kernels.running import few, raw, requantized, run
+
+on_each_algorithm = pytest.mark.parametrize("lines", [TWO, FOUR], ids=["F(2x2)", "F(4x4)"])
+on_sets_without_vnni = pytest.mark.parametrize("isa", [SSE42, AVX2], ids=lambda isa: isa.name)
+
+
+def sizes(height: int, width: int, channels: int, out_channels: int, batch: int = 1) -> ConvShape:
+    return ConvShape(batch, height + 2, width + 2, channels, height, width, out_channels, (3, 3))
+
+
+def direct(shape: ConvShape, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """int64 accumulators."""
+    taps = [(r, s) for r in range(3) for s in range(3)]
+    views = [x[:, r : r + shape.out_height, s : s + shape.out_width].astype(np.int64) for r, s in taps]
+    return sum(view @ w[:, r, s].T.astype(np.int64) for view, (r, s) in zip(views, taps, strict=True))
+
+
+def compute(plan: Plan, epilogue: Epilogue, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
+    if plan.ahead == "weights":
+        inputs = (x, run(transformed_weights(plan, w), plan.isa))
+    else:
+        inputs = (run(transformed_windows(plan), plan.isa, x),)
+    return run(winograd(plan, epilogue, w, bias), plan.isa, *inputs)
+
+
+def operands(shape: ConvShape, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 256, (shape.batch, shape.height, shape.width, shape.channels)).astype(np.uint8)
+    w = rng.integers(-128, 128, (shape.out_channels, 3, 3, shape.channels)).astype(np.int8)
+    return x, w, rng.integers(-9999, 9999, shape.out_channels).astype(np.int32)
+
+
+@st.composite
+def plans(draw: st.DrawFn, isa: Isa, lines: Lines) -> Plan:
+    """Sizes that windows do not divide, more batches than one, chunks of channels."""
+    height, width = (draw(st.integers(lines.outputs, 11)) for _ in range(2))
+    step = 2 * isa.lanes
+    channels, out_channels = (step * draw(st.integers(1, most)) for most in (4, 3))
+    tile = draw(st.sampled_from([4, 5]))
+    chunk = draw(st.sampled_from([n for n in range(step, channels + 1, step) if channels % n == 0]))
+    shape = sizes(height, width, channels, out_channels, draw(st.integers(1, 2)))
+    ahead = draw(st.sampled_from(["weights", "windows"]))
+    return Plan(shape, lines, isa, ahead, tile, tile * draw(st.integers(1, 4)), chunk)
+
+
+@on_sets_without_vnni
+@on_each_algorithm
+@few
+@given(data=st.data(), seed=st.integers(0, 9))
+def test_accumulators_are_those_of_a_direct_convolution(isa: Isa, lines: Lines, data: st.DataObject, seed: int) -> None:
+    plan = data.draw(plans(isa, lines))
+    x, w, bias = operands(plan.shape, seed)
+    assert fits(w, 255, lines)
+    expected = direct(plan.shape, x, w) + bias
+    np.testing.assert_array_equal(compute(plan, raw(), x, w, bias), expected.astype(np.float32))
+
+
+@on_each_algorithm
+@pytest.mark.parametrize("ahead", ["weights", "windows"])
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16"])
+def test_outputs_are_requantized(lines: Lines, ahead: str, dtype: str) -> None:
+    shape = sizes(9, 7, 32, 48)
+    plan = Plan(shape, lines, AVX2, ahead, 4, 8, 16)  # type: ignore[arg-type]
+    x, w, bias = operands(shape, 1)
+    acc = (direct(shape, x, w) + bias).astype(np.int32)
+    epilogue = requantized(acc, dtype)
+    np.testing.assert_array_equal(compute(plan, epilogue, x, w, bias), epilogue.evaluate(acc, []))
+
+
+@on_each_algorithm
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_outputs_that_fit(lines: Lines, sign: int) -> None:
+    """Sums before the last transform wrap at int32; one more channel of such weights is refused."""
+    channels = 16
+    while fits(np.full((16, 3, 3, channels + 16), 127, np.int8), 255, lines):
+        channels += 16
+    w = np.full((16, 3, 3, channels), sign * 127, np.int8)
+    shape = sizes(lines.outputs, lines.outputs, channels, 16)
+    x = np.full((1, shape.height, shape.width, channels), 255, np.uint8)
+    plan = Plan(shape, lines, AVX2, "windows", 4, 4, 16)
+    np.testing.assert_array_equal(compute(plan, raw(), x, w), direct(shape, x, w).astype(np.float32))
+    assert 255 * 127 * 9 * channels * 2 ** (2 * lines.shift) > 2**31 * 0.95
+    # What is refused would come out wrong.
+    wider = sizes(lines.outputs, lines.outputs, channels + 16, 16)
+    w, x = (np.concatenate([a, a[..., :16]], -1) for a in (w, x))
+    wrong = compute(replace(plan, shape=wider), raw(), x, w)
+    assert not np.array_equal(wrong, direct(wider, x, w).astype(np.float32))
+
+
+def test_any_integers_that_transforms_can_meet_stay_within_int16() -> None:
+    for lines in (TWO, FOUR):
+        for w in (-128, 127):
+            assert fits(np.full((16, 3, 3, 16), w, np.int8), 255, lines)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        sizes(28, 28, 24, 32),
+        sizes(28, 28, 32, 24),
+        sizes(3, 1, 32, 32),
+        replace(sizes(28, 28, 32, 32), stride=(2, 2)),
+        replace(sizes(28, 28, 32, 32), dilation=(2, 2)),
+        replace(sizes(28, 28, 32, 32), groups=2),
+        replace(sizes(28, 28, 32, 32), kernel=(1, 3)),
+    ],
+    ids=str,
+)
+def test_other_convolutions_have_no_plan(shape: ConvShape) -> None:
+    assert choose_plan(shape, np.ones((shape.out_channels, 3, 3, shape.channels), np.int8), 255, AVX2) is None
+
+
+def test_plans_suit_the_image() -> None:
+    def plan(size: int, channels: int, isa: Isa = AVX2, weight: int = 1) -> Plan | None:
+        weights = np.full((channels, 3, 3, channels), weight, np.int8)
+        return choose_plan(sizes(size, size, channels, channels), weights, 255, isa)
+
+    large, small, tiny, heavy = plan(56, 64), plan(14, 256), plan(2, 64), plan(14, 256, weight=127)
+    assert large is not None
+    assert (large.lines, large.ahead) == (FOUR, "weights")
+    assert small is not None
+    assert (small.lines, small.ahead, small.batches, small.chunk) == (FOUR, "windows", 1, 128)
+    assert tiny is not None
+    assert tiny.lines == TWO
+    assert heavy is not None
+    assert heavy.lines == TWO  # its outputs need more bits than F(4x4) leaves
+    assert plan(56, 64, AVX512_VNNI) is None
+    assert plan(56, 64, NEON) is None
+    assert large.cost < small.cost < tiny.cost
