@@ -129,9 +129,9 @@ class TermEmitter:
         bases = [T.Bind(base) for base in self._input_offsets(batch, first, group, pixels)]
         batch_stride = self.weight_count if self._dynamic else 0
         weight_base = T.Bind(block.weight_offset + index * step + batch * batch_stride)
-        self._reduce(acc, bases, weight_base, block.vectors)
         if self._excess is not None:
             self._add_extra(acc, bases, run.start + index, block.vectors)
+        self._reduce(acc, bases, weight_base, block.vectors)
 
     def _input_offsets(self, batch: Index, first: Index, group: Index, pixels: int) -> list[Index]:
         shape = self.shape

@@ -46,13 +46,25 @@ def choose_tiling(shape: ConvShape, product: Product, isa: Isa) -> Tiling:
     reduction = math.prod(shape.kernel) * shape.channels
     weight_bytes = blocks * vectors * isa.lanes * reduction * (4 if product.name == "fma" else 1)
     input_bytes = shape.in_size // shape.batch * {"uint8": 1, "int8": 1, "int16": 2, "float32": 4}[product.in_dtype]
-    chunk = max(1, min(tiles, math.ceil(tiles / _MIN_TASKS), _chunk_tiles(shape, pixels, input_bytes)))
+    chunk = even_chunk(tiles, min(math.ceil(tiles / _MIN_TASKS), _chunk_tiles(shape, pixels, input_bytes)))
     by_pixels = _reread(weight_bytes, math.ceil(tiles / chunk))
     by_channels = _reread(input_bytes, blocks)
     enough_blocks = blocks >= _MIN_TASKS or tiles < _MIN_TASKS
     if enough_blocks and by_channels < by_pixels and shape.batch * blocks > 1:
         return Tiling(pixels, vectors, "channels", 1)
     return Tiling(pixels, vectors, "pixels", chunk)
+
+
+def even_chunk(tiles: int, largest: int) -> int:
+    """Tiles of one task, at most `largest`: few are computed twice, since the last task repeats its last tile, and few
+    are waited for by another thread."""
+
+    def computed(chunk: int) -> int:
+        tasks = math.ceil(tiles / chunk)
+        return chunk * (tasks + 2 * math.ceil(tasks / 2))
+
+    largest = max(1, min(tiles, largest))
+    return min(range(largest, math.ceil(largest / 3) - 1, -1), key=computed)
 
 
 def _reread(size: int, times: int) -> int:
@@ -73,11 +85,10 @@ def _tile(out_pixels: int, out_width: int, vectors_needed: int, product: Product
                 continue
             waste = math.ceil(out_pixels / pixels) * pixels / out_pixels
             waste *= math.ceil(vectors_needed / vectors) * vectors / vectors_needed
-            loads = 1 / pixels + 1 / vectors  # of weights and of activations, per product
-            if product.by_lane(
-                isa
-            ):  # a load takes the time of two products on a Cortex-A55, and activations last longer
-                loads = 4 / pixels + 1 / vectors
+            # Of weights and of activations, per product. dot2 widens its weights. On a Cortex-A55 a load takes the time of
+            # two products, and activations last longer.
+            weight_loads = 4 if product.by_lane(isa) else 3 if product.name == "dot2" else 1
+            loads = weight_loads / pixels + 1 / vectors
             across_rows = _ACROSS_ROWS if out_width % pixels and out_pixels != out_width else 0.0
             short = 2.0 / (pixels * vectors)  # few accumulators leave the multipliers waiting
             cost = waste * (1.0 + 0.5 * loads + across_rows + short)
