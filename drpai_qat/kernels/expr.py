@@ -133,8 +133,8 @@ def affine(x: Expr, mul: npt.ArrayLike = 1.0, add: npt.ArrayLike = 0.0) -> Expr:
     if isinstance(x, Affine) and not _is_shift(x):
         m, a, x = x.mul * m, x.add * m + a, x.x
     m, a = _shrink(m), _shrink(a)
-    if m.size == 1 and a.size == 1 and float(m.item()) == 1.0 and float(a.item()) == 0.0:
-        return x
+    if m.size == 1 and a.size == 1 and np.float32(m.item()) == 1.0 and float(a.item()) == 0.0:
+        return x  # constants are float32 where they count
     return Affine(x, m, a)
 
 

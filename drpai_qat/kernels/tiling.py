@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _SCRATCH = {"dot4": 3, "dot2": 4, "fma": 2, "pairs": 3}
 _MAX_PIXELS = 8  # each pixel takes a general register for its address
 _ACROSS_ROWS = 0.05  # extra cost of a tile that may lie in two output rows: each pixel's address is computed
+_NARROWED = 4  # registers of int32 that are narrowed to one of 8 bits
 _L2_BYTES = 256 * 1024  # part of L2 that one thread's weights or input chunk may fill
 _L2_ADVANTAGE = 4  # how much cheaper a byte from L2 is than one from beyond
 _MIN_TASKS = 8  # enough parallel tasks that 2 to 4 threads stay balanced
@@ -40,7 +41,7 @@ class Tiling:
 def choose_tiling(shape: ConvShape, product: Product, isa: Isa) -> Tiling:
     """The tile that loads least per product within the registers, and the loop order that moves least memory."""
     vectors_needed = math.ceil(shape.out_channels / shape.groups / isa.lanes)
-    pixels, vectors = _tile(shape.out_pixels, shape.out_width, vectors_needed, product, isa)
+    pixels, vectors = _tile(shape, vectors_needed, product, isa)
     tiles = math.ceil(shape.out_pixels / pixels)
     blocks = shape.groups * math.ceil(vectors_needed / vectors)
     reduction = math.prod(shape.kernel) * shape.channels
@@ -77,7 +78,8 @@ def _chunk_tiles(shape: ConvShape, pixels: int, input_bytes: int) -> int:
     return max(1, _L2_BYTES // (per_pixel * pixels))
 
 
-def _tile(out_pixels: int, out_width: int, vectors_needed: int, product: Product, isa: Isa) -> tuple[int, int]:
+def _tile(shape: ConvShape, vectors_needed: int, product: Product, isa: Isa) -> tuple[int, int]:
+    out_pixels, out_width, steps = shape.out_pixels, shape.out_width, shape.reduction // product.pack
     best, best_cost = (1, 1), math.inf
     for vectors in range(1, min(4, vectors_needed) + 1):
         for pixels in range(1, min(_MAX_PIXELS, out_pixels) + 1):
@@ -85,13 +87,18 @@ def _tile(out_pixels: int, out_width: int, vectors_needed: int, product: Product
                 continue
             waste = math.ceil(out_pixels / pixels) * pixels / out_pixels
             waste *= math.ceil(vectors_needed / vectors) * vectors / vectors_needed
-            # Of weights and of activations, per product. dot2 widens its weights. On a Cortex-A55 a load takes the time of
-            # two products, and activations last longer.
+            # Of weights and of activations, per product. dot2 widens its weights. On a Cortex-A55 a load takes the time
+            # of two products, and activations last longer.
             weight_loads = 4 if product.by_lane(isa) else 3 if product.name == "dot2" else 1
             loads = weight_loads / pixels + 1 / vectors
-            across_rows = _ACROSS_ROWS if out_width % pixels and out_pixels != out_width else 0.0
+            across_rows = out_width % pixels and out_pixels != out_width
             short = 2.0 / (pixels * vectors)  # few accumulators leave the multipliers waiting
-            cost = waste * (1.0 + 0.5 * loads + across_rows + short)
+            cost = 1.0 + 0.5 * loads + short + (_ACROSS_ROWS if across_rows else 0.0)
+            if not isa.arm:
+                # Registers are narrowed by fours, and a pixel's address takes divisions: much beside few products.
+                unused = -(pixels * vectors) % _NARROWED / (pixels * vectors)
+                cost += (1.2 * unused + (0.4 if across_rows else 0.0)) / steps
+            cost *= waste
             if cost < best_cost:
                 best, best_cost = (pixels, vectors), cost
     return best

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -46,13 +46,40 @@ def on_grid(ints: E.Expr, grid: Grid) -> Value:
 
 def snap(value: Value, grid: Grid) -> Value:
     """Round a value onto a grid, clamped to the grid's range."""
-    low, high = grid.qmin - grid.zero_point, grid.qmax - grid.zero_point
+    low, high = float(grid.qmin - grid.zero_point), float(grid.qmax - grid.zero_point)
     x = E.affine(value.real, 1.0 / grid.scale)
-    if isinstance(x, E.Affine) and isinstance(x.x, E.Clamp) and x.mul.size == x.add.size == 1 and x.mul.item() > 0:
+    while isinstance(x, E.Affine) and isinstance(x.x, E.Clamp) and _is_increasing(x):
         # Rounding is monotonic, so a clamp just before it can be done on the integers.
         ends = [float(np.rint(b * x.mul.item() + x.add.item())) for b in (x.x.lo, x.x.hi)]
-        x, low, high = E.affine(x.x.x, x.mul, x.add), max(low, ends[0]), min(high, ends[1])  # type: ignore[assignment]
-    return on_grid(E.Snap(x, low, high), grid)
+        x, low, high = E.affine(x.x.x, x.mul, x.add), max(low, min(ends[0], high)), min(high, max(ends[1], low))
+    return on_grid(E.Snap(_without_limits(x, low, high), low, high), grid)
+
+
+def _is_increasing(x: E.Affine) -> bool:
+    """One positive factor and one summand for all channels."""
+    return x.mul.size == x.add.size == 1 and x.mul.item() > 0
+
+
+def _without_limits(x: E.Expr, low: float, high: float) -> E.Expr:
+    """An operand of a rounding to low..high, less the limits of an earlier rounding in it that cannot be told then."""
+    step, earlier = (x, x.x) if isinstance(x, E.Affine) and _is_increasing(x) else (None, x)
+    if not isinstance(earlier, E.Snap):
+        return x
+
+    def later(end: float) -> np.float32:
+        value = np.float32(end)
+        if step is not None:
+            value = value * np.float32(step.mul.item()) + np.float32(step.add.item())
+        return np.rint(value)
+
+    lo = -math.inf if later(earlier.lo) <= low else earlier.lo
+    hi = math.inf if later(earlier.hi) >= high else earlier.hi
+    if (lo, hi) == (earlier.lo, earlier.hi):
+        return x
+    if step is None and lo == -math.inf and hi == math.inf:
+        return earlier.x  # on the same steps
+    loose = replace(earlier, lo=lo, hi=hi)
+    return loose if step is None else replace(step, x=loose)
 
 
 def clamp(value: Value, low: float, high: float) -> Value:
@@ -62,8 +89,14 @@ def clamp(value: Value, low: float, high: float) -> Value:
         inside = [not math.isfinite(b) or grid.holds(b) for b in (low, high)]
         if all(inside):
             ends = [b if not math.isfinite(b) else float(np.rint(b / grid.scale)) for b in (low, high)]
-            return on_grid(E.Clamp(value.ints, *ends), grid.narrowed(low, high))
+            return on_grid(_clamped(value.ints, *ends), grid.narrowed(low, high))
     return Value(E.Clamp(value.real, low, high))
+
+
+def _clamped(ints: E.Expr, low: float, high: float) -> E.Expr:
+    if isinstance(ints, E.Snap) and low <= ints.hi and high >= ints.lo:
+        return replace(ints, lo=max(ints.lo, low), hi=min(ints.hi, high))
+    return E.Clamp(ints, low, high)
 
 
 Rule = Callable[[Graph, Node, list[Value]], Value]
