@@ -78,7 +78,7 @@ def lower_conv(context: Context, node: Node) -> bool:
 
     rank = len(out_shape)
     anchor = Value(E.affine(E.Acc(), channel_constant(layer.mul, rank), channel_constant(add, rank)))
-    label = "depthwise" if is_depthwise else "conv"
+    label = "depthwise" if is_depthwise else "conv" if layer.winograd is None else "winograd"
     lower_anchor(context, node, anchor, channels_last(rank), make, sources, label, may_border=True)
     read = sum(plan.weights.shape[-1] for _, plan in planned)
     macs = math.prod(out_shape) * math.prod(window.kernel) * read
