@@ -5,7 +5,8 @@
 
 The ceiling of an arithmetic is a loop of nothing but its multiply-accumulate instructions, weights from L1. Each figure
 is the best of many calls, kernels and ceilings taking turns, so a busy machine costs time rather than accuracy; still,
-compare shares of the ceiling, not GMAC/s, between machines.
+compare shares of the ceiling, not GMAC/s, between machines. Winograd's algorithms count as the products of a direct
+convolution and have more than 100% of dot2's ceiling: they multiply less.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from drpai_qat.kernels.isa import Isa, vector
 from drpai_qat.kernels.loops import Registers, function
 from drpai_qat.kernels.products import DOT2, FMA, Product, dot4
 from drpai_qat.kernels.tiling import Tiling, choose_tiling
+from drpai_qat.kernels.winograd import transformed_weights, transformed_windows, winograd
+from drpai_qat.kernels.winograd_plan import Plan, choose_plan
 from drpai_qat.targets import X86_TARGETS, Target, cpu_features
 
 
@@ -88,6 +91,12 @@ class Timed:
         flat = [np.ascontiguousarray(x).reshape(-1) for x in (*inputs, *kernel.constants, out)]
         self._arguments = [tvm.runtime.tensor(x) for x in flat]
         self.best = math.inf
+
+    def output(self) -> np.ndarray:
+        """What the kernel computes."""
+        self._call(*self._arguments)
+        result: np.ndarray = self._arguments[-1].numpy()
+        return result
 
     def round(self, seconds: float = 0.01) -> None:
         """Call for at least this long."""
@@ -146,6 +155,24 @@ def conv_kernel(
     return conv(shape, product, isa, epilogue, weights, bias, tiling), data
 
 
+def winograd_kernels(plan: Plan, target: Target) -> list[Timed]:
+    """What is transformed ahead, and the convolution behind it; ranges and weights of 8 bits."""
+    rng = np.random.default_rng(0)
+    shape = plan.shape
+    weights = rng.integers(-16, 17, (shape.out_channels, 3, 3, shape.channels)).astype(np.int8)
+    data = rng.integers(0, 256, shape.in_size).astype(np.uint8)
+    scales = np.linspace(1e-4, 2e-4, shape.out_channels).reshape(1, 1, 1, -1)
+    epilogue = Epilogue(E.Snap(E.affine(E.Acc(), scales), -3, 252), "uint8", 3)
+    main = winograd(plan, epilogue, weights, np.zeros(shape.out_channels, np.int32))
+    if plan.ahead == "weights":
+        first = Timed(transformed_weights(plan, weights), target)
+        inputs: tuple[np.ndarray, ...] = (data, first.output())
+    else:
+        first = Timed(transformed_windows(plan), target, data)
+        inputs = (first.output(),)
+    return [first, Timed(main, target, *inputs)]
+
+
 def depthwise_kernel(shape: ConvShape, isa: Isa) -> tuple[Kernel, np.ndarray]:
     """A depthwise convolution of 7-bit activations that requantizes to uint8, with an input for it."""
     rng = np.random.default_rng(0)
@@ -193,6 +220,15 @@ def measure(target: Target, args: argparse.Namespace) -> list[dict[str, object]]
             if args.search:
                 order = np.argsort(rates)[::-1][:4]
                 rows[-1]["best"] = [(_tile(candidates[i]), round(rates[i] / top, 3)) for i in order]
+            print(_line(rows[-1]), flush=True)
+    for label, shape in SHAPES.items():
+        plan = choose_plan(shape, np.ones((shape.out_channels, *shape.kernel, shape.channels)), 255, isa)
+        if plan is not None and "dot2" in ceilings and _wanted(label, args.only):
+            ceiling, macs = ceilings["dot2"]
+            parts = winograd_kernels(plan, target)
+            _rounds([ceiling, *parts], args.rounds)
+            rate = shape.macs / sum(part.best for part in parts)
+            rows.append(_row(isa, "winograd", label, None, rate, macs / ceiling.best))
             print(_line(rows[-1]), flush=True)
     ceiling, macs = next(iter(ceilings.values()))
     for label, shape in DEPTHWISE.items():
