@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ class ConvShape:
         out_height, out_width, out_channels: of the output (out_channels counts all groups).
         kernel, stride, dilation: (rows, columns).
         groups: the input holds groups * channels channels.
+        pixel: elements from one input pixel to the next, where they are not these channels: a whole row under the
+            kernel is then read as the channels of one pixel (`rows_as_pixels`).
     """
 
     batch: int
@@ -33,6 +35,12 @@ class ConvShape:
     stride: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
+    pixel: int = 0
+
+    @property
+    def pitch(self) -> int:
+        """Elements from one input pixel to the next."""
+        return self.pixel or self.groups * self.channels
 
     @property
     def out_pixels(self) -> int:
@@ -61,7 +69,28 @@ class ConvShape:
     @property
     def in_size(self) -> int:
         """Elements of the input."""
-        return self.batch * self.height * self.width * self.groups * self.channels
+        return self.batch * self.height * self.width * self.pitch
+
+    @property
+    def suits_rows(self) -> bool:
+        """`rows_as_pixels` saves products, whose steps take 4 channels."""
+        padded, row = (math.ceil(n / 4) * 4 for n in (self.channels, self.kernel[1] * self.channels))
+        is_depthwise = self.groups == self.channels == self.out_channels
+        return self.groups == self.dilation[1] == 1 and row < self.kernel[1] * padded and not is_depthwise
+
+    def rows_as_pixels(self) -> ConvShape:
+        """The same convolution with each row of the kernel as one tap, whose channels are those of the pixels under it.
+
+        Three channels padded to four would be multiplied with a zero each; padded at the end of the row, few are. What
+        is padded there reads on into the next pixels, so the input needs a row more, whatever it holds.
+        """
+        return replace(
+            self,
+            height=self.height + 1,
+            channels=self.kernel[1] * self.channels,
+            kernel=(self.kernel[0], 1),
+            pixel=self.channels,
+        )
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def split(weights: Weights, qmax: int, steps: int, shape: ConvShape, blocks: tup
     """
     rows, columns = shape.kernel
     width = max(block.vectors for block in blocks) * lanes
-    total = shape.groups * shape.channels
+    total = shape.pitch
     position = np.arange(rows * columns * shape.channels // _PACK) * _PACK
     tap, channel = np.divmod(position, shape.channels)
     r, s = np.divmod(tap, columns)

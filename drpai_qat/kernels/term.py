@@ -135,7 +135,7 @@ class TermEmitter:
 
     def _input_offsets(self, batch: Index, first: Index, group: Index, pixels: int) -> list[Index]:
         shape = self.shape
-        total = shape.groups * shape.channels
+        total = shape.pitch
         image = batch * (shape.height * shape.width * total) + group * shape.channels
         step = shape.stride[1] * total
         if shape.is_dense_product:
@@ -154,7 +154,7 @@ class TermEmitter:
         """Accumulate over kernel rows, columns and channel groups; short loops are unrolled."""
         shape, product = self.shape, self.product
         rows, columns = shape.kernel
-        total = shape.groups * shape.channels
+        total = shape.pitch
         steps = shape.channels // product.pack
         if product.by_lane(self.isa) and shape.dilation[1] == 1 and shape.groups == 1:
             steps, columns = steps * columns, 1  # a row under the kernel is one run of memory

@@ -51,6 +51,8 @@ def _form_for(context: Context, node: Node, name: str, grid: Grid) -> Form | Non
     out_shape = context.shape(node.output)
     window = window_of(node, weight.real.shape[2:], shape[2:], out_shape[2:])
     sizes = convolution_shape(node, window, shape, out_shape)
+    if sizes.suits_rows:
+        return None  # it reads a copy of its own
     product = plan_layer(stored, integers, real, context.isa, weight.integers is not None, sizes).product
     channels = image_dims(shape)[3]
     packed = channels // groups % product.pack == 0 or runs_depthwise(product, groups, channels, len(real))

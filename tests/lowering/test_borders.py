@@ -88,3 +88,30 @@ def test_eight_bits_that_are_multiplied_as_int16_are_written_so():
     assert kernels(network)["prepare"] == 0
     assert [node.compute for node in network.coverage if node.op == "Conv"] == ["int8", "int8"]
     np.testing.assert_array_equal(compiled(source, FEEDS, "avx2")[0], reference(source, FEEDS)[0])
+
+
+@pytest.mark.parametrize("target", RUNNABLE)
+@pytest.mark.parametrize(
+    ("channels", "attributes", "kernel", "size"),
+    [
+        (3, "<pads=[3,3,3,3], strides=[2,2]>", (7, 7), (6, 7)),
+        (1, "", (5, 5), (8, 9)),
+        (2, "<pads=[0,1,2,0], dilations=[2,1]>", (3, 3), (10, 12)),
+        (6, "<pads=[0,1,0,1]>", (1, 3), (12, 13)),
+    ],
+    ids=["7x7/2 of 3", "5x5 of 1", "dilated rows of 2", "1x3 of 6"],
+)
+def test_rows_under_the_kernel_of_few_channels_are_read_at_once(channels, attributes, kernel, size, target):
+    """The last row reads beyond the image, in every image of a batch."""
+    grids = grid("a", 2**-4, 120) | grid("y", 2**-3, 128)
+    source = model(
+        f"(float[2,{channels},12,13] x) => (float[2,24,{size[0]},{size[1]}] y)",
+        qdq("x", "a") + layer("d", "a", attributes) + qdq("d", "y"), **grids, **weight("d", 24, channels, *kernel),
+    )  # fmt: skip
+    feeds = {"x": np.random.default_rng(0).normal(0, 2, (2, channels, 12, 13)).astype(np.float32)}
+    network = lowered(source, target)
+    assert kernels(network)["prepare"] == 1
+    np.testing.assert_array_equal(compiled(source, feeds, target)[0], reference(source, feeds)[0])
+    stored = max(v.size for v in network.params.values() if v.dtype == np.int8)
+    row = -(-kernel[1] * channels // 4) * 4
+    assert stored <= 32 * kernel[0] * row  # padding of whole registers included

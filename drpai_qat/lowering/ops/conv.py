@@ -49,14 +49,18 @@ def lower_conv(context: Context, node: Node) -> bool:
     integers, real = convolution_weights(weight)
     window = window_of(node, weight.real.shape[2:], in_shape[2:], out_shape[2:])
     shape = convolution_shape(node, window, in_shape, out_shape)
+    by_rows = shape.suits_rows and node.inputs[0] not in context.parts
+    if by_rows:
+        shape, real = shape.rows_as_pixels(), _by_rows(real)
+        integers = None if integers is None else replace(integers, values=_by_rows(integers.values))
     planned = _planned_parts(context, node, weight, integers, real, shape)
     if planned is None:
         return False
     groups, out_channels = shape.groups, shape.out_channels
     data, layer = planned[0]
     is_depthwise = runs_depthwise(layer.product, groups, image_dims(in_shape)[3], out_channels)
-    inputs = [_input(context, data, window, groups, layer, is_depthwise) for data, layer in planned]
-    shape = replace(shape, channels=inputs[0][1], groups=1 if is_depthwise else groups)
+    inputs = [_input(context, data, window, shape, layer, is_depthwise) for data, layer in planned]
+    shape = replace(shape, channels=shape.channels if by_rows else inputs[0][1], groups=1 if is_depthwise else groups)
     start, add = start_and_add(layer, bias, out_channels)
     sources = [source for source, _ in inputs]
     if layer.winograd is not None:
@@ -80,8 +84,7 @@ def lower_conv(context: Context, node: Node) -> bool:
     anchor = Value(E.affine(E.Acc(), channel_constant(layer.mul, rank), channel_constant(add, rank)))
     label = "depthwise" if is_depthwise else "conv" if layer.winograd is None else "winograd"
     lower_anchor(context, node, anchor, channels_last(rank), make, sources, label, may_border=True)
-    read = sum(plan.weights.shape[-1] for _, plan in planned)
-    macs = math.prod(out_shape) * math.prod(window.kernel) * read
+    macs = math.prod(out_shape) * sum(math.prod(plan.weights.shape[1:]) for _, plan in planned)
     computes = {plan.compute for _, plan in planned}
     context.record(node, "int16" if "int16" in computes else layer.compute, macs, layer.reason)
     return True
@@ -119,6 +122,11 @@ def _planned_parts(
     return planned
 
 
+def _by_rows(weights: np.ndarray) -> np.ndarray:
+    """Weights (out_channels, rows, columns, channels) for `ConvShape.rows_as_pixels`."""
+    return weights.reshape(*weights.shape[:2], 1, -1)
+
+
 def _compute_whole(context: Context, name: str) -> None:
     """Compute a tensor that was to be read by its parts."""
     node = context.graph.nodes[context.positions[name]]
@@ -130,11 +138,13 @@ def _compute_whole(context: Context, name: str) -> None:
 
 
 def _input(
-    context: Context, data: Stored, window: Window, groups: int, layer: Layer, is_depthwise: bool
+    context: Context, data: Stored, window: Window, shape: ConvShape, layer: Layer, is_depthwise: bool
 ) -> tuple[Stored | int, int]:
     if is_depthwise:
         return _depthwise_input(context, data, window, layer)
-    return convolution_input(context, data, window.pads, groups, layer.product, layer.zero_point)
+    return convolution_input(
+        context, data, window.pads, shape.groups, layer.product, layer.zero_point, by_rows=shape.pixel > 0
+    )
 
 
 def _winograd_sources(context: Context, plan: Plan, weights: np.ndarray, source: Stored | int) -> list[Stored | int]:
@@ -172,17 +182,30 @@ def _plain_bias(layer: Layer, start: np.ndarray | None) -> np.ndarray | None:
 
 
 def convolution_input(
-    context: Context, data: Stored, pads: tuple[int, int, int, int], groups: int, product: Product, zero_point: int
+    context: Context,
+    data: Stored,
+    pads: tuple[int, int, int, int],
+    groups: int,
+    product: Product,
+    zero_point: int,
+    by_rows: bool = False,
 ) -> tuple[Stored | int, int]:
-    """The input as the product reads it, and the channels of one group in it."""
+    """The input as the product reads it, and the channels of one group in it.
+
+    Args:
+        by_rows: for `ConvShape.rows_as_pixels`: channels are not padded, and a row more is there.
+    """
     dims = image_dims(data.shape)
     channels = dims[3] // groups
-    padded = -(-channels // product.pack) * product.pack
-    if data.pads == pads and padded == channels and data.dtype == product.in_dtype:
+    padded = channels if by_rows else -(-channels // product.pack) * product.pack
+    if data.pads == pads and padded == channels and data.dtype == product.in_dtype and not by_rows:
         return data, channels
     assert not any(data.pads), "`wanted_form` expected another reader"
     subtract = data.grid.zero_point if data.grid is not None and product.in_dtype == "int16" else 0
-    kernel = prepare(dims, pads, groups, padded, data.dtype, product.in_dtype, subtract, float(zero_point), context.isa)
+    fill = float(zero_point)
+    kernel = prepare(
+        dims, pads, groups, padded, data.dtype, product.in_dtype, subtract, fill, context.isa, extra_rows=int(by_rows)
+    )
     return context.kernel(kernel, (data,), "prepare"), padded
 
 
