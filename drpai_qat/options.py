@@ -135,6 +135,10 @@ def compile_options(
     path = Path(model)
     if output_dir is not None and not str(output_dir):
         raise OptionError("-o is empty: give a folder")
+    if target != "host" or mcpu is not None:
+        from drpai_qat.targets import by_name  # loads TVM
+
+        by_name(target, mcpu)
     return CompileOptions(
         model=path,
         qat_type=next((known for known in QAT_TYPES if qat_type and qat_type.lower() == known), None),

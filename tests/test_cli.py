@@ -50,6 +50,8 @@ class TestUsage:
         "arguments",
         [
             ["-a", "-m", "jax"],
+            ["--target", "avx3"],
+            ["--mcpu", "z80"],
             ["-v", "092"],
             ["-f", "int8"],
             ["--level", "2"],

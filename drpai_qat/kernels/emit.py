@@ -10,7 +10,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from drpai_qat.kernels import expr as E
-from drpai_qat.kernels.isa import Isa, Vector, at_least, at_most, round_to_int, splat, vector
+from drpai_qat.kernels.isa import Isa, Vector, at_least, at_most, held, round_to_int, splat, vector
 
 # Cephes expf: 2^n * p(r), |r| <= ln2/2, error under 1 ulp.
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
@@ -48,30 +48,30 @@ def _polynomial(x: Vector, coefficients: tuple[float, ...], lanes: int) -> Vecto
 
 def exp(isa: Isa, x: Vector, lanes: int) -> Vector:
     """float32 e^x, within 1 ulp; arguments beyond float32's range saturate."""
-    x = T.Bind(T.max(T.min(x, _const(88.3762626647949, lanes)), _const(-87.3365478515625, lanes)))
-    n = T.Bind(tirx.op.nearbyint(x * _const(1.44269504088896341, lanes)))
-    r = T.Bind((x - n * _const(_LN2[0], lanes)) - n * _const(_LN2[1], lanes))
+    x = held(T.max(T.min(x, _const(88.3762626647949, lanes)), _const(-87.3365478515625, lanes)), lanes)
+    n = held(tirx.op.nearbyint(x * _const(1.44269504088896341, lanes)), lanes)
+    r = held((x - n * _const(_LN2[0], lanes)) - n * _const(_LN2[1], lanes), lanes)
     p = _polynomial(r, _EXP, lanes) * (r * r) + r + _const(1.0, lanes)
     exponent = T.shift_left(T.Cast(vector("int32", lanes), n) + splat(T.int32(127), lanes), splat(T.int32(23), lanes))
-    return p * T.reinterpret(exponent, dtype=vector("float32", lanes))
+    return held(p * T.reinterpret(exponent, dtype=vector("float32", lanes)), lanes)
 
 
 def natural_log(x: Vector, lanes: int) -> Vector:
     """float32 natural logarithm, within 2 ulp; not the C library's, which differs from machine to machine."""
     ints, floats = vector("int32", lanes), vector("float32", lanes)
-    x = T.Bind(x)
+    x = held(x, lanes)
     tiny = x < _const(_SMALLEST, lanes)  # without a name: TVM cannot bind a vector of truth values
-    bits = T.Bind(T.reinterpret(T.Select(tiny, x * _const(2.0**23, lanes), x), dtype=ints))
-    exponent = T.Bind(T.shift_right(bits - splat(T.int32(_SQRT_HALF), lanes), splat(T.int32(23), lanes)))
+    bits = T.reinterpret(held(T.Select(tiny, x * _const(2.0**23, lanes), x), lanes), dtype=ints)
+    exponent = T.shift_right(bits - splat(T.int32(_SQRT_HALF), lanes), splat(T.int32(23), lanes))
     mantissa = T.reinterpret(bits - T.shift_left(exponent, splat(T.int32(23), lanes)), dtype=floats)
-    z = T.Bind(mantissa - _const(1.0, lanes))
-    n = T.Bind(T.Cast(floats, exponent) - T.Select(tiny, _const(23.0, lanes), _const(0.0, lanes)))
-    square = T.Bind(z * z)
+    z = held(mantissa - _const(1.0, lanes), lanes)
+    n = held(T.Cast(floats, exponent) - T.Select(tiny, _const(23.0, lanes), _const(0.0, lanes)), lanes)
+    square = held(z * z, lanes)
     y = _polynomial(z, _LOG, lanes) * z * square + n * _const(_LN2[1], lanes) - square * _const(0.5, lanes)
     result = z + y + n * _const(_LN2[0], lanes)
     zero, infinity = _const(0.0, lanes), _const(math.inf, lanes)
     result = T.Select(x < infinity, result, x)  # infinity and not-a-number stay
-    return T.Select(x <= zero, T.Select(x < zero, _const(math.nan, lanes), -infinity), result)
+    return held(T.Select(x <= zero, T.Select(x < zero, _const(math.nan, lanes), -infinity), result), lanes)
 
 
 def _sigmoid(isa: Isa, x: Vector, lanes: int) -> Vector:
@@ -85,8 +85,8 @@ def _tanh(isa: Isa, x: Vector, lanes: int) -> Vector:
 
 
 def _erf(isa: Isa, x: Vector, lanes: int) -> Vector:
-    x = T.Bind(T.max(T.min(x, _const(4.0, lanes)), _const(-4.0, lanes)))
-    x2 = T.Bind(x * x)
+    x = held(T.max(T.min(x, _const(4.0, lanes)), _const(-4.0, lanes)), lanes)
+    x2 = held(x * x, lanes)
     return x * _polynomial(x2, _ERF_P, lanes) / _polynomial(x2, _ERF_Q, lanes)
 
 

@@ -91,6 +91,17 @@ def llvm(name: str, dtype: str, *args: Vector) -> Vector:
     return T.call_llvm_pure_intrin(T.llvm_lookup_intrinsic_id(name), *args, dtype=dtype)
 
 
+def held(value: Vector, lanes: int) -> Vector:
+    """A float32 value under a name that stays.
+
+    TVM's simplifiers put what `T.Bind` names back wherever it is used, so that functions of functions grow
+    exponentially. What is stored and loaded they leave, and LLVM keeps it in a register.
+    """
+    box = T.alloc_buffer((lanes,), "float32", scope="local")
+    T.buffer_store(box, value, [span(0, lanes)])
+    return T.Bind(box.vload([0], vector("float32", lanes)))
+
+
 def spread(scalar_group: Vector, dtype: str, lanes: int) -> Vector:
     """One 32-bit group of activations (uint8x4, int16x2) copied into every lane, as a vector of `dtype`."""
     return T.reinterpret(T.broadcast(T.reinterpret(scalar_group, dtype="int32"), lanes), dtype=dtype)

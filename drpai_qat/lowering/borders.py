@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from drpai_qat.lowering.arithmetic import convolution_weights, fitting_grid, plan_layer, runs_depthwise
+from drpai_qat.lowering.arithmetic import convolution_weights, fitting_grid, runs_depthwise
 from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.graph import Node
+from drpai_qat.lowering.parts import Part
+from drpai_qat.lowering.planning import planned_convolution
 from drpai_qat.lowering.storage import Grid, Stored, channels_last
 from drpai_qat.lowering.window import convolution_shape, image_dims, window_of
 
@@ -53,7 +55,8 @@ def _form_for(context: Context, node: Node, name: str, grid: Grid) -> Form | Non
     sizes = convolution_shape(node, window, shape, out_shape)
     if sizes.suits_rows:
         return None  # it reads a copy of its own
-    product = plan_layer(stored, integers, real, context.isa, weight.integers is not None, sizes).product
+    part = Part(name, 0, real.shape[-1])
+    product = planned_convolution(context, node, part, stored, integers, real, sizes).product
     channels = image_dims(shape)[3]
     packed = channels // groups % product.pack == 0 or runs_depthwise(product, groups, channels, len(real))
     if not packed or fitting_grid(integers, grid) is not None:

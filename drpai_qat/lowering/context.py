@@ -12,6 +12,7 @@ from drpai_qat.kernels import movement
 from drpai_qat.kernels.epilogue import Epilogue, Kernel, Operand
 from drpai_qat.kernels.isa import Isa
 from drpai_qat.kernels.pointwise import pointwise
+from drpai_qat.lowering.arithmetic import Layer
 from drpai_qat.lowering.elementwise import Value, on_grid, snap
 from drpai_qat.lowering.graph import Array, Graph, Node
 from drpai_qat.lowering.parts import Parts
@@ -51,6 +52,7 @@ class Context:
     coverage: list[LoweredNode] = field(default_factory=list)
     consumers: dict[str, list[Node]] = field(default_factory=dict)
     positions: dict[str, int] = field(default_factory=dict)
+    layers: dict[tuple[object, ...], Layer] = field(default_factory=dict)
     _converted: dict[tuple[object, ...], Stored] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

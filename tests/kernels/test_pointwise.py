@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tvm
 
+from drpai_qat.contraction import round_products
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels.epilogue import Epilogue, Operand
-from drpai_qat.kernels.isa import Isa
+from drpai_qat.kernels.isa import AVX2, Isa
 from drpai_qat.kernels.lookup import lookup
 from drpai_qat.kernels.pointwise import pointwise
 from tests.kernels.running import integers, on_each_isa, raw, run
@@ -51,3 +53,16 @@ def test_lookup(isa: Isa, size: int, in_dtype: str, out_dtype: str) -> None:
     first = 0 if in_dtype == "uint8" else -128
     got = run(lookup(size, in_dtype, table, first, isa), isa, x)
     np.testing.assert_array_equal(got, table[x.astype(int) - first])
+
+
+def test_functions_of_functions_grow_with_their_number() -> None:
+    """TVM's simplifier would repeat the inner ones wherever the outer ones use them: exponentially."""
+    shape, sizes = (1, 4, 4, 16), []
+    for depth in (2, 4, 6, 8):
+        value: E.Expr = E.Load(0)
+        for fn in (("exp", "log", "tanh", "erf") * 2)[:depth]:
+            value = E.Unary(fn, value)
+        kernel = pointwise(shape, Epilogue(value, "float32", 0, (Operand(shape, "float32"),)), AVX2)
+        module = round_products(tvm.IRModule({"pointwise": kernel.func}))
+        sizes.append(len(tvm.s_tir.transform.StmtSimplify()(module).script()))
+    assert sizes[3] - sizes[2] < 1.5 * (sizes[1] - sizes[0])

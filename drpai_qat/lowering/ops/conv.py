@@ -23,16 +23,16 @@ from drpai_qat.lowering.arithmetic import (
     convolution_weights,
     fitting_grid,
     padded_channels,
-    plan_layer,
     runs_depthwise,
     start_and_add,
 )
 from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.elementwise import Value
 from drpai_qat.lowering.fusion import lower_anchor
-from drpai_qat.lowering.graph import Node, Weight
+from drpai_qat.lowering.graph import Node
 from drpai_qat.lowering.imported import lower_node
 from drpai_qat.lowering.parts import Part
+from drpai_qat.lowering.planning import planned_convolution
 from drpai_qat.lowering.registry import lowers
 from drpai_qat.lowering.storage import Stored, channels_last
 from drpai_qat.lowering.window import Window, convolution_shape, image_dims, window_of
@@ -53,7 +53,7 @@ def lower_conv(context: Context, node: Node) -> bool:
     if by_rows:
         shape, real = shape.rows_as_pixels(), _by_rows(real)
         integers = None if integers is None else replace(integers, values=_by_rows(integers.values))
-    planned = _planned_parts(context, node, weight, integers, real, shape)
+    planned = _planned_parts(context, node, integers, real, shape)
     if planned is None:
         return False
     groups, out_channels = shape.groups, shape.out_channels
@@ -91,16 +91,11 @@ def lower_conv(context: Context, node: Node) -> bool:
 
 
 def _planned_parts(
-    context: Context,
-    node: Node,
-    weight: Weight,
-    integers: IntegerWeights | None,
-    real: np.ndarray,
-    shape: ConvShape,
+    context: Context, node: Node, integers: IntegerWeights | None, real: np.ndarray, shape: ConvShape
 ) -> list[tuple[Stored, Layer]] | None:
     """What a convolution reads and the arithmetic of each: its input, or the parts of one that is not computed."""
     name = node.inputs[0]
-    whole = (Part(name, 0, integers.values.shape[-1] if integers is not None else real.shape[-1]),)
+    whole = (Part(name, 0, real.shape[-1]),)
     planned = []
     for part in context.parts.get(name, whole):
         data = context.ordered(context.operand(part.name), channels_last(len(context.shape(name))))
@@ -112,11 +107,11 @@ def _planned_parts(
         if coarser is not None:
             data = context.converted(data, coarser)
         alone = shape if name not in context.parts else None
-        layer = plan_layer(data, some, real[..., own], context.isa, weight.integers is not None, alone)
+        layer = planned_convolution(context, node, part, data, some, real[..., own], alone)
         if layer.compute == "float32":
             if name in context.parts:
                 _compute_whole(context, name)
-                return _planned_parts(context, node, weight, integers, real, shape)
+                return _planned_parts(context, node, integers, real, shape)
             data = context.converted(data, None)
         planned.append((data, layer))
     return planned
