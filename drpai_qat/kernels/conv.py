@@ -153,14 +153,14 @@ class _Body:
         accumulators = []
         total = None
         for i, term in enumerate(self.terms):
-            acc = T.alloc_buffer((size,), term.product.acc_dtype, scope="local")
+            acc = T.alloc_buffer((size,), term.product.acc_dtype)
             accumulators.append(acc)
             term.start(acc, run, index, pixels)
             term.add(acc, batch, first, run, index, pixels)
             if len(self.terms) == 1:
                 break
             if total is None:
-                total = T.alloc_buffer((size,), "float32", scope="local")
+                total = T.alloc_buffer((size,), "float32")
             for position in range(0, size, lanes):
                 where = tirx.Ramp(position, 1, lanes)
                 value = _as_float(acc, position, lanes)

@@ -245,7 +245,7 @@ def _row_of_any_kernel(
         def body(starts: list[Index], lanes: int) -> None:
             start = starts[0]
             kind = vector(acc_dtype, lanes)
-            acc = T.alloc_buffer((lanes,), acc_dtype, scope="local")
+            acc = T.alloc_buffer((lanes,), acc_dtype)
             whole = tirx.Ramp(0, 1, lanes) if lanes > 1 else 0
             T.buffer_store(acc, bias.vload([start], kind), [whole])
             with T.serial(rows) as r, T.serial(columns) as s:

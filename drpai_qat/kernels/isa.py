@@ -97,7 +97,7 @@ def held(value: Vector, lanes: int) -> Vector:
     TVM's simplifiers put what `T.Bind` names back wherever it is used, so that functions of functions grow
     exponentially. What is stored and loaded they leave, and LLVM keeps it in a register.
     """
-    box = T.alloc_buffer((lanes,), "float32", scope="local")
+    box = T.alloc_buffer((lanes,), "float32")
     T.buffer_store(box, value, [span(0, lanes)])
     return T.Bind(box.vload([0], vector("float32", lanes)))
 

@@ -28,11 +28,14 @@ def function(name: str) -> Iterator[IRBuilder]:
 
 
 class Registers:
-    """Vectors that a loop updates: a local buffer, which LLVM keeps in registers."""
+    """Vectors that a loop updates: a small buffer, which TVM puts on the stack and LLVM keeps in registers.
+
+    (Of scope "local" it would be a call for workspace, each time.)
+    """
 
     def __init__(self, count: int, lanes: int, dtype: str) -> None:
         self._lanes, self._kind = lanes, vector(dtype, lanes)
-        self._buffer = T.alloc_buffer((count * lanes,), dtype, scope="local")
+        self._buffer = T.alloc_buffer((count * lanes,), dtype)
 
     def __getitem__(self, index: int) -> Vector:
         return self._buffer.vload([index * self._lanes], self._kind)

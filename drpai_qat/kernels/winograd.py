@@ -177,7 +177,7 @@ def _transform_columns(
     Returns: what gives a row of the result.
     """
     before, after = sizes
-    scratch = T.alloc_buffer((after * before * lanes,), dtype, scope="local")
+    scratch = T.alloc_buffer((after * before * lanes,), dtype)
     with T.serial(before) as j:
         for i, value in enumerate(line([T.Bind(load(i, j)) for i in range(before)])):
             T.buffer_store(scratch, value, [span((i * before + j) * lanes, lanes)])
