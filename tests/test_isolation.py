@@ -63,6 +63,15 @@ def test_a_crash_is_an_error(tmp_path):
         run_isolated(lambda: os.kill(os.getpid(), signal.SIGKILL), tmp_path)
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises here even where the tests run in the background, with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_the_child(tmp_path):
     def work():
         (tmp_path / "pid").write_text(str(os.getpid()))
