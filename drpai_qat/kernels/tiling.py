@@ -79,7 +79,7 @@ def _chunk_tiles(shape: ConvShape, pixels: int, input_bytes: int) -> int:
 
 
 def _tile(shape: ConvShape, vectors_needed: int, product: Product, isa: Isa) -> tuple[int, int]:
-    out_pixels, out_width, steps = shape.out_pixels, shape.out_width, shape.reduction // product.pack
+    out_pixels, out_width, steps = shape.out_pixels, shape.out_width, math.ceil(shape.reduction / product.pack)
     best, best_cost = (1, 1), math.inf
     for vectors in range(1, min(4, vectors_needed) + 1):
         for pixels in range(1, min(_MAX_PIXELS, out_pixels) + 1):
