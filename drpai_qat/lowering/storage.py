@@ -54,10 +54,14 @@ class Grid:
         return replace(self, qmin=qmin, qmax=qmax)
 
     def from_zero(self) -> Grid:
-        """uint8 stored from 0 on: of small integers more products fit int16 (`dot4_steps`)."""
+        """uint8 stored from 0 on: of small integers more products fit int16 (`dot4_steps`).
+
+        Where the range lies above zero, zero itself is stored as 0: convolutions pad with it.
+        """
         if self.dtype != "uint8":
             return self
-        return replace(self, zero_point=self.zero_point - self.qmin, qmin=0, qmax=self.qmax - self.qmin)
+        shift = min(self.qmin, self.zero_point)
+        return replace(self, zero_point=self.zero_point - shift, qmin=self.qmin - shift, qmax=self.qmax - shift)
 
     def centred(self) -> Grid:
         """8 bits as int16 without a zero point; other grids as they are."""

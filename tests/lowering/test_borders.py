@@ -113,3 +113,17 @@ def test_rows_under_the_kernel_of_few_channels_are_read_at_once(channels, attrib
     stored = max(v.size for v in network.params.values() if v.dtype == np.int8)
     row = -(-kernel[1] * channels // 4) * 4
     assert stored <= 32 * kernel[0] * row  # padding of whole registers included
+
+
+@pytest.mark.parametrize("target", RUNNABLE)
+@pytest.mark.parametrize("channels", [1, 32], ids=["depthwise", "dense"])
+def test_padding_of_a_range_above_zero(channels, target):
+    """No stored value means zero, but the padding does."""
+    grids = grid("a", 2**-8, 34) | grid("b", 2**-8, 0) | grid("y", 2**-3, 128)
+    source = model(
+        f"(float[1,{channels},6,7] x) => (float[1,{channels},6,7] y)",
+        qdq("x", "a") + "m = Max(a, floor)\n" + qdq("m", "b") + layer("d", "b", "<pads=[1,1,1,1]>") + qdq("d", "y"),
+        **grids, **weight("d", channels, channels, 3, 3), floor=0.75,
+    )  # fmt: skip
+    feeds = {"x": np.random.default_rng(0).normal(0, 1, (1, channels, 6, 7)).astype(np.float32)}
+    np.testing.assert_array_equal(compiled(source, feeds, target)[0], reference(source, feeds)[0])
