@@ -73,8 +73,10 @@ class ConvShape:
 
     @property
     def suits_rows(self) -> bool:
-        """`rows_as_pixels` saves products, whose steps take 4 channels: colour images."""
-        return self.groups == self.dilation[1] == 1 and self.channels == 3 and self.kernel[1] > 2
+        """`rows_as_pixels` saves products, whose steps take 4 channels."""
+        padded, row = (math.ceil(n / 4) * 4 for n in (self.channels, self.kernel[1] * self.channels))
+        is_depthwise = self.groups == self.channels == self.out_channels
+        return self.groups == self.dilation[1] == 1 and row < self.kernel[1] * padded and not is_depthwise
 
     def rows_as_pixels(self) -> ConvShape:
         """The same convolution with each row of the kernel as one tap, whose channels are those of the pixels under it.

@@ -95,9 +95,12 @@ def test_eight_bits_that_are_multiplied_as_int16_are_written_so():
     ("channels", "attributes", "kernel", "size"),
     [
         (3, "<pads=[3,3,3,3], strides=[2,2]>", (7, 7), (6, 7)),
-        (3, "<pads=[0,1,2,0], dilations=[2,1]>", (3, 3), (10, 12)),
+        (1, "", (5, 5), (8, 9)),
+        (2, "<pads=[0,1,2,0], dilations=[2,1]>", (3, 3), (10, 12)),
+        (6, "<pads=[0,1,0,1]>", (1, 3), (12, 13)),
+        (1, "", (1, 3), (12, 11)),
     ],
-    ids=["7x7/2", "dilated rows"],
+    ids=["7x7/2 of 3", "5x5 of 1", "dilated rows of 2", "1x3 of 6", "1x3 of 1: less than a step"],
 )
 def test_rows_under_the_kernel_of_few_channels_are_read_at_once(channels, attributes, kernel, size, target):
     """The last row reads beyond the image, in every image of a batch."""
