@@ -28,11 +28,11 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from drpai_qat.kernels.conv_shape import ConvShape, runs_of
+from drpai_qat.kernels.conv_shape import ConvShape, Index, runs_of
 from drpai_qat.kernels.epilogue import Epilogue, EpilogueEmitter, Kernel, flat_arg
 from drpai_qat.kernels.isa import Isa, Vector, splat, vector
 from drpai_qat.kernels.products import Product
-from drpai_qat.kernels.term import Index, Term, TermEmitter
+from drpai_qat.kernels.term import Term, TermEmitter
 from drpai_qat.kernels.tiling import Tiling, choose_tiling
 
 
@@ -107,30 +107,60 @@ class _Body:
         if self.tiling.parallel == "pixels":
             chunk = self.tiling.chunk
             chunks = math.ceil(tiles / chunk)
+
+            def tile_of(first: Index, t: Index) -> Index:
+                # The last chunk repeats its last tile rather than branch: same values, written again.
+                return T.min(first * chunk + t, tiles - 1) if tiles % chunk else first * chunk + t
+
             with T.parallel(self.shape.batch * chunks) as task:
                 batch, first = _split(task, chunks, self.shape.batch)
+                self._prepare(chunk)
+                if self._surveyed:
+                    with T.serial(chunk) as t:
+                        self._survey(batch, tile_of(first, t), t)
                 for run in runs:
                     with T.serial(run.stop - run.start) as index, T.serial(chunk) as t:
-                        # The last chunk repeats its last tile rather than branch: same values, written again.
-                        tile = T.min(first * chunk + t, tiles - 1) if tiles % chunk else first * chunk + t
-                        self._tile(batch, tile, run, index)
+                        self._tile(batch, tile_of(first, t), run, index, t)
         else:
+            self._prepare(self.shape.batch * tiles)
+            if self._surveyed:
+                with T.parallel(self.shape.batch * tiles) as task:
+                    batch, tile = _split(task, tiles, self.shape.batch)
+                    self._survey(batch, tile, task)
             for run in runs:
                 count = run.stop - run.start
                 with T.parallel(self.shape.batch * count) as task:
                     batch, index = _split(task, count, self.shape.batch)
                     with T.serial(tiles) as tile:
-                        self._tile(batch, tile, run, index)
+                        self._tile(batch, tile, run, index, batch * tiles + tile)
 
-    def _tile(self, batch: Index, tile: Index, run: slice, index: Index) -> None:
+    @property
+    def _surveyed(self) -> bool:
+        return any(term.product.guard for term in self.terms)
+
+    def _prepare(self, tiles: int) -> None:
+        for term in self.terms:
+            term.prepare(tiles)
+
+    def _survey(self, batch: Index, tile: Index, number: Index) -> None:
+        first = self._first(tile)
+        for term in self.terms:
+            term.survey(batch, first, number, self.tiling.pixels)
+
+    def _first(self, tile: Index) -> Index:
+        """First pixel of a tile; the last one starts early and overlaps its neighbour instead of running short."""
+        shape, first = self.shape, tile * self.tiling.pixels
+        if shape.out_pixels % self.tiling.pixels:
+            first = T.Bind(T.min(first, shape.out_pixels - self.tiling.pixels))
+        return first
+
+    def _tile(self, batch: Index, tile: Index, run: slice, index: Index, number: Index) -> None:
+        """Compute and store one tile; `number` is what it was surveyed as."""
         shape, lanes, pixels = self.shape, self.isa.lanes, self.tiling.pixels
-        # The last tile starts early and overlaps its neighbour instead of running short.
-        first = tile * pixels
-        if shape.out_pixels % pixels:
-            first = T.Bind(T.min(first, shape.out_pixels - pixels))
+        first = self._first(tile)
         blocks = self.terms[0].blocks[run]
         block, step = blocks[0], (blocks[1].start - blocks[0].start if len(blocks) > 1 else 0)
-        read = self._accumulated(batch, first, run, index)
+        read = self._accumulated(batch, first, run, index, number)
         row = batch * shape.out_pixels + first
         channel, whole = block.start + index * step, block.channels // lanes
         positions = [i * block.vectors * lanes for i in range(pixels)]
@@ -146,7 +176,7 @@ class _Body:
                 self.emitter.store(row + i, channel + done, read(position + done, width), width)
                 done += width
 
-    def _accumulated(self, batch: Index, first: Index, run: slice, index: Index) -> Any:
+    def _accumulated(self, batch: Index, first: Index, run: slice, index: Index, number: Index) -> Any:
         """Compute a tile; returns what reads `width` accumulators from a position, as float32."""
         pixels, lanes = self.tiling.pixels, self.isa.lanes
         size = pixels * self.terms[0].blocks[run][0].vectors * lanes
@@ -156,7 +186,7 @@ class _Body:
             acc = T.alloc_buffer((size,), term.product.acc_dtype)
             accumulators.append(acc)
             term.start(acc, run, index, pixels)
-            term.add(acc, batch, first, run, index, pixels)
+            term.add(acc, batch, first, run, index, number, pixels)
             if len(self.terms) == 1:
                 break
             if total is None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+Index = Any  # a TIR index expression or a Python int
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,10 @@ class ConvShape:
         padded, row = (math.ceil(n / 4) * 4 for n in (self.channels, self.kernel[1] * self.channels))
         is_depthwise = self.groups == self.channels == self.out_channels
         return self.groups == self.dilation[1] == 1 and row < self.kernel[1] * padded and not is_depthwise
+
+    def tap_offset(self, row: Index, column: Index) -> Index:
+        """Elements from a pixel under the kernel's first position to the one under another."""
+        return (row * (self.dilation[0] * self.width) + column * self.dilation[1]) * self.pitch
 
     def rows_as_pixels(self) -> ConvShape:
         """The same convolution with each row of the kernel as one tap, whose channels are those of the pixels under it.

@@ -66,6 +66,7 @@ _MADDUBS = {4: "llvm.x86.ssse3.pmadd.ub.sw.128", 8: "llvm.x86.avx2.pmadd.ub.sw",
 _MADDWD = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
 _DPBUSD = {4: "llvm.x86.avx512.vpdpbusd.128", 8: "llvm.x86.avx512.vpdpbusd.256", 16: "llvm.x86.avx512.vpdpbusd.512"}
 _DPWSSD = {4: "llvm.x86.avx512.vpdpwssd.128", 8: "llvm.x86.avx512.vpdpwssd.256", 16: "llvm.x86.avx512.vpdpwssd.512"}
+_PTESTZ = {4: "llvm.x86.sse41.ptestz", 8: "llvm.x86.avx.ptestz.256"}
 _SDOT = "llvm.aarch64.neon.sdot.v4i32.v16i8"
 _SADDLP = "llvm.aarch64.neon.saddlp.v4i32.v8i16"
 _CVTPS2DQ = {4: "llvm.x86.sse2.cvtps2dq", 8: "llvm.x86.avx.cvt.ps2dq.256"}
@@ -115,6 +116,29 @@ def dot4_int16(isa: Isa, activations: Vector, weights: Vector) -> Vector:
 def widen_pairs(isa: Isa, sums: Vector) -> Vector:
     """int16 sums of pairs -> int32 lanes."""
     return llvm(_MADDWD[isa.lanes], vector("int32", isa.lanes), sums, T.broadcast(T.int16(1), isa.lanes * 2))
+
+
+def dot4_by_halves(isa: Isa, acc: Vector, activations: Vector, weights: Vector) -> Vector:
+    """acc + the sum of four uint8 x int8 products a lane, exact whatever they are; even bytes and odd ones as int16."""
+    words = isa.lanes * 2
+    x = T.reinterpret(activations, dtype=vector("uint16", words))
+    w = T.reinterpret(weights, dtype=vector("int16", words))
+    even, odd = x & T.broadcast(T.uint16(255), words), x >> T.broadcast(T.uint16(8), words)
+    by = T.broadcast(T.int16(8), words)
+    for values, factors in ((even, (w << by) >> by), (odd, w >> by)):
+        acc = acc + dot2_products(isa, T.reinterpret(values, dtype=vector("int16", words)), factors)
+    return acc
+
+
+def saturating_add(x: Vector, y: Vector) -> Vector:
+    """x + y, no further than the ends of their type."""
+    return llvm("llvm.sadd.sat", str(x.ty.dtype), x, y)
+
+
+def nothing_set(value: Vector, lanes: int) -> Vector:
+    """Whether 4 or 8 lanes of int32 are all zero (x86)."""
+    quads = T.reinterpret(value, dtype=vector("int64", lanes // 2))
+    return llvm(_PTESTZ[lanes], "int32", quads, quads) == 1
 
 
 def dot4_int32(isa: Isa, acc: Vector, activations: Vector, weights: Vector) -> Vector:

@@ -4,11 +4,13 @@
     dot4   uint8, Arm int8  int8     int32         always with VNNI or SDOT; otherwise where `dot4_steps` proves it
     pairs  int8 (Arm)       int8     int32         where `pair_steps` proves it, which is nearly always
     dot2   int16, centred   int8     int32         always (weights int16 in DOT2_WIDE: products of two activations)
+    halves uint8            int8     int32         always: dot4's operands with dot2's multiplications (x86)
     fma    float32          float32  float32       (float)
 
 `steps` of dot4 without VNNI: how many vpmaddubsw results are added in int16 before they are widened; of `pairs`
 likewise; 1 where the hardware accumulates in int32. `repair` of dot4: the largest activation, where so many steps fit
-int16 only after the excess of some weights is split off (`excess.py`); 0 where they fit as they are.
+int16 only after the excess of some weights is split off (`excess.py`); 0 where they fit as they are. `guard` of dot4:
+whether they fit is looked up in the activations while the network runs (`guard.py`).
 """
 
 from __future__ import annotations
@@ -21,12 +23,13 @@ import numpy.typing as npt
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from drpai_qat.kernels import excess
+from drpai_qat.kernels import excess, guard
 from drpai_qat.kernels.isa import (
     Isa,
     add_pairs,
     dot2,
     dot2_by_lane,
+    dot4_by_halves,
     dot4_int16,
     dot4_int32,
     element,
@@ -50,6 +53,7 @@ class Product:
     acc_dtype: str
     steps: int = 1
     repair: int = 0
+    guard: bool = False
 
     def accumulate(
         self,
@@ -62,23 +66,25 @@ class Product:
         weight: Any,
         vectors: int,
         group: int,
+        apart: int = 1,
     ) -> None:
         """Add `group` steps of pack channels each to every accumulator of the tile.
 
         Args:
             acc: local buffer, [pixel][vector][lane].
             bases: input offset of each pixel; offset: of this step within it; weight: of this step in the weights.
+            apart: from one of these steps to the next, in steps.
         """
         lanes, pack = isa.lanes, self.pack
         width = vectors * lanes * pack
         if self.by_lane(isa):
             self._accumulate_by_lane(isa, acc, data, weights, [base + offset for base in bases], weight, vectors, group)
             return
-        starts = [[weight + g * width + j * lanes * pack for g in range(group)] for j in range(vectors)]
+        starts = [[weight + g * apart * width + j * lanes * pack for g in range(group)] for j in range(vectors)]
         columns = [[T.Bind(self._weights(weights, start, lanes * pack)) for start in steps] for steps in starts]
         # Pixels outside: the weights of all vectors stay in registers, an activation lives for one pixel.
         for i, base in enumerate(bases):
-            inputs = [T.Bind(x) for x in self._inputs(isa, data, base + offset, group)]
+            inputs = [T.Bind(x) for x in self._inputs(isa, data, base + offset, group, apart)]
             for j in range(vectors):
                 index = tirx.Ramp((i * vectors + j) * lanes, 1, lanes)
                 T.buffer_store(acc, self.multiply(isa, acc[index], inputs, columns[j]), [index])
@@ -119,11 +125,11 @@ class Product:
         value = weights.vload([start], vector(self.weight_dtype, count))
         return T.Cast(vector("int16", count), value) if (self.name, self.weight_dtype) == ("dot2", "int8") else value
 
-    def _inputs(self, isa: Isa, data: Any, start: Any, group: int) -> list[Any]:
+    def _inputs(self, isa: Isa, data: Any, start: Any, group: int, apart: int) -> list[Any]:
         """The activations of each step, the same in every lane."""
         if self.name == "fma":
             return [splat(data[start + g], isa.lanes) for g in range(group)]
-        parts = [data.vload([start + g * self.pack], vector(self.in_dtype, self.pack)) for g in range(group)]
+        parts = [data.vload([start + g * apart * self.pack], vector(self.in_dtype, self.pack)) for g in range(group)]
         if self.name == "pairs":
             halves = [T.broadcast(T.reinterpret(part, dtype="int16"), isa.lanes) for part in parts]
             return [T.reinterpret(half, dtype="int8x8") for half in halves]
@@ -136,6 +142,8 @@ class Product:
             for x, w in zip(inputs[1:], columns[1:], strict=True):
                 sums = sums + pair_products(x, w)
             return add_pairs(acc, sums)
+        if self.name == "halves":
+            return dot4_by_halves(isa, acc, inputs[0], columns[0])
         if self.name == "dot4" and not isa.dot4_exact:
             sums = dot4_int16(isa, inputs[0], columns[0])
             for x, w in zip(inputs[1:], columns[1:], strict=True):
@@ -153,6 +161,7 @@ class Product:
 
 DOT2 = Product("dot2", 2, "int16", "int8", "int32")
 DOT2_WIDE = Product("dot2", 2, "int16", "int16", "int32")  # both operands are activations
+HALVES = Product("halves", 4, "uint8", "int8", "int32")
 FMA = Product("fma", 1, "float32", "float32", "float32")
 
 
@@ -161,12 +170,15 @@ def dot4(steps: int = 1) -> Product:
     return Product("dot4", 4, "uint8", "int8", "int32", steps)
 
 
-def product8(isa: Isa, weights: npt.NDArray[np.int8], qmin: int, qmax: int) -> tuple[Product, float]:
+def product8(
+    isa: Isa, weights: npt.NDArray[np.int8], qmin: int, qmax: int, zero_point: int | None = None
+) -> tuple[Product, float]:
     """The fastest product of 8-bit activations that is exact for these weights, and its time (`DOT2_COST`).
 
     Args:
         weights: int8, shape (out_channels, rows, columns, channels), channels a multiple of 4.
         qmin, qmax: range of the stored activations (isa.activation).
+        zero_point: of the same, where they may be looked at while the network runs.
     """
     if isa.arm:
         if isa.dot4_exact:
@@ -182,12 +194,16 @@ def product8(isa: Isa, weights: npt.NDArray[np.int8], qmin: int, qmax: int) -> t
         extra = excess.share(weights, qmax, steps, 2 * isa.lanes)
         if extra <= _MOST_EXTRA and _cost(steps, extra) < best_cost:
             best, best_cost = replace(dot4(steps), repair=qmax), _cost(steps, extra)
+    steps = 0 if zero_point is None else guard.likely_steps(weights, zero_point, qmax, isa)
+    if steps > proven and _cost(steps, 0.0) + _GUARD < best_cost:
+        best, best_cost = replace(dot4(steps), guard=True), _cost(steps, 0.0) + _GUARD
     return best, best_cost
 
 
 # Times as multiples of one proven vpmaddubsw step's, which is 1; fitted on AVX2 cores whose limit is multiplications
 # (Zen 3) and instructions (Golden Cove).
 DOT2_COST = 1.2  # two multiplications and additions, and the widening of weights
+_GUARD = 0.06  # the survey, and some exceptions
 _MOST_EXTRA = 0.25  # extra products take room in deploy.params
 
 

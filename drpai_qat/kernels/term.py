@@ -10,13 +10,13 @@ import numpy.typing as npt
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from drpai_qat.kernels.conv_shape import Block, ConvShape, blocks_of, pack_weights
+from drpai_qat.kernels.conv_shape import Block, ConvShape, Index, blocks_of, pack_weights
 from drpai_qat.kernels.epilogue import flat_arg
 from drpai_qat.kernels.excess import Excess, split
+from drpai_qat.kernels.guard import Survey, limits
 from drpai_qat.kernels.isa import Isa, splat, vector
-from drpai_qat.kernels.products import Product
+from drpai_qat.kernels.products import HALVES, Product
 
-Index = Any  # a TIR index expression or a Python int
 Constant = npt.NDArray[np.generic]
 
 
@@ -42,7 +42,8 @@ class Term:
 class TermEmitter:
     """Emits one term inside a convolution under construction.
 
-    Use, in this order: `declare_data()`, `declare_constants()`, then for each tile `start()` and `add()`.
+    Use, in this order: `declare_data()`, `declare_constants()`, where tiles are walked `prepare()`, then for each tile
+    `survey()`, and for each tile and block `start()` and `add()`.
     """
 
     def __init__(self, term: Term, shape: ConvShape, isa: Isa, vectors: int) -> None:
@@ -52,6 +53,7 @@ class TermEmitter:
         self._dynamic = term.weights is None
         self._bias = None if term.bias is None else _pad_bias(term.bias, self.blocks, isa.lanes)
         self._excess: Excess | None = None
+        self._bounds: npt.NDArray[np.int16] | None = None
         self._packed: Constant | None = None
         if term.weights is not None:
             weights = term.weights
@@ -61,11 +63,15 @@ class TermEmitter:
                     narrow, self.product.repair, self.product.steps, self.shape, self.blocks, isa.lanes
                 )
                 weights = self._excess.kept
+            if self.product.guard:
+                self._bounds = limits(weights.astype(np.int8, copy=False), self.product.steps, isa)
             self._packed = pack_weights(weights, self.shape, self.blocks, isa.lanes, self.product.pack)
         self._data: Any
         self._weights: Any
         self._start: Any
         self._extra: tuple[Any, Any, Any]
+        self._limits: Any
+        self._survey: Survey | None = None
 
     @property
     def weight_count(self) -> int:
@@ -77,7 +83,7 @@ class TermEmitter:
     def constants(self) -> tuple[Constant, ...]:
         """In the order `declare_constants` declares them."""
         extra = () if self._excess is None else (self._excess.moved, self._excess.offsets, self._excess.first)
-        return tuple(c.reshape(-1) for c in (self._packed, self._bias, *extra) if c is not None)
+        return tuple(c.reshape(-1) for c in (self._packed, self._bias, *extra, self._bounds) if c is not None)
 
     def declare_data(self, suffix: str) -> None:
         """Add the term's inputs to the function's arguments."""
@@ -96,6 +102,24 @@ class TermEmitter:
             moved = flat_arg(f"moved{suffix}", self._excess.moved.shape, "int8")
             offsets = flat_arg(f"offsets{suffix}", self._excess.offsets.shape, "int32")
             self._extra = moved, offsets, flat_arg(f"first{suffix}", self._excess.first.shape, "int32")
+        if self._bounds is not None:
+            self._limits = flat_arg(f"limits{suffix}", self._bounds.shape, "int16")
+
+    def prepare(self, tiles: int) -> None:
+        """Make room for what `survey` notes of so many tiles; allocated where this is called."""
+        if self.product.guard:
+            self._survey = Survey.of(self.shape, self.product.steps, self.isa, self._limits, tiles)
+
+    def survey(self, batch: Index, first: Index, tile: Index, pixels: int) -> None:
+        """Look at the activations of a tile, where its products depend on them.
+
+        Args:
+            tile: its number among those that `prepare` made room for.
+        """
+        if self._survey is None:
+            return
+        bases = [T.Bind(base) for base in self._input_offsets(batch, first, 0, pixels)]
+        self._survey.write(tile, self._data, bases)
 
     def start(self, acc: Any, run: slice, index: Index, pixels: int) -> None:
         """Set the accumulators of a tile to where they start.
@@ -117,8 +141,8 @@ class TermEmitter:
                     )
                 T.buffer_store(acc, value, [tirx.Ramp((i * block.vectors + j) * lanes, 1, lanes)])
 
-    def add(self, acc: Any, batch: Index, first: Index, run: slice, index: Index, pixels: int) -> None:
-        """Add this term's products for `pixels` output pixels from `first` on."""
+    def add(self, acc: Any, batch: Index, first: Index, run: slice, index: Index, tile: Index, pixels: int) -> None:
+        """Add this term's products for `pixels` output pixels from `first` on; `tile` is their number in `survey`."""
         blocks = self.blocks[run]
         block = blocks[0]
         group: Index = block.group
@@ -131,7 +155,10 @@ class TermEmitter:
         weight_base = T.Bind(block.weight_offset + index * step + batch * batch_stride)
         if self._excess is not None:
             self._add_extra(acc, bases, run.start + index, block.vectors)
-        self._reduce(acc, bases, weight_base, block.vectors)
+        if self._survey is None:
+            self._reduce(acc, bases, weight_base, block.vectors)
+        else:
+            self._reduce_surveyed(self._survey, acc, bases, weight_base, block.vectors, tile)
 
     def _input_offsets(self, batch: Index, first: Index, group: Index, pixels: int) -> list[Index]:
         shape = self.shape
@@ -154,11 +181,9 @@ class TermEmitter:
         """Accumulate over kernel rows, columns and channel groups; short loops are unrolled."""
         shape, product = self.shape, self.product
         rows, columns = shape.kernel
-        total = shape.pitch
         steps = shape.channels // product.pack
         if product.by_lane(self.isa) and shape.dilation[1] == 1 and shape.groups == 1:
             steps, columns = steps * columns, 1  # a row under the kernel is one run of memory
-        row_step, column_step = shape.dilation[0] * shape.width * total, shape.dilation[1] * total
         weight_width = vectors * self.isa.lanes * product.pack
         groups = product.groups(self.isa, steps)
         short = 8 // max(1, sum(count for _, count in groups))
@@ -167,10 +192,29 @@ class TermEmitter:
             for group, count in groups:
                 with _loop(count, 2) as c:
                     step = done + c * group
-                    offset = r * row_step + s * column_step + step * product.pack
+                    offset = shape.tap_offset(r, s) + step * product.pack
                     weight = weight_base + ((r * columns + s) * steps + step) * weight_width
                     product.accumulate(self.isa, acc, self._data, self._weights, bases, offset, weight, vectors, group)
                 done += group * count
+
+    def _reduce_surveyed(
+        self, survey: Survey, acc: Any, bases: list[Index], weight_base: Index, vectors: int, tile: Index
+    ) -> None:
+        """Accumulate group by group as the tile's lists say."""
+        steps, apart = self.product.steps, survey.apart
+        width = vectors * self.isa.lanes
+        fitting = survey.fitting(tile)
+        with T.serial(fitting) as i:
+            at, weight = survey.group(tile, i)
+            self.product.accumulate(
+                self.isa, acc, self._data, self._weights, bases, at, weight_base + weight * width, vectors, steps,
+                apart // self.product.pack,
+            )  # fmt: skip
+        with T.serial(survey.entries - fitting) as i:
+            at, weight = survey.group(tile, survey.entries - 1 - i)
+            for step in range(steps):
+                start = weight_base + (weight + step * apart) * width
+                HALVES.accumulate(self.isa, acc, self._data, self._weights, bases, at + step * apart, start, vectors, 1)
 
     def _add_extra(self, acc: Any, bases: list[Index], block: Index, vectors: int) -> None:
         assert self._excess is not None

@@ -111,6 +111,7 @@ def plan_layer(
     isa: Isa,
     trained: bool = False,
     shape: ConvShape | None = None,
+    groups: int = 1,
 ) -> Layer:
     """Choose the arithmetic of a layer.
 
@@ -120,6 +121,7 @@ def plan_layer(
         real: its float weights, arranged like the integer ones.
         trained: its weights were trained on a grid, if only along another axis.
         shape: sizes of a convolution that Winograd's algorithm may compute.
+        groups: of its channels.
     """
     grid = data.grid
     ones = np.ones(len(real))
@@ -142,7 +144,8 @@ def plan_layer(
         winograd = None if shape is None else choose_plan(shape, values, grid.qmax, isa)
         product, cost = DOT2, math.inf
         if winograd is None or winograd.cost > LEAST_COST:
-            product, cost = product8(isa, _padded(values, 4), grid.qmin, grid.qmax)
+            surveyed = grid.zero_point if groups == 1 else None
+            product, cost = product8(isa, _padded(values, 4), grid.qmin, grid.qmax, surveyed)
         if winograd is not None and winograd.cost < _LEAST_GAIN * cost:
             return Layer(dot4(), compute, values.astype(np.int8), mul, grid.zero_point, winograd=winograd)
         if product != DOT2:

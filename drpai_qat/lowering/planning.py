@@ -31,5 +31,6 @@ def planned_convolution(
     if key not in context.layers:
         weight = context.graph.weight(node.inputs[1])
         trained = weight is not None and weight.integers is not None
-        context.layers[key] = plan_layer(data, weights, real, context.isa, trained, shape)
+        groups = int(node.attributes.get("group", 1))
+        context.layers[key] = plan_layer(data, weights, real, context.isa, trained, shape, groups)
     return context.layers[key]

@@ -87,7 +87,7 @@ def lower_conv_transpose(context: Context, node: Node) -> bool:
     coarser = fitting_grid(integers, data.grid)
     if coarser is not None:
         data = context.converted(data, coarser)
-    layer = plan_layer(data, integers, real, context.isa, weight.integers is not None)
+    layer = plan_layer(data, integers, real, context.isa, weight.integers is not None, groups=groups)
     if layer.compute == "float32":
         data = context.converted(data, None)
     all_bias = None
