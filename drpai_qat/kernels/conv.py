@@ -132,6 +132,7 @@ class _Body:
                 with T.parallel(self.shape.batch * count) as task:
                     batch, index = _split(task, count, self.shape.batch)
                     with T.serial(tiles) as tile:
+                        self._fetch_ahead(run, index, tile, tiles)
                         self._tile(batch, tile, run, index, batch * tiles + tile)
 
     @property
@@ -146,6 +147,11 @@ class _Body:
         first = self._first(tile)
         for term in self.terms:
             term.survey(batch, first, number, self.tiling.pixels)
+
+    def _fetch_ahead(self, run: slice, index: Index, tile: Index, tiles: int) -> None:
+        """Ask for this tile's part of the next block's weights, so that they are at hand when it begins."""
+        for term in self.terms:
+            term.fetch_ahead(run, index, tile, tiles)
 
     def _first(self, tile: Index) -> Index:
         """First pixel of a tile; the last one starts early and overlaps its neighbour instead of running short."""

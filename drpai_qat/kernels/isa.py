@@ -130,6 +130,12 @@ def dot4_by_halves(isa: Isa, acc: Vector, activations: Vector, weights: Vector) 
     return acc
 
 
+def prefetch(buffer: Any, index: Vector) -> None:
+    """Ask for the cache line of an element, into L2; beyond the buffer's end it does nothing."""
+    where = T.address_of(buffer[index])
+    T.evaluate(tirx.call_intrin("void", "tirx.prefetch", where, T.int32(0), T.int32(2), T.int32(1)))
+
+
 def saturating_add(x: Vector, y: Vector) -> Vector:
     """x + y, no further than the ends of their type."""
     return llvm("llvm.sadd.sat", str(x.ty.dtype), x, y)

@@ -14,7 +14,7 @@ from drpai_qat.kernels.conv_shape import Block, ConvShape, Index, blocks_of, pac
 from drpai_qat.kernels.epilogue import flat_arg
 from drpai_qat.kernels.excess import Excess, split
 from drpai_qat.kernels.guard import Survey, limits
-from drpai_qat.kernels.isa import Isa, splat, vector
+from drpai_qat.kernels.isa import Isa, prefetch, splat, vector
 from drpai_qat.kernels.products import HALVES, Product
 
 Constant = npt.NDArray[np.generic]
@@ -37,6 +37,9 @@ class Term:
     weights: Constant | None
     bias: npt.NDArray[np.int32] | None = None
     ratio: float = 1.0
+
+
+_FEW_PIXELS = 8  # beside fewer, asking for weights takes as long as multiplying them
 
 
 class TermEmitter:
@@ -120,6 +123,18 @@ class TermEmitter:
             return
         bases = [T.Bind(base) for base in self._input_offsets(batch, first, 0, pixels)]
         self._survey.write(tile, self._data, bases)
+
+    def fetch_ahead(self, run: slice, index: Index, tile: Index, tiles: int) -> None:
+        """Bring one of `tiles` parts of the next block's weights into the cache."""
+        blocks = self.blocks[run]
+        if self._dynamic or len(blocks) == 1 or self.shape.out_pixels < _FEW_PIXELS:
+            return
+        size = blocks[1].weight_offset - blocks[0].weight_offset
+        line = 64 // np.dtype(self.product.weight_dtype).itemsize
+        lines = -(-size // line // tiles) if size >= line else 1
+        start = T.Bind(blocks[0].weight_offset + (index + 1) * size + tile * (lines * line))
+        with T.serial(lines) as i:
+            prefetch(self._weights, start + i * line)
 
     def start(self, acc: Any, run: slice, index: Index, pixels: int) -> None:
         """Set the accumulators of a tile to where they start.
