@@ -167,19 +167,19 @@ class _Body:
         blocks = self.terms[0].blocks[run]
         block, step = blocks[0], (blocks[1].start - blocks[0].start if len(blocks) > 1 else 0)
         read = self._accumulated(batch, first, run, index, number)
-        row = batch * shape.out_pixels + first
+        rows = self.emitter.rows(batch * shape.out_pixels + first, pixels)
         channel, whole = block.start + index * step, block.channels // lanes
         positions = [i * block.vectors * lanes for i in range(pixels)]
         pieces = []
         for i, position in enumerate(positions):
             offsets = [j * lanes for j in range(whole)]
-            pieces += [(row + i, channel + offset, read(position + offset, lanes)) for offset in offsets]
+            pieces += [(rows[i], channel + offset, read(position + offset, lanes)) for offset in offsets]
         self.emitter.store_tile(pieces)
         for i, position in enumerate(positions):
             done, end = whole * lanes, block.channels
             while done < end:  # the channels beyond the last full register, by powers of two
                 width = 1 << (end - done).bit_length() - 1
-                self.emitter.store(row + i, channel + done, read(position + done, width), width)
+                self.emitter.store(rows[i], channel + done, read(position + done, width), width)
                 done += width
 
     def _accumulated(self, batch: Index, first: Index, run: slice, index: Index, number: Index) -> Any:

@@ -143,6 +143,7 @@ class _Taps:
         (_, stride), (_, dilation), columns = shape.stride, shape.dilation, shape.kernel[1]
         weight_base = T.Bind(block * layout.block_size)
         sums = [_Sums(self.isa, layout, self.bias, channel) for _ in range(pixels)]
+        rows = emitter.neighbours(row, pixels)
         finished: list[tuple[Any, Any, Vector | None]] = []
         for column in range((pixels - 1) * stride + (columns - 1) * dilation + 1):
             users = [(p, s) for p in range(pixels) for s in range(columns) if p * stride + s * dilation == column]
@@ -162,7 +163,7 @@ class _Taps:
             for pixel, s in users:
                 if s == columns - 1:
                     values = sums[pixel].values()
-                    finished += [(row + pixel, channel + j * lanes, value) for j, value in enumerate(values)]
+                    finished += [(rows[pixel], channel + j * lanes, value) for j, value in enumerate(values)]
             if len(finished) >= 4:
                 emitter.store_tile(finished)
                 finished = []

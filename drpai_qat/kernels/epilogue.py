@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +96,14 @@ class Kernel:
     constants: tuple[Constant, ...]
     out_shape: tuple[int, ...]
     out_dtype: str
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One output row: a pixel, counted over the images, and where it starts in the output as stored."""
+
+    number: Any
+    place: Any
 
 
 class EpilogueEmitter:
@@ -214,27 +223,43 @@ class EpilogueEmitter:
                 fill(first + (top + y) * line + (left + width) * channels, (left + right) * channels)
             fill(first + (top + height) * line - right * channels, right * channels + bottom * line)
 
-    def _place(self, row: Any) -> Any:
-        """Where an output row (a pixel, counted over the images) starts."""
+    def row(self, number: Any) -> Row:
+        """An output row; `number` counts all dims but the last, row-major."""
         if self.epilogue.border is None:
-            return row * self._channels
+            return Row(number, number * self._channels)
         (batch, height, width, channels), (top, left, _, _) = self._image, self.epilogue.border.pads
         _, rows, columns, _ = self.stored_shape
-        image = 0 if batch == 1 else tirx.floordiv(row, height * width)
-        y = tirx.floordiv(row if batch == 1 else tirx.floormod(row, height * width), width)
-        return ((image * rows + y + top) * columns + tirx.floormod(row, width) + left) * channels
+        image = 0 if batch == 1 else tirx.floordiv(number, height * width)
+        y = tirx.floordiv(number if batch == 1 else tirx.floormod(number, height * width), width)
+        return Row(number, ((image * rows + y + top) * columns + tirx.floormod(number, width) + left) * channels)
 
-    def store(self, row: Any, channel: Any, acc: Vector | None, lanes: int) -> None:
-        """Compute and store out[row, channel : channel + lanes]; row counts all dims but the last, row-major.
+    def neighbours(self, first: Any, count: int) -> list[Row]:
+        """Rows side by side in one line of an image."""
+        start = T.Bind(self.row(first).place)
+        return [Row(first + i, start + i * self._channels) for i in range(count)]
+
+    def rows(self, first: Any, count: int) -> list[Row]:
+        """Rows one after the other in one image."""
+        width = self._image[-2]
+        if self.epilogue.border is None or count > width:
+            return [self.row(first + i) for i in range(count)]
+        start, gap = T.Bind(self.row(first).place), (self.stored_shape[-2] - width) * self._channels
+        steps = after_wrap(first, count, width, gap)
+        return [Row(first + i, start + (i * self._channels + step)) for i, step in enumerate(steps)]
+
+    def store(self, row: Row | Any, channel: Any, acc: Vector | None, lanes: int) -> None:
+        """Compute and store out[row, channel : channel + lanes].
 
         acc: the accumulator as float32, `lanes` wide, at most the instruction set's; None where there is none.
         """
-        value = self._value(row, channel, acc, lanes)
+        if not isinstance(row, Row):
+            row = self.row(row)
+        value = self._value(row.number, channel, acc, lanes)
         if self.epilogue.out_dtype != "float32":
             if self.epilogue.zero_point:
                 value = value + splat(self._zero_point(), lanes)
             value = T.Cast(vector(self.epilogue.out_dtype, lanes), value)
-        T.buffer_store(self.output, value, [span(self._place(row) + channel, lanes)])
+        T.buffer_store(self.output, value, [span(row.place + channel, lanes)])
 
     def store_vectors(self, row: Any, channels: list[Any], accs: list[Vector] | None, lanes: int) -> None:
         """Store vectors of one row: full registers together, or one shorter vector; as `loops.sweep` hands them out."""
@@ -244,7 +269,7 @@ class EpilogueEmitter:
         else:
             self.store(row, channels[0], values[0], lanes)
 
-    def store_tile(self, pieces: list[tuple[Any, Any, Vector | None]]) -> None:
+    def store_tile(self, pieces: Sequence[tuple[Row | Any, Any, Vector | None]]) -> None:
         """Compute and store several whole registers, which narrow faster together than one by one.
 
         Args:
@@ -252,19 +277,21 @@ class EpilogueEmitter:
         """
         lanes, dtype = self.isa.lanes, self.epilogue.out_dtype
         width = registers_per_pack(self.isa, dtype)
-        while pieces:
-            group, pieces = pieces[:width], pieces[width:]
+        rows = [row if isinstance(row, Row) else self.row(row) for row, _, _ in pieces]
+        placed = [(row, channel, acc) for row, (_, channel, acc) in zip(rows, pieces, strict=True)]
+        while placed:
+            group, placed = placed[:width], placed[width:]
             if len(group) == 1:
                 self.store(*group[0], lanes)
                 continue
             saturate = self._limits is not None
-            values = [self._value(row, channel, acc, lanes, not saturate) for row, channel, acc in group]
+            values = [self._value(row.number, channel, acc, lanes, not saturate) for row, channel, acc in group]
             values += values[-1:] * (width - len(group))
             zero_point = self._zero_point() if self.epilogue.zero_point else None
             parts = narrow(self.isa, values, zero_point, dtype, self._tight_limits())
             for (row, channel, _), part in zip(group, parts, strict=False):
                 elements = T.reinterpret(part, dtype=vector(dtype, lanes))
-                T.buffer_store(self.output, elements, [span(self._place(row) + channel, lanes)])
+                T.buffer_store(self.output, elements, [span(row.place + channel, lanes)])
 
     def _zero_point(self) -> Any:
         return T.Cast("int32", self._scalar_buffer[len(self._scalars) - 1])
@@ -323,6 +350,15 @@ class EpilogueEmitter:
                 stride = math.prod(shape[i + 1 :])
                 offset = offset + tirx.floormod(tirx.floordiv(row, inner), extent) * stride
         return offset
+
+
+def after_wrap(first: Any, count: int, width: int, gap: int) -> list[Any]:
+    """What lies between neighbours beyond their distance: `gap` from the one on that begins the next line of `width`.
+
+    One division for all; count is at most width.
+    """
+    column = T.Bind(tirx.floormod(first, width))
+    return [T.Select(column >= width - i, T.int32(gap), T.int32(0)) if i else 0 for i in range(count)]
 
 
 def flat_arg(name: str, shape: tuple[int, ...], dtype: str) -> Any:

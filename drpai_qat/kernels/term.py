@@ -11,7 +11,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from drpai_qat.kernels.conv_shape import Block, ConvShape, Index, blocks_of, pack_weights
-from drpai_qat.kernels.epilogue import flat_arg
+from drpai_qat.kernels.epilogue import after_wrap, flat_arg
 from drpai_qat.kernels.excess import Excess, split
 from drpai_qat.kernels.guard import Survey, limits
 from drpai_qat.kernels.isa import Isa, prefetch, splat, vector
@@ -183,14 +183,21 @@ class TermEmitter:
         if shape.is_dense_product:
             return [image + (first + i) * total for i in range(pixels)]
         if shape.out_width % pixels == 0:  # the tile lies within one output row
-            row, column = tirx.floordiv(first, shape.out_width), tirx.floormod(first, shape.out_width)
-            base = image + (row * shape.stride[0] * shape.width) * total + column * step
+            base = self._input_offset(image, first)
             return [base + i * step for i in range(pixels)]
-        offsets = []
-        for i in range(pixels):
-            row, column = tirx.floordiv(first + i, shape.out_width), tirx.floormod(first + i, shape.out_width)
-            offsets.append(image + (row * shape.stride[0] * shape.width) * total + column * step)
-        return offsets
+        next_row = (shape.stride[0] * shape.width) * total - shape.out_width * step
+        if pixels <= shape.out_width:
+            start = T.Bind(self._input_offset(image, first))
+            return [
+                start + (i * step + wrapped)
+                for i, wrapped in enumerate(after_wrap(first, pixels, shape.out_width, next_row))
+            ]
+        return [self._input_offset(image, first + i) for i in range(pixels)]
+
+    def _input_offset(self, image: Index, pixel: Index) -> Index:
+        shape = self.shape
+        row, column = tirx.floordiv(pixel, shape.out_width), tirx.floormod(pixel, shape.out_width)
+        return image + (row * shape.stride[0] * shape.width + column * shape.stride[1]) * shape.pitch
 
     def _reduce(self, acc: Any, bases: list[Index], weight_base: Index, vectors: int) -> None:
         """Accumulate over kernel rows, columns and channel groups; short loops are unrolled."""

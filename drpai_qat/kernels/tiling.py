@@ -95,9 +95,10 @@ def _tile(shape: ConvShape, vectors_needed: int, product: Product, isa: Isa) -> 
             short = 2.0 / (pixels * vectors)  # few accumulators leave the multipliers waiting
             cost = 1.0 + 0.5 * loads + short + (_ACROSS_ROWS if across_rows else 0.0)
             if not isa.arm:
-                # Registers are narrowed by fours, and a pixel's address takes divisions: much beside few products.
+                # Registers are narrowed by fours, and pixels in two rows have addresses of their own: much, beside few
+                # products.
                 unused = -(pixels * vectors) % _NARROWED / (pixels * vectors)
-                cost += (1.2 * unused + (0.4 if across_rows else 0.0)) / steps
+                cost += (1.2 * unused + (2.0 if across_rows else 0.0)) / steps
             cost *= waste
             if cost < best_cost:
                 best, best_cost = (pixels, vectors), cost

@@ -304,8 +304,8 @@ class _Outputs:
             corner = T.Bind((image * shape.out_height + top) * shape.out_width + left)
             with T.serial(lines.outputs) as y:
                 values = [self._accumulator(total, channel) for total in lines.totals(rows(y))]
-                pixel = T.Bind(corner + y * shape.out_width)
-                self.emitter.store_tile([(pixel + x, channel, value) for x, value in enumerate(values)])
+                pixels = self.emitter.neighbours(T.Bind(corner + y * shape.out_width), len(values))
+                self.emitter.store_tile([(pixel, channel, value) for pixel, value in zip(pixels, values, strict=True)])
 
     def _accumulator(self, total: Vector, channel: Index) -> Vector:
         """What a direct convolution would have accumulated, as float32."""
