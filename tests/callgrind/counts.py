@@ -31,17 +31,22 @@ TOOLS = ("valgrind", "g++")
 
 
 def _layer(channels: int, out: int, kernel: int, size: int, groups: int = 1, bits: int = 7) -> onnx.ModelProto:
-    """Convolution, ReLU, requantize; activations of so many bits."""
+    """Convolution, ReLU, requantize; activations of so many bits, as they are behind a ReLU.
+
+    (How often a guarded product takes the slower way depends on them. What reaches a range through views alone is made
+    to fill it; hence Neg.)
+    """
+    step = 4 / (2**bits - 1)
     rng = np.random.default_rng(0)
     weights = np.clip(rng.normal(0, 32, (out, channels // groups, kernel, kernel)), -127, 127).astype(np.int8)
     body = (
-        "l = Clip(x, lo, hi)\n" + qdq("l", "a") + "v = DequantizeLinear(w, sw, zw)\n"
+        "n = Neg(x) l = Clip(n, lo, hi)\n" + qdq("l", "a") + "v = DequantizeLinear(w, sw, zw)\n"
         f"c = Conv<pads = [{', '.join([str(kernel // 2)] * 4)}], group = {groups}>(a, v)  r = Relu(c)\n" + qdq("r", "y")
     )
     return model(
         f"(float[1,{channels},{size},{size}] x) => (float[1,{out},{size},{size}] y)", body,
-        **grid("a", 0.01, 0), **grid("y", 0.05, 0),
-        lo=0.0, hi=0.01 * (2**bits - 1), w=weights, sw=np.float32(0.01), zw=np.int8(0),
+        **grid("a", step, 0), **grid("y", 5 * step, 0),
+        lo=0.0, hi=4.0, w=weights, sw=np.float32(0.01), zw=np.int8(0),
     )  # fmt: skip
 
 
@@ -53,7 +58,8 @@ def _other(body: str, out: str) -> onnx.ModelProto:
 NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
     "conv 3x3, 64 to 64 at 14x14, 7 bits": lambda: _layer(64, 64, 3, 14),
     "conv 3x3, 64 to 64 at 14x14, 8 bits": lambda: _layer(64, 64, 3, 14, bits=8),
-    "conv 1x1, 128 to 64 at 14x14": lambda: _layer(128, 64, 1, 14),
+    "conv 1x1, 128 to 64 at 14x14, 7 bits": lambda: _layer(128, 64, 1, 14),
+    "conv 1x1, 128 to 64 at 14x14, 8 bits": lambda: _layer(128, 64, 1, 14, bits=8),
     "conv 3x3, 3 to 32 at 28x28": lambda: _layer(3, 32, 3, 28),
     "depthwise 3x3, 96 at 14x14": lambda: _layer(96, 96, 3, 14, groups=96),
     "sum of two grids": lambda: _other(qdq("a", "b") + "r = Add(a, b)\n", "1,64,14,14"),
