@@ -12,6 +12,7 @@ convolution and have more than 100% of dot2's ceiling: they multiply less.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -33,7 +34,7 @@ from drpai_qat.kernels.depthwise import depthwise
 from drpai_qat.kernels.epilogue import Epilogue, Kernel, flat_arg
 from drpai_qat.kernels.isa import Isa, vector
 from drpai_qat.kernels.loops import Registers, function
-from drpai_qat.kernels.products import DOT2, FMA, Product, dot4
+from drpai_qat.kernels.products import DOT2, FMA, Product, dot4, product8
 from drpai_qat.kernels.tiling import Tiling, choose_tiling
 from drpai_qat.kernels.winograd import transformed_weights, transformed_windows, winograd
 from drpai_qat.kernels.winograd_plan import Plan, choose_plan
@@ -142,6 +143,10 @@ def ceiling_kernel(product: Product, isa: Isa) -> tuple[Kernel, np.ndarray, int]
     return kernel, np.zeros(pixels * width, product.in_dtype), repeats * turn * pixels
 
 
+def _scales(shape: ConvShape) -> np.ndarray:
+    return np.linspace(1e-4, 2e-4, shape.out_channels).reshape(1, 1, 1, -1)
+
+
 def conv_kernel(
     shape: ConvShape, product: Product, isa: Isa, tiling: Tiling | None = None
 ) -> tuple[Kernel, np.ndarray]:
@@ -150,19 +155,32 @@ def conv_kernel(
     weights = rng.integers(-16, 17, (shape.out_channels, *shape.kernel, shape.channels)).astype(product.weight_dtype)
     data = rng.integers(0, 64, shape.in_size).astype(product.in_dtype)
     bias = None if product.name == "fma" else np.zeros(shape.out_channels, np.int32)
-    scales = np.linspace(1e-4, 2e-4, shape.out_channels).reshape(1, 1, 1, -1)
-    epilogue = Epilogue(E.Snap(E.affine(E.Acc(), scales), -3, 252), "uint8", 3)
+    epilogue = Epilogue(E.Snap(E.affine(E.Acc(), _scales(shape)), -3, 252), "uint8", 3)
     return conv(shape, product, isa, epilogue, weights, bias, tiling), data
 
 
+def guarded_kernel(shape: ConvShape, isa: Isa) -> tuple[Product, Kernel, np.ndarray]:
+    """What full 8-bit ranges get: the product, the convolution, and activations as a ReLU passes them.
+
+    The weights fill 8 bits, four standard deviations to the end; so do the activations, of which half are zero.
+    """
+    rng = np.random.default_rng(0)
+    size = (shape.out_channels, *shape.kernel, shape.channels)
+    weights = np.clip(rng.normal(0, 32, size), -127, 127).round().astype(np.int8)
+    data = np.clip(rng.normal(0, 64, shape.in_size), 0, 255).astype(np.uint8)
+    product, _ = product8(isa, weights, 0, 255, zero_point=0)
+    epilogue = Epilogue(E.Snap(E.affine(E.Acc(), _scales(shape)), -3, 252), "uint8", 3)
+    bias = np.zeros(shape.out_channels, np.int32)
+    return product, conv(shape, product, isa, epilogue, weights, bias), data.astype(product.in_dtype)
+
+
 def winograd_kernels(plan: Plan, target: Target) -> list[Timed]:
-    """What is transformed ahead, and the convolution behind it; ranges and weights of 8 bits."""
+    """What is transformed ahead, and the convolution behind it; weights of 8 bits."""
     rng = np.random.default_rng(0)
     shape = plan.shape
     weights = rng.integers(-16, 17, (shape.out_channels, 3, 3, shape.channels)).astype(np.int8)
-    data = rng.integers(0, 256, shape.in_size).astype(np.uint8)
-    scales = np.linspace(1e-4, 2e-4, shape.out_channels).reshape(1, 1, 1, -1)
-    epilogue = Epilogue(E.Snap(E.affine(E.Acc(), scales), -3, 252), "uint8", 3)
+    data = rng.integers(0, 256, shape.in_size).astype(plan.dtype)
+    epilogue = Epilogue(E.Snap(E.affine(E.Acc(), _scales(shape)), -3, 252), "uint8", 3)
     main = winograd(plan, epilogue, weights, np.zeros(shape.out_channels, np.int32))
     if plan.ahead == "weights":
         first = Timed(transformed_weights(plan, weights), target)
@@ -222,13 +240,25 @@ def measure(target: Target, args: argparse.Namespace) -> list[dict[str, object]]
                 rows[-1]["best"] = [(_tile(candidates[i]), round(rates[i] / top, 3)) for i in order]
             print(_line(rows[-1]), flush=True)
     for label, shape in SHAPES.items():
-        plan = choose_plan(shape, np.ones((shape.out_channels, *shape.kernel, shape.channels)), 255, isa)
+        if isa.dot4_exact or not _wanted(label, args.only):
+            continue
+        product, kernel, data = guarded_kernel(shape, isa)
+        name = f"{product.name}/{product.steps}" if product.name == "dot4" else product.name
+        if name in ceilings:
+            ceiling, macs = ceilings[name]
+            timed_kernel = Timed(kernel, target, data)
+            _rounds([ceiling, timed_kernel], args.rounds)
+            top = macs / ceiling.best
+            rows.append(_row(isa, f"8 bits {name}", label, None, shape.macs / timed_kernel.best, top))
+            print(_line(rows[-1]), flush=True)
+    for (label, shape), (dtype, qmax) in itertools.product(SHAPES.items(), {"uint8": 255, "int16": None}.items()):
+        plan = choose_plan(shape, np.ones((shape.out_channels, *shape.kernel, shape.channels)), qmax, isa)
         if plan is not None and "dot2" in ceilings and _wanted(label, args.only):
             ceiling, macs = ceilings["dot2"]
             parts = winograd_kernels(plan, target)
             _rounds([ceiling, *parts], args.rounds)
             rate = shape.macs / sum(part.best for part in parts)
-            rows.append(_row(isa, "winograd", label, None, rate, macs / ceiling.best))
+            rows.append(_row(isa, f"winograd {dtype}", label, None, rate, macs / ceiling.best))
             print(_line(rows[-1]), flush=True)
     ceiling, macs = next(iter(ceilings.values()))
     for label, shape in DEPTHWISE.items():
@@ -269,7 +299,7 @@ def _row(isa: Isa, product: str, label: str, tiling: Tiling | None, rate: float,
 
 
 def _line(row: dict[str, object]) -> str:
-    line = "{isa:12s} {product:10s} {shape:24s} {tile:18s} {gmacs:7.1f} GMAC/s of {ceiling:6.1f}  {share:.0%}".format(
+    line = "{isa:12s} {product:14s} {shape:24s} {tile:18s} {gmacs:7.1f} GMAC/s of {ceiling:6.1f}  {share:.0%}".format(
         **row
     )
     return line + "".join(f"  {tile}: {share:.0%}" for tile, share in row.get("best", ()))  # type: ignore[attr-defined]

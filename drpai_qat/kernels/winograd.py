@@ -7,6 +7,9 @@ d is a window of 4x4 or 6x6 inputs, y the 2x2 or 4x4 outputs it gives, w the wei
 them is linear and so exact modulo 2**32. k is a power of two times an odd number, and odd numbers have inverses there:
 the outputs come out exactly, however the sums before them wrap, provided they fit the bits that k leaves (`fits`).
 
+int16 activations are too large for that, so their two bytes are multiplied one by one: a high plane of -128..127 and a
+low one of 0..255, which need not share k's bits, since 256 times the high plane's outputs need fewer than k took.
+
 Transformed operands take 4 or 8 bytes for each weight, 8 or 4.5 for each input, and neither is stored. Two loop orders:
 over a large image the weights are transformed ahead (`transformed_weights`), and each task transforms windows of its
 own; over a small one the windows are (`transformed_windows`), and each task transforms the weights of its own output
@@ -37,7 +40,7 @@ from drpai_qat.kernels.isa import (
 )
 from drpai_qat.kernels.loops import Index, Registers, function
 from drpai_qat.kernels.winograd_lines import Line
-from drpai_qat.kernels.winograd_plan import VECTORS, Plan
+from drpai_qat.kernels.winograd_plan import BYTE, VECTORS, Plan
 
 Weights = npt.NDArray[np.int8]
 
@@ -55,16 +58,17 @@ def transformed_weights(plan: Plan, weights: Weights) -> Kernel:
 
 
 def transformed_windows(plan: Plan) -> Kernel:
-    """Kernel of (data): int16, [position][`window_slab`]."""
+    """Kernel of (data): int16, [plane][position][`window_slab`]."""
     count = plan.batches * plan.batch
     slab = plan.window_slab(count)
+    size = plan.planes * plan.positions * slab
     with function("winograd_windows") as builder:
-        data = flat_arg("data", (plan.shape.in_size,), "uint8")
-        out = flat_arg("out", (plan.positions * slab,), "int16")
+        data = flat_arg("data", (plan.shape.in_size,), plan.dtype)
+        out = flat_arg("out", (size,), "int16")
         with T.parallel(count // plan.tile) as task, T.serial(plan.tile) as i:
             window = T.Bind(task * plan.tile + i)
             _transform_window(plan, data, window, out, window, slab)
-    return Kernel(builder.get(), (), (plan.positions * slab,), "int16")
+    return Kernel(builder.get(), (), (size,), "int16")
 
 
 def winograd(plan: Plan, epilogue: Epilogue, weights: Weights, bias: npt.NDArray[np.int32] | None) -> Kernel:
@@ -104,7 +108,7 @@ class _WeightsAhead:
 
     def declare_inputs(self) -> None:
         plan = self._plan
-        self._data = flat_arg("data", (plan.shape.in_size,), "uint8")
+        self._data = flat_arg("data", (plan.shape.in_size,), plan.dtype)
         self._weights = flat_arg("weights", (plan.blocks * self._block_size,), "int16")
 
     def declare_constants(self) -> None:
@@ -114,8 +118,8 @@ class _WeightsAhead:
         plan = self._plan
         slab = plan.window_slab(plan.batch)
         with T.parallel(plan.batches) as task:
-            windows = T.alloc_buffer((plan.positions * slab,), "int16")
-            totals = T.alloc_buffer((plan.batch * plan.positions * plan.block,), "int32")
+            windows = T.alloc_buffer((plan.planes * plan.positions * slab,), "int16")
+            totals = T.alloc_buffer((_totals_size(plan),), "int32")
             with T.serial(plan.batch) as i:
                 _transform_window(plan, self._data, T.Bind(task * plan.batch + i), windows, i, slab)
             with T.serial(plan.blocks) as block:
@@ -134,7 +138,7 @@ class _WindowsAhead:
         self._weights: Any
 
     def declare_inputs(self) -> None:
-        self._windows = flat_arg("windows", (self._plan.positions * self._slab,), "int16")
+        self._windows = flat_arg("windows", (self._plan.planes * self._plan.positions * self._slab,), "int16")
 
     def declare_constants(self) -> None:
         plan = self._plan
@@ -142,7 +146,7 @@ class _WindowsAhead:
 
     def emit(self, outputs: _Outputs) -> None:
         plan, chunks = self._plan, self._plan.shape.channels // self._plan.chunk
-        size = plan.batch * plan.positions * plan.block
+        size = _totals_size(plan)
         with T.parallel(plan.blocks) as block:
             multipliers = T.alloc_buffer((plan.positions * plan.weight_slab(plan.chunk),), "int16")
             totals = T.alloc_buffer((size,), "int32")
@@ -157,6 +161,11 @@ class _WindowsAhead:
                     first = T.Bind(batch * (plan.batch * plan.shape.channels) + channel)
                     _multiply(plan, self._windows, first, self._slab, multipliers, 0, plan.chunk, totals, chunks > 1)
                 outputs.emit(totals, batch, block)
+
+
+def _totals_size(plan: Plan) -> int:
+    """Elements of [plane][window][position][output channel], for one batch of windows and one block."""
+    return plan.planes * plan.batch * plan.positions * plan.block
 
 
 def _packed(plan: Plan, weights: Weights) -> Weights:
@@ -221,21 +230,32 @@ def _corner(plan: Plan, window: Index) -> tuple[Index, Index, Index]:
 
 
 def _transform_window(plan: Plan, data: Any, window: Index, out: Any, place: Index, slab: int) -> None:
-    """All channels of one window, to out[position][place]."""
+    """All channels of one window, to out[plane][position][place]."""
     shape, lanes, size = plan.shape, 2 * plan.isa.lanes, plan.lines.window
     image, row, column = _corner(plan, window)
     origin = T.Bind(((image * shape.height + row) * shape.width + column) * shape.channels)
-    with T.serial(shape.channels // lanes) as part:
 
+    def transform(plane: int, channel: Index) -> None:
         def load(i: Index, j: Index) -> Vector:
-            at = origin + (i * shape.width + j) * shape.channels + part * lanes
-            return T.Cast(vector("int16", lanes), data.vload([at], vector("uint8", lanes)))
+            at = origin + (i * shape.width + j) * shape.channels + channel
+            return _of_plane(plane, data.vload([at], vector(plan.dtype, lanes)), lanes)
 
         rows = _transform_columns(plan.lines.inputs, (size, size), lanes, "int16", load)
-        target = T.Bind(place * shape.channels + part * lanes)
+        target = T.Bind((plane * (plan.positions * slab) + place * shape.channels) + channel)
         with T.serial(size) as i:
             for j, value in enumerate(plan.lines.inputs(rows(i))):
                 T.buffer_store(out, value, [span(target + (i * size + j) * slab, lanes)])
+
+    with T.serial(shape.channels // lanes) as part:
+        for plane in range(plan.planes):
+            transform(plane, part * lanes)
+
+
+def _of_plane(plane: int, activations: Vector, lanes: int) -> Vector:
+    """As int16; of int16 activations their high bytes (plane 0) or their low ones (1)."""
+    if activations.ty.dtype.bits == 8:
+        return T.Cast(vector("int16", lanes), activations)
+    return activations >> splat(T.int16(8), lanes) if plane == 0 else activations & splat(T.int16(BYTE), lanes)
 
 
 def _multiply(
@@ -249,23 +269,26 @@ def _multiply(
     totals: Any,
     accumulate: bool,
 ) -> None:
-    """Sums over so many channels, for one batch of windows and one block: totals[window][position][output channel].
+    """Sums over so many channels, for one batch of windows and one block, to totals (`_totals_size`).
 
     Args:
-        first: in windows[position], the first window's first channel; slab: elements of a position there.
+        first: in windows[plane][position], the first window's first channel; slab: elements of a position there.
         start: of the block's transformed weights.
         accumulate: add to the totals rather than set them.
     """
     lanes, block, wide = plan.isa.lanes, plan.block, vector("int16", 2 * plan.isa.lanes)
     total = vector("int32", lanes)
     tile = [(i, j) for i in range(plan.tile) for j in range(VECTORS)]
-    with T.serial(plan.positions) as position, T.serial(plan.batch // plan.tile) as group:
-        place = T.Bind((group * (plan.tile * plan.positions) + position) * block)
+    groups = plan.batch // plan.tile
+    # A position's weights serve both planes while they are in the cache.
+    with T.serial(plan.positions) as position, T.serial(plan.planes * groups) as index:
+        plane, group = (0, index) if plan.planes == 1 else (tirx.floordiv(index, groups), tirx.floormod(index, groups))
+        place = T.Bind((index * (plan.tile * plan.positions) + position) * block)
         places = [place + i * (plan.positions * block) + j * lanes for i, j in tile]
         acc = Registers(len(tile), lanes, "int32")
         for k, at in enumerate(places):
             acc[k] = totals.vload([at], total) if accumulate else splat(T.int32(0), lanes)
-        data = T.Bind(first + position * slab + group * (plan.tile * plan.shape.channels))
+        data = T.Bind(first + (plane * plan.positions + position) * slab + group * (plan.tile * plan.shape.channels))
         weight = T.Bind(start + position * plan.weight_slab(channels))
         with T.serial(channels // 2) as pair:
             starts = [weight + pair * (2 * block) + j * (2 * lanes) for j in range(VECTORS)]
@@ -295,25 +318,35 @@ class _Outputs:
         with T.serial(plan.batch) as i, T.serial(VECTORS) as vector_index:
             image, top, left = _corner(plan, batch * plan.batch + i)
             channel = T.Bind(block * plan.block + vector_index * lanes)
-            first = T.Bind(i * (plan.positions * plan.block) + vector_index * lanes)
 
-            def load(row: Index, column: Index) -> Vector:
-                return totals.vload([first + (row * lines.window + column) * plan.block], kind)
+            def rows(plane: int) -> Callable[[Index], list[Vector]]:
+                window = plane * plan.batch + i
+                first = T.Bind(window * (plan.positions * plan.block) + vector_index * lanes)
 
-            rows = _transform_columns(lines.totals, (lines.window, lines.outputs), lanes, "int32", load)
+                def load(row: Index, column: Index) -> Vector:
+                    return totals.vload([first + (row * lines.window + column) * plan.block], kind)
+
+                return _transform_columns(lines.totals, (lines.window, lines.outputs), lanes, "int32", load)
+
+            planes = [rows(plane) for plane in range(plan.planes)]
             corner = T.Bind((image * shape.out_height + top) * shape.out_width + left)
             with T.serial(lines.outputs) as y:
-                values = [self._accumulator(total, channel) for total in lines.totals(rows(y))]
+                totals_of_row = zip(*(lines.totals(row(y)) for row in planes), strict=True)
+                values = [self._accumulator(of_planes, channel) for of_planes in totals_of_row]
                 pixels = self.emitter.neighbours(T.Bind(corner + y * shape.out_width), len(values))
                 self.emitter.store_tile([(pixel, channel, value) for pixel, value in zip(pixels, values, strict=True)])
 
-    def _accumulator(self, total: Vector, channel: Index) -> Vector:
-        """What a direct convolution would have accumulated, as float32."""
+    def _accumulator(self, totals: tuple[Vector, ...], channel: Index) -> Vector:
+        """What a direct convolution would have accumulated, as float32; from the total of each plane."""
         lines, lanes = self.plan.lines, self.plan.isa.lanes
         if lines.odd != 1:
             inverse = pow(lines.odd**2, -1, 2**32)
-            total = wrapping_multiply(total, splat(T.int32(inverse - 2**32 * (inverse >> 31)), lanes))
-        value = total >> splat(T.int32(2 * lines.shift), lanes)
+            factor = splat(T.int32(inverse - 2**32 * (inverse >> 31)), lanes)
+            totals = tuple(wrapping_multiply(total, factor) for total in totals)
+        shift = 2 * lines.shift
+        value = totals[-1] >> splat(T.int32(shift), lanes)
+        if len(totals) == 2:
+            value = wrapping_add(value, totals[0] << splat(T.int32(8 - shift), lanes))
         if self.start is not None:
-            value = value + self.start.vload([channel], vector("int32", lanes))
+            value = wrapping_add(value, self.start.vload([channel], vector("int32", lanes)))
         return T.Cast(vector("float32", lanes), value)

@@ -14,6 +14,7 @@ from drpai_qat.kernels.isa import Isa
 from drpai_qat.kernels.products import DOT2_COST
 from drpai_qat.kernels.winograd_lines import FOUR, TWO, Lines
 
+BYTE = 255  # the largest
 VECTORS = 2  # registers of output channels in a tile of products
 # Times as multiples of a vpmaddubsw product's (`DOT2_COST`), fitted on a Golden Cove core held to AVX2.
 _WEIGHT, _INPUT, _TOTAL = 20.0, 4.0, 9.0  # of transforming a weight, of making a transformed input, of using up a total
@@ -34,6 +35,7 @@ class Plan:
         tile: windows multiplied together.
         batch: windows of which all products are made before their outputs are, a multiple of `tile`.
         chunk: input channels whose weights are transformed together, where those are not transformed ahead.
+        planes: 1 where activations are uint8, 2 where they are int16 and their two bytes are multiplied one by one.
     """
 
     shape: ConvShape
@@ -43,6 +45,12 @@ class Plan:
     tile: int
     batch: int
     chunk: int
+    planes: int = 1
+
+    @property
+    def dtype(self) -> str:
+        """Of the activations."""
+        return "uint8" if self.planes == 1 else "int16"
 
     @property
     def positions(self) -> int:
@@ -78,7 +86,7 @@ class Plan:
     @property
     def cost(self) -> float:
         """Time for each product of a direct convolution, as a multiple of a vpmaddubsw one's."""
-        shape, elements = self.shape, self.batches * self.batch * self.positions
+        shape, elements = self.shape, self.planes * self.batches * self.batch * self.positions
         weights = 9 * shape.channels * shape.out_channels * (self.batches if self.ahead == "windows" else 1)
         products = DOT2_COST * elements * shape.channels * shape.out_channels
         operands = elements * (_INPUT * shape.channels + _TOTAL * shape.out_channels)
@@ -98,15 +106,16 @@ def granularity(isa: Isa) -> int:
     return VECTORS * isa.lanes
 
 
-def choose_plan(shape: ConvShape, weights: npt.NDArray[np.integer], qmax: int, isa: Isa) -> Plan | None:
+def choose_plan(shape: ConvShape, weights: npt.NDArray[np.integer], qmax: int | None, isa: Isa) -> Plan | None:
     """The fastest plan that is exact for these weights; None where there is none.
 
     Args:
         weights: 8-bit values, shape (out_channels, rows, columns, channels).
-        qmax: largest stored activation (uint8).
+        qmax: largest stored activation (uint8); None where they are int16, and all sums are known to fit int32.
     """
-    plans = [_plan(shape, isa, lines) for lines in (TWO, FOUR) if _applies(shape, isa, lines)]
-    return next((plan for plan in sorted(plans, key=lambda one: one.cost) if fits(weights, qmax, plan.lines)), None)
+    planes, largest = (1, qmax) if qmax is not None else (2, BYTE)
+    plans = [_plan(shape, isa, lines, planes) for lines in (TWO, FOUR) if _applies(shape, isa, lines)]
+    return next((plan for plan in sorted(plans, key=lambda one: one.cost) if fits(weights, largest, plan.lines)), None)
 
 
 def _applies(shape: ConvShape, isa: Isa, lines: Lines) -> bool:
@@ -127,7 +136,7 @@ def fits(weights: npt.NDArray[np.integer], qmax: int, lines: Lines) -> bool:
 
     Args:
         weights: 8-bit values, shape (out_channels, 3, 3, channels).
-        qmax: largest stored activation (uint8).
+        qmax: largest stored activation (uint8); of int16, largest low byte.
     """
     flat = weights.reshape(len(weights), -1).astype(np.int64)
     positive, negative = (np.maximum(part, 0).sum(1).max(initial=0) for part in (flat, -flat))
@@ -138,17 +147,17 @@ def fits(weights: npt.NDArray[np.integer], qmax: int, lines: Lines) -> bool:
     )
 
 
-def _plan(shape: ConvShape, isa: Isa, lines: Lines) -> Plan:
+def _plan(shape: ConvShape, isa: Isa, lines: Lines, planes: int) -> Plan:
     rows, columns = (math.ceil(size / lines.outputs) for size in (shape.out_height, shape.out_width))
     windows = shape.batch * rows * columns
     ahead: Literal["weights", "windows"] = "weights" if shape.out_channels < windows else "windows"
     size = granularity(isa)
     chunk = max(n for n in range(size, _MOST_CHUNK + 1, size) if shape.channels % n == 0)
-    most = _MOST_WINDOWS
+    most = _MOST_WINDOWS // planes
     if ahead == "weights":
-        most = min(most, _BATCH_BYTES // (2 * lines.window**2 * shape.channels))
+        most = min(most, _BATCH_BYTES // (2 * planes * lines.window**2 * shape.channels))
     plans = [
-        Plan(shape, lines, isa, ahead, tile, batch, chunk)
+        Plan(shape, lines, isa, ahead, tile, batch, chunk, planes)
         for tile in (4, 5)
         for batch in range(tile, max(most, tile) + 1, tile)
     ]

@@ -18,6 +18,7 @@ from drpai_qat.kernels.winograd_plan import Plan, choose_plan, fits
 from tests.kernels.running import few, raw, requantized, run
 
 on_each_algorithm = pytest.mark.parametrize("lines", [TWO, FOUR], ids=["F(2x2)", "F(4x4)"])
+on_bytes_and_int16 = pytest.mark.parametrize("planes", [1, 2], ids=["uint8", "int16"])
 on_sets_without_vnni = pytest.mark.parametrize("isa", [SSE42, AVX2], ids=lambda isa: isa.name)
 
 
@@ -40,15 +41,16 @@ def compute(plan: Plan, epilogue: Epilogue, x: np.ndarray, w: np.ndarray, bias: 
     return run(winograd(plan, epilogue, w, bias), plan.isa, *inputs)
 
 
-def operands(shape: ConvShape, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def operands(shape: ConvShape, seed: int, dtype: str = "uint8") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
-    x = rng.integers(0, 256, (shape.batch, shape.height, shape.width, shape.channels)).astype(np.uint8)
+    ends = np.iinfo(dtype)
+    x = rng.integers(ends.min, ends.max + 1, (shape.batch, shape.height, shape.width, shape.channels)).astype(dtype)
     w = rng.integers(-128, 128, (shape.out_channels, 3, 3, shape.channels)).astype(np.int8)
     return x, w, rng.integers(-9999, 9999, shape.out_channels).astype(np.int32)
 
 
 @st.composite
-def plans(draw: st.DrawFn, isa: Isa, lines: Lines) -> Plan:
+def plans(draw: st.DrawFn, isa: Isa, lines: Lines, planes: int) -> Plan:
     """Sizes that windows do not divide, more batches than one, chunks of channels."""
     height, width = (draw(st.integers(lines.outputs, 11)) for _ in range(2))
     step = 2 * isa.lanes
@@ -57,16 +59,19 @@ def plans(draw: st.DrawFn, isa: Isa, lines: Lines) -> Plan:
     chunk = draw(st.sampled_from([n for n in range(step, channels + 1, step) if channels % n == 0]))
     shape = sizes(height, width, channels, out_channels, draw(st.integers(1, 2)))
     ahead = draw(st.sampled_from(["weights", "windows"]))
-    return Plan(shape, lines, isa, ahead, tile, tile * draw(st.integers(1, 4)), chunk)
+    return Plan(shape, lines, isa, ahead, tile, tile * draw(st.integers(1, 4)), chunk, planes)
 
 
 @on_sets_without_vnni
 @on_each_algorithm
+@on_bytes_and_int16
 @few
 @given(data=st.data(), seed=st.integers(0, 9))
-def test_accumulators_are_those_of_a_direct_convolution(isa: Isa, lines: Lines, data: st.DataObject, seed: int) -> None:
-    plan = data.draw(plans(isa, lines))
-    x, w, bias = operands(plan.shape, seed)
+def test_accumulators_are_those_of_a_direct_convolution(
+    isa: Isa, lines: Lines, planes: int, data: st.DataObject, seed: int
+) -> None:
+    plan = data.draw(plans(isa, lines, planes))
+    x, w, bias = operands(plan.shape, seed, plan.dtype)
     assert fits(w, 255, lines)
     expected = direct(plan.shape, x, w) + bias
     np.testing.assert_array_equal(compute(plan, raw(), x, w, bias), expected.astype(np.float32))
@@ -82,6 +87,27 @@ def test_outputs_are_requantized(lines: Lines, ahead: str, dtype: str) -> None:
     acc = (direct(shape, x, w) + bias).astype(np.int32)
     epilogue = requantized(acc, dtype)
     np.testing.assert_array_equal(compute(plan, epilogue, x, w, bias), epilogue.evaluate(acc, []))
+
+
+@on_each_algorithm
+@pytest.mark.parametrize("ahead", ["weights", "windows"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_int16_activations_may_take_all_of_int32(lines: Lines, ahead: str, sign: int) -> None:
+    """Sums of the bytes fit what the factor leaves, all together need every bit; the start may wrap them back."""
+    shape = sizes(lines.outputs, lines.outputs, 32, 16)
+    plan = Plan(shape, lines, AVX2, ahead, 4, 4, 16, planes=2)  # type: ignore[arg-type]
+    w = np.full((16, 3, 3, 32), sign * 127, np.int8)
+    x = np.full((1, shape.height, shape.width, 32), 32767, np.int16)
+    x[..., ::2] = 24000
+    acc = direct(shape, x, w)
+    assert fits(w, 255, lines)
+    assert 2**29 < abs(acc).min() < 2**31
+    np.testing.assert_array_equal(compute(plan, raw(), x, w), acc.astype(np.float32))
+    # As with a grid whose zero point is at its end.
+    bias = (np.int64(sign * 32768 * 127 * 9 * 32)).repeat(16)
+    np.testing.assert_array_equal(
+        compute(plan, raw(), x, w, bias.astype(np.int32)), (acc + bias).astype(np.int32).astype(np.float32)
+    )
 
 
 @on_each_algorithm
@@ -144,3 +170,7 @@ def test_plans_suit_the_image() -> None:
     assert plan(56, 64, AVX512_VNNI) is None
     assert plan(56, 64, NEON) is None
     assert large.cost < small.cost < tiny.cost
+    sums = choose_plan(large.shape, np.ones((64, 3, 3, 64), np.int8), None, AVX2)
+    assert sums is not None
+    assert (sums.lines, sums.planes, sums.dtype) == (FOUR, 2, "int16")
+    assert 1.9 < sums.cost / large.cost < 2.1

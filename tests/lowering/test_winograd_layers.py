@@ -41,6 +41,23 @@ def test_a_residual_block_is_exact(size, channels, ahead, target):
 
 
 @pytest.mark.parametrize("target", WITHOUT_VNNI)
+@pytest.mark.parametrize(("size", "channels", "ahead"), [((16, 31), 32, "weights"), ((12, 12), 64, "windows")])
+def test_a_sum_without_a_range_is_read_byte_by_byte(size, channels, ahead, target):
+    """Behind a ReLU, so that its parts can't be read instead; on one scale, so that int16 holds it exactly."""
+    line, weights = layer("c", "r", channels, channels)
+    height, width = size
+    source = model(
+        f"(float[2,{channels},{height},{width}] x) => (float[2,{channels},{height},{width}] y)",
+        qdq("x", "a") + "n = Neg(x)\n" + qdq("n", "b") + "s = Add(a, b)  r = Relu(s)\n" + line + qdq("c", "y"),
+        **GRIDS, **weights,
+    )  # fmt: skip
+    feeds = {"x": np.random.default_rng(0).normal(0, 4, (2, channels, *size)).astype(np.float32)}
+    count = kernels(lowered(source, target))
+    assert (count["winograd"], count[f"winograd_{ahead}"]) == (1, 1)
+    np.testing.assert_array_equal(compiled(source, feeds, target)[0], reference(source, feeds)[0])
+
+
+@pytest.mark.parametrize("target", WITHOUT_VNNI)
 def test_the_network_keeps_its_own_weights(target):
     """What is transformed exists only while the network runs: parameters are the 9 int8 weights of each channel."""
     line, weights = layer("c", "a", 64, 64)
