@@ -5,7 +5,7 @@
     pairs  int8 (Arm)       int8     int32         where `pair_steps` proves it, which is nearly always
     dot2   int16, centred   int8     int32         always (weights int16 in DOT2_WIDE: products of two activations)
     halves uint8            int8     int32         always: dot4's operands with dot2's multiplications (x86)
-    fma    float32          float32  float32       (float)
+    fma    float32          float32  float32       (float; int8 weights are converted as they are read)
 
 `steps` of dot4 without VNNI: how many vpmaddubsw results are added in int16 before they are widened; of `pairs`
 likewise; 1 where the hardware accumulates in int32. `repair` of dot4: the largest activation, where so many steps fit
@@ -123,7 +123,8 @@ class Product:
 
     def _weights(self, weights: Any, start: Any, count: int) -> Any:
         value = weights.vload([start], vector(self.weight_dtype, count))
-        return T.Cast(vector("int16", count), value) if (self.name, self.weight_dtype) == ("dot2", "int8") else value
+        factor = {"dot2": "int16", "fma": "float32"}.get(self.name, self.weight_dtype)
+        return value if factor == self.weight_dtype else T.Cast(vector(factor, count), value)
 
     def _inputs(self, isa: Isa, data: Any, start: Any, group: int, apart: int) -> list[Any]:
         """The activations of each step, the same in every lane."""
@@ -163,6 +164,7 @@ DOT2 = Product("dot2", 2, "int16", "int8", "int32")
 DOT2_WIDE = Product("dot2", 2, "int16", "int16", "int32")  # both operands are activations
 HALVES = Product("halves", 4, "uint8", "int8", "int32")
 FMA = Product("fma", 1, "float32", "float32", "float32")
+FMA_INT8 = Product("fma", 1, "float32", "int8", "float32")
 
 
 def dot4(steps: int = 1) -> Product:

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from drpai_qat.kernels.isa import Isa
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def choose_tiling(shape: ConvShape, product: Product, isa: Isa) -> Tiling:
     tiles = math.ceil(shape.out_pixels / pixels)
     blocks = shape.groups * math.ceil(vectors_needed / vectors)
     reduction = math.prod(shape.kernel) * shape.channels
-    weight_bytes = blocks * vectors * isa.lanes * reduction * (4 if product.name == "fma" else 1)
+    weight_bytes = blocks * vectors * isa.lanes * reduction * np.dtype(product.weight_dtype).itemsize
     input_bytes = shape.in_size // shape.batch * {"uint8": 1, "int8": 1, "int16": 2, "float32": 4}[product.in_dtype]
     chunk = even_chunk(tiles, min(math.ceil(tiles / _MIN_TASKS), _chunk_tiles(shape, pixels, input_bytes)))
     by_pixels = _reread(weight_bytes, math.ceil(tiles / chunk))

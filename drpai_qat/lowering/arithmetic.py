@@ -10,12 +10,15 @@ import numpy.typing as npt
 
 from drpai_qat.kernels.conv_shape import ConvShape
 from drpai_qat.kernels.isa import Isa
-from drpai_qat.kernels.products import DOT2, DOT2_COST, DOT2_WIDE, FMA, LEAST_COST, Product, dot4, product8
+from drpai_qat.kernels.products import DOT2, DOT2_COST, DOT2_WIDE, FMA, FMA_INT8, LEAST_COST, Product, dot4, product8
 from drpai_qat.kernels.winograd_plan import Plan, choose_plan
 from drpai_qat.lowering.graph import Weight
 from drpai_qat.lowering.storage import Grid, Stored
 
 INT32_MAX = 2**31 - 1
+# Output pixels for each of which int8 weights of a float layer are converted anew. First layers have few weights and
+# many pixels: there it would take 15% of their time.
+_MOST_CONVERTED = 1024
 _LEAST_GAIN = 0.95  # what an algorithm with more code and memory may take of a direct convolution's time
 
 
@@ -120,22 +123,24 @@ def plan_layer(
         weights: its integer weights, if it has some per output channel.
         real: its float weights, arranged like the integer ones.
         trained: its weights were trained on a grid, if only along another axis.
-        shape: sizes of a convolution that Winograd's algorithm may compute.
+        shape: sizes of a convolution that reads nothing but this.
         groups: of its channels.
     """
     grid = data.grid
-    ones = np.ones(len(real))
     if weights is None and trained and grid is not None:
         weights = _fine_weights(real, grid)
     if weights is None:
+        ones = np.ones(len(real))
         return Layer(FMA, "float32", real, ones, 0, "its weights have no integer grid per output channel")
-    if grid is None:
-        return Layer(FMA, "float32", real, ones, 0, "its input has no trained range")
     values = weights.values
-    if not _fits_int32(values, grid):
-        return Layer(FMA, "float32", real, ones, 0, "its accumulators could leave int32")
-    mul = grid.scale * weights.scale
     narrow = values.min(initial=0) >= -128 and values.max(initial=0) <= 127
+    if grid is None or not _fits_int32(values, grid):
+        reason = "its input has no trained range" if grid is None else "its accumulators could leave int32"
+        reused = shape is not None and shape.batch * shape.out_pixels > _MOST_CONVERTED
+        if narrow and not reused:
+            return Layer(FMA_INT8, "float32", values.astype(np.int8), weights.scale, 0, reason)
+        return Layer(FMA, "float32", real, np.ones(len(real)), 0, reason)
+    mul = grid.scale * weights.scale
     compute = "int8" if grid.qmax - grid.qmin <= 255 else "int16"
     zero_point = grid.zero_point if grid.dtype == "int16" else 0  # 8 bits are centred when they are widened
     if not narrow:

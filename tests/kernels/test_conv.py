@@ -14,12 +14,19 @@ from drpai_qat.kernels.conv import conv, conv_sum
 from drpai_qat.kernels.conv_shape import ConvShape, blocks_of, pack_weights
 from drpai_qat.kernels.epilogue import Epilogue
 from drpai_qat.kernels.isa import AVX2, ISAS, Isa
-from drpai_qat.kernels.products import DOT2, DOT2_WIDE, FMA, Product, dot4
+from drpai_qat.kernels.products import DOT2, DOT2_WIDE, FMA, FMA_INT8, Product, dot4
 from drpai_qat.kernels.term import Term
 from drpai_qat.kernels.tiling import Tiling, choose_tiling
 from tests.kernels.running import few, on_each_isa, raw, requantized, run
 
-PRODUCTS = {"dot4": dot4(1), "dot4/2": dot4(2), "dot2": DOT2, "dot2_wide": DOT2_WIDE, "fma": FMA}
+PRODUCTS = {
+    "dot4": dot4(1),
+    "dot4/2": dot4(2),
+    "dot2": DOT2,
+    "dot2_wide": DOT2_WIDE,
+    "fma": FMA,
+    "fma, int8 weights": FMA_INT8,
+}
 
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]

@@ -154,6 +154,8 @@ def _depthwise_kernel(
 ) -> Kernel:
     taps = np.ascontiguousarray(layer.weights[..., 0].transpose(1, 2, 0))
     in_dtype = layer.product.in_dtype
+    if in_dtype == "float32":
+        taps = taps.astype(np.float32)
     bias = _plain_bias(layer, start)
     if data.grid is None or in_dtype != data.dtype:
         return depthwise(shape, context.isa, epilogue, taps, bias, in_dtype)
