@@ -205,7 +205,7 @@ def product8(
 # Times as multiples of one proven vpmaddubsw step's, which is 1; fitted on AVX2 cores whose limit is multiplications
 # (Zen 3) and instructions (Golden Cove).
 DOT2_COST = 1.2  # two multiplications and additions, and the widening of weights
-_GUARD = 0.06  # the survey, and some exceptions
+_GUARD = 0.1  # the survey, and some exceptions
 _MOST_EXTRA = 0.25  # extra products take room in deploy.params
 
 
