@@ -258,6 +258,6 @@ def _row_of_any_kernel(
                 added = multiply_add(isa, value, tap, before, kind) if acc_dtype == "float32" else before + value * tap
                 T.buffer_store(acc, added, [whole])
             value = T.Bind(T.Cast(vector("float32", lanes), acc.vload([0], kind)))
-            emitter.store(row + x, start, value, lanes)
+            emitter.store(emitter.row(row + x), start, value, lanes)
 
         sweep(channels, isa.lanes, body)

@@ -247,13 +247,11 @@ class EpilogueEmitter:
         steps = after_wrap(first, count, width, gap)
         return [Row(first + i, start + (i * self._channels + step)) for i, step in enumerate(steps)]
 
-    def store(self, row: Row | Any, channel: Any, acc: Vector | None, lanes: int) -> None:
+    def store(self, row: Row, channel: Any, acc: Vector | None, lanes: int) -> None:
         """Compute and store out[row, channel : channel + lanes].
 
         acc: the accumulator as float32, `lanes` wide, at most the instruction set's; None where there is none.
         """
-        if not isinstance(row, Row):
-            row = self.row(row)
         value = self._value(row.number, channel, acc, lanes)
         if self.epilogue.out_dtype != "float32":
             if self.epilogue.zero_point:
@@ -261,15 +259,16 @@ class EpilogueEmitter:
             value = T.Cast(vector(self.epilogue.out_dtype, lanes), value)
         T.buffer_store(self.output, value, [span(row.place + channel, lanes)])
 
-    def store_vectors(self, row: Any, channels: list[Any], accs: list[Vector] | None, lanes: int) -> None:
+    def store_vectors(self, number: Any, channels: list[Any], accs: list[Vector] | None, lanes: int) -> None:
         """Store vectors of one row: full registers together, or one shorter vector; as `loops.sweep` hands them out."""
+        row = self.row(number)
         values: list[Vector | None] = list(accs) if accs is not None else [None] * len(channels)
         if lanes == self.isa.lanes:
             self.store_tile([(row, channel, value) for channel, value in zip(channels, values, strict=True)])
         else:
             self.store(row, channels[0], values[0], lanes)
 
-    def store_tile(self, pieces: Sequence[tuple[Row | Any, Any, Vector | None]]) -> None:
+    def store_tile(self, pieces: Sequence[tuple[Row, Any, Vector | None]]) -> None:
         """Compute and store several whole registers, which narrow faster together than one by one.
 
         Args:
@@ -277,10 +276,8 @@ class EpilogueEmitter:
         """
         lanes, dtype = self.isa.lanes, self.epilogue.out_dtype
         width = registers_per_pack(self.isa, dtype)
-        rows = [row if isinstance(row, Row) else self.row(row) for row, _, _ in pieces]
-        placed = [(row, channel, acc) for row, (_, channel, acc) in zip(rows, pieces, strict=True)]
-        while placed:
-            group, placed = placed[:width], placed[width:]
+        while pieces:
+            group, pieces = pieces[:width], pieces[width:]
             if len(group) == 1:
                 self.store(*group[0], lanes)
                 continue

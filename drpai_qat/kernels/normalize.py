@@ -129,7 +129,7 @@ def _softmax_columns(
     with T.serial(size) as a:
         shifted = T.Bind((load(a) - largest) * splat(scale, lanes))
         value = shifted - factor if log else exp(emitter.isa, shifted, lanes) * factor
-        emitter.store(row * size + a, start, value, lanes)
+        emitter.store(emitter.row(row * size + a), start, value, lanes)
 
 
 def layer_norm(

@@ -51,7 +51,7 @@ def reduce(
                 emitter.store_vectors(o, [first + start for start in starts], accs, lanes)
 
             if inner == 1:
-                emitter.store(o, 0, run.row(base), 1)
+                emitter.store(emitter.row(o), 0, run.row(base), 1)
             else:
                 sweep(size, isa.lanes, body, _REGISTERS)
     constants = (np.asarray([zero_point], acc_dtype), *emitter.constants)
