@@ -174,6 +174,13 @@ def dot2_by_lane(acc: Vector, activations: list[Vector], weights: Vector) -> Vec
     return acc
 
 
+def byte_planes(values: Vector) -> tuple[Vector, Vector]:
+    """int16 x as two int8: x = 256 * high + low + 128; (low, high)."""
+    count = values.ty.dtype.lanes
+    low, high = T.Cast(vector("int8", count), values), T.Cast(vector("int8", count), values >> splat(T.int16(8), count))
+    return T.Bind(low ^ splat(T.int8(-128), count)), T.Bind(high)
+
+
 def element(values: Vector, index: int, count: int, lanes: int) -> Vector:
     """Element `index` of a vector of `count`, in all lanes."""
     if count == 1:

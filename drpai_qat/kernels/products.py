@@ -4,6 +4,7 @@
     dot4   uint8, Arm int8  int8     int32         always with VNNI or SDOT; otherwise where `dot4_steps` proves it
     pairs  int8 (Arm)       int8     int32         where `pair_steps` proves it, which is nearly always
     dot2   int16, centred   int8     int32         always (weights int16 in DOT2_WIDE: products of two activations)
+    planes int16            int8     int32         always (SDOT): high bytes and low ones, dot4 each
     halves uint8            int8     int32         always: dot4's operands with dot2's multiplications (x86)
     fma    float32          float32  float32       (float; int8 weights are converted as they are read)
 
@@ -27,6 +28,7 @@ from drpai_qat.kernels import excess, guard
 from drpai_qat.kernels.isa import (
     Isa,
     add_pairs,
+    byte_planes,
     dot2,
     dot2_by_lane,
     dot4_by_halves,
@@ -71,7 +73,7 @@ class Product:
         """Add `group` steps of pack channels each to every accumulator of the tile.
 
         Args:
-            acc: local buffer, [pixel][vector][lane].
+            acc: local buffer, [pixel][vector][lane]; of `planes` [plane, the low one first][pixel][vector][lane].
             bases: input offset of each pixel; offset: of this step within it; weight: of this step in the weights.
             apart: from one of these steps to the next, in steps.
         """
@@ -91,7 +93,7 @@ class Product:
 
     def by_lane(self, isa: Isa) -> bool:
         """Activations of several steps are loaded at once: SDOT and SMLAL multiply by any element of a register."""
-        return isa.arm and self.name in ("dot4", "dot2")
+        return isa.arm and self.name in ("dot4", "dot2", "planes")
 
     def groups(self, isa: Isa, steps: int) -> list[tuple[int, int]]:
         """(steps taken together, how often) that cover so many steps, in order."""
@@ -107,14 +109,16 @@ class Product:
         # Steps outside: the activations of all pixels stay in registers, the weights of one step at a time.
         width = isa.lanes * self.pack
         loaded = [T.Bind(data.vload([start], vector(self.in_dtype, self.pack * group))) for start in starts]
-        if self.name == "dot4":
+        if self.name == "planes":
+            loaded = [plane for planes in zip(*map(byte_planes, loaded), strict=True) for plane in planes]
+        if self.pack == 4:
             loaded = [T.Bind(T.reinterpret(x, dtype=vector("int32", group))) for x in loaded]
         for g in range(group):
             for j in range(vectors):
                 w = T.Bind(self._weights(weights, weight + (g * vectors + j) * width, width))
                 for i, x in enumerate(loaded):
                     index = tirx.Ramp((i * vectors + j) * isa.lanes, 1, isa.lanes)
-                    if self.name == "dot4":
+                    if self.pack == 4:
                         lane = T.reinterpret(element(x, g, group, isa.lanes), dtype=vector("int8", width))
                         T.buffer_store(acc, dot4_int32(isa, acc[index], lane, w), [index])
                     else:
@@ -162,6 +166,7 @@ class Product:
 
 DOT2 = Product("dot2", 2, "int16", "int8", "int32")
 DOT2_WIDE = Product("dot2", 2, "int16", "int16", "int32")  # both operands are activations
+PLANES = Product("planes", 4, "int16", "int8", "int32")
 HALVES = Product("halves", 4, "uint8", "int8", "int32")
 FMA = Product("fma", 1, "float32", "float32", "float32")
 FMA_INT8 = Product("fma", 1, "float32", "int8", "float32")

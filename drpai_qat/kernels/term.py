@@ -14,7 +14,7 @@ from drpai_qat.kernels.conv_shape import Block, ConvShape, Index, blocks_of, pac
 from drpai_qat.kernels.epilogue import after_wrap, flat_arg
 from drpai_qat.kernels.excess import Excess, split
 from drpai_qat.kernels.guard import Survey, limits
-from drpai_qat.kernels.isa import Isa, prefetch, splat, vector
+from drpai_qat.kernels.isa import Isa, prefetch, splat, vector, wrapping_add
 from drpai_qat.kernels.products import HALVES, Product
 
 Constant = npt.NDArray[np.generic]
@@ -54,7 +54,11 @@ class TermEmitter:
         self.shape = shape if term.weights is None else replace(shape, channels=term.weights.shape[-1])
         self.blocks = blocks_of(self.shape, isa.lanes, vectors)
         self._dynamic = term.weights is None
-        self._bias = None if term.bias is None else _pad_bias(term.bias, self.blocks, isa.lanes)
+        bias = term.bias
+        if self.product.name == "planes":
+            assert term.weights is not None
+            bias = _with_offset(term.weights, bias)
+        self._bias = None if bias is None else _pad_bias(bias, self.blocks, isa.lanes)
         self._excess: Excess | None = None
         self._bounds: npt.NDArray[np.int16] | None = None
         self._packed: Constant | None = None
@@ -170,7 +174,9 @@ class TermEmitter:
         weight_base = T.Bind(block.weight_offset + index * step + batch * batch_stride)
         if self._excess is not None:
             self._add_extra(acc, bases, run.start + index, block.vectors)
-        if self._survey is None:
+        if self.product.name == "planes":
+            self._reduce_planes(acc, bases, weight_base, block.vectors)
+        elif self._survey is None:
             self._reduce(acc, bases, weight_base, block.vectors)
         else:
             self._reduce_surveyed(self._survey, acc, bases, weight_base, block.vectors, tile)
@@ -219,6 +225,18 @@ class TermEmitter:
                     product.accumulate(self.isa, acc, self._data, self._weights, bases, offset, weight, vectors, group)
                 done += group * count
 
+    def _reduce_planes(self, acc: Any, bases: list[Index], weight_base: Index, vectors: int) -> None:
+        """Accumulate both planes side by side, then put them together."""
+        lanes, size = self.isa.lanes, len(bases) * vectors * self.isa.lanes
+        planes = T.alloc_buffer((2 * size,), "int32")
+        for position in range(0, 2 * size, lanes):
+            T.buffer_store(planes, splat(T.int32(0), lanes), [tirx.Ramp(position, 1, lanes)])
+        self._reduce(planes, bases, weight_base, vectors)
+        for position in range(0, size, lanes):
+            where = tirx.Ramp(position, 1, lanes)
+            high = planes[tirx.Ramp(size + position, 1, lanes)] << splat(T.int32(8), lanes)
+            T.buffer_store(acc, wrapping_add(acc[where], wrapping_add(planes[where], high)), [where])
+
     def _reduce_surveyed(
         self, survey: Survey, acc: Any, bases: list[Index], weight_base: Index, vectors: int, tile: Index
     ) -> None:
@@ -246,6 +264,12 @@ class TermEmitter:
         with T.serial(T.Bind(first[block + 1] - start)) as i:
             offset, weight = T.Bind(offsets[start + i]), (start + i) * width
             self.product.accumulate(self.isa, acc, self._data, moved, bases, offset, weight, vectors, 1)
+
+
+def _with_offset(weights: Constant, bias: npt.NDArray[np.int32] | None) -> npt.NDArray[np.int32]:
+    """What accumulators start from, with the 128 that `byte_planes` takes off each activation; modulo 2**32."""
+    offset = 128 * weights.astype(np.int64).reshape(len(weights), -1).sum(1)
+    return (offset if bias is None else offset + bias).astype(np.int32)
 
 
 def _pad_bias(bias: npt.NDArray[np.int32], blocks: tuple[Block, ...], lanes: int) -> npt.NDArray[np.int32]:

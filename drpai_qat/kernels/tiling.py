@@ -85,16 +85,17 @@ def _tile(shape: ConvShape, vectors_needed: int, product: Product, isa: Isa) -> 
     best, best_cost = (1, 1), math.inf
     for vectors in range(1, min(4, vectors_needed) + 1):
         for pixels in range(1, min(_MAX_PIXELS, out_pixels) + 1):
-            if pixels * vectors + _beside(pixels, vectors, product, isa) > isa.registers:
+            planes = 2 if product.name == "planes" else 1
+            if planes * pixels * vectors + _beside(planes * pixels, vectors, product, isa) > isa.registers:
                 continue
             waste = math.ceil(out_pixels / pixels) * pixels / out_pixels
             waste *= math.ceil(vectors_needed / vectors) * vectors / vectors_needed
             # Of weights and of activations, per product. dot2 widens its weights. On a Cortex-A55 a load takes the time
             # of two products, and activations last longer.
             weight_loads = 4 if product.by_lane(isa) else 3 if product.name == "dot2" else 1
-            loads = weight_loads / pixels + 1 / vectors
+            loads = weight_loads / (planes * pixels) + 1 / vectors
             across_rows = out_width % pixels and out_pixels != out_width
-            short = 2.0 / (pixels * vectors)  # few accumulators leave the multipliers waiting
+            short = 2.0 / (planes * pixels * vectors)  # few accumulators leave the multipliers waiting
             cost = 1.0 + 0.5 * loads + short + (_ACROSS_ROWS if across_rows else 0.0)
             if not isa.arm:
                 # Registers are narrowed by fours, and pixels in two rows have addresses of their own: much, beside few

@@ -10,7 +10,18 @@ import numpy.typing as npt
 
 from drpai_qat.kernels.conv_shape import ConvShape
 from drpai_qat.kernels.isa import Isa
-from drpai_qat.kernels.products import DOT2, DOT2_COST, DOT2_WIDE, FMA, FMA_INT8, LEAST_COST, Product, dot4, product8
+from drpai_qat.kernels.products import (
+    DOT2,
+    DOT2_COST,
+    DOT2_WIDE,
+    FMA,
+    FMA_INT8,
+    LEAST_COST,
+    PLANES,
+    Product,
+    dot4,
+    product8,
+)
 from drpai_qat.kernels.winograd_plan import Plan, choose_plan
 from drpai_qat.lowering.graph import Weight
 from drpai_qat.lowering.storage import Grid, Stored
@@ -158,7 +169,8 @@ def plan_layer(
     sums = None if shape is None or grid.dtype != "int16" else choose_plan(shape, values, None, isa)
     if sums is not None and sums.cost >= _LEAST_GAIN * DOT2_COST:
         sums = None
-    return Layer(DOT2, compute, values.astype(np.int8), mul, zero_point, winograd=sums)
+    product = PLANES if grid.dtype == "int16" and isa.arm and isa.dot4_exact and values.shape[-1] % 4 == 0 else DOT2
+    return Layer(product, compute, values.astype(np.int8), mul, zero_point, winograd=sums)
 
 
 def runs_depthwise(product: Product, groups: int, channels: int, out_channels: int) -> bool:
