@@ -85,7 +85,7 @@ def _tile(shape: ConvShape, vectors_needed: int, product: Product, isa: Isa) -> 
     best, best_cost = (1, 1), math.inf
     for vectors in range(1, min(4, vectors_needed) + 1):
         for pixels in range(1, min(_MAX_PIXELS, out_pixels) + 1):
-            planes = 2 if product.name == "planes" else 1
+            planes = 2 if product.name == "planes" else 1  # each has accumulators and activations of its own
             if planes * pixels * vectors + _beside(planes * pixels, vectors, product, isa) > isa.registers:
                 continue
             waste = math.ceil(out_pixels / pixels) * pixels / out_pixels

@@ -166,11 +166,14 @@ def plan_layer(
             return Layer(dot4(), compute, values.astype(np.int8), mul, grid.zero_point, winograd=winograd)
         if product != DOT2:
             return Layer(product, compute, values.astype(np.int8), mul, grid.zero_point)
-    sums = None if shape is None or grid.dtype != "int16" else choose_plan(shape, values, None, isa)
-    if sums is not None and sums.cost >= _LEAST_GAIN * DOT2_COST:
-        sums = None
-    product = PLANES if grid.dtype == "int16" and isa.arm and isa.dot4_exact and values.shape[-1] % 4 == 0 else DOT2
-    return Layer(product, compute, values.astype(np.int8), mul, zero_point, winograd=sums)
+    narrow_weights = values.astype(np.int8)
+    if grid.dtype != "int16":
+        return Layer(DOT2, compute, narrow_weights, mul, zero_point)
+    winograd = None if shape is None else choose_plan(shape, values, None, isa)
+    if winograd is not None and winograd.cost > _LEAST_GAIN * DOT2_COST:
+        winograd = None
+    by_bytes = isa.arm and isa.dot4_exact and values.shape[-1] % 4 == 0
+    return Layer(PLANES if by_bytes else DOT2, compute, narrow_weights, mul, zero_point, winograd=winograd)
 
 
 def runs_depthwise(product: Product, groups: int, channels: int, out_channels: int) -> bool:
