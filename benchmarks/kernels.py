@@ -6,7 +6,8 @@
 The ceiling of an arithmetic is a loop of nothing but its multiply-accumulate instructions, weights from L1. Each figure
 is the best of many calls, kernels and ceilings taking turns, so a busy machine costs time rather than accuracy; still,
 compare shares of the ceiling, not GMAC/s, between machines. Winograd's algorithms count as the products of a direct
-convolution and have more than 100% of dot2's ceiling: they multiply less.
+convolution and have more than 100% of dot2's ceiling: they multiply less. Rows "8 bits" show what full 8-bit ranges get
+without VNNI, on activations as a ReLU passes them, since the speed of guarded products depends on these.
 """
 
 from __future__ import annotations

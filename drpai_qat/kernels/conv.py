@@ -4,7 +4,8 @@
     y(p, r) = row(p) * stride + r * dilation;   x(p, s) = column(p) * stride + s * dilation
 
 p counts output pixels, row-major. A tile is `pixels` output pixels times `vectors * lanes` output channels, held in
-registers over the whole reduction; its epilogue runs on the same registers. A matrix product is the 1x1 case.
+registers over the whole reduction; its epilogue runs on the same registers. A matrix product is the 1x1 case. Guarded
+products look at the activations of a tile first, once for all its channels (`guard.py`).
 
 Several inputs, each with weights of its own, make a sum of such terms:  float(acc_0) + ratio_1 * float(acc_1) + ...
 That is how a residual sum or a concatenation of tensors on different grids enters a convolution exactly, with neither

@@ -1,12 +1,14 @@
 """Instruction sets: vector width and the multiply-accumulate instructions a kernel may use.
 
-Four products exist, the first three named by how many activations one 32-bit lane consumes:
+Four kinds of products exist (`products.py` has their variants), the first three named by how many activations one
+32-bit lane consumes:
     dot4   uint8 (x86) or int8 (Arm) activations times int8 weights, four per lane
     dot2   int16 activations times int8 weights widened to int16, two per lane; exact on every instruction set
     fma    float32, one per lane
     pairs  dot4's stand-in on Arm without SDOT: int8 times int8, two per lane, through int16 (SMULL, SMLAL, SADALP)
 `dot4` is exact without conditions only where the hardware accumulates in int32 (`dot4_exact`). On AVX2 and SSE it is
-vpmaddubsw, which saturates at int16: the caller must prove for its weights and range that no sum of a pair does.
+vpmaddubsw, which saturates at int16: that no sum of a pair does is proven for the weights and the range, or looked up
+in the activations (`guard.py`).
 Source: Intel Intrinsics Guide; Arm Architecture Reference Manual (SDOT, SMLAL, SADALP).
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from drpai_qat.kernels.isa import Isa, prefetch, splat, vector, wrapping_add
 from drpai_qat.kernels.products import HALVES, Product
 
 Constant = npt.NDArray[np.generic]
+_FEW_PIXELS = 8  # beside fewer, asking for weights takes as long as multiplying them
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +39,6 @@ class Term:
     weights: Constant | None
     bias: npt.NDArray[np.int32] | None = None
     ratio: float = 1.0
-
-
-_FEW_PIXELS = 8  # beside fewer, asking for weights takes as long as multiplying them
 
 
 class TermEmitter:
@@ -135,7 +134,7 @@ class TermEmitter:
             return
         size = blocks[1].weight_offset - blocks[0].weight_offset
         line = 64 // np.dtype(self.product.weight_dtype).itemsize
-        lines = -(-size // line // tiles) if size >= line else 1
+        lines = math.ceil(size / (line * tiles))
         start = T.Bind(blocks[0].weight_offset + (index + 1) * size + tile * (lines * line))
         with T.serial(lines) as i:
             prefetch(self._weights, start + i * line)
