@@ -9,7 +9,7 @@ import sys
 
 if __name__ == "__main__":
     try:
-        from drpai_qat.cli import compile_main
+        from drpai_qat.cli.main import compile_main
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(compile_main())

@@ -52,7 +52,7 @@ def main(models: tuple[Path, ...], target: str, check: str, json_file: Path | No
 def measure(model: Path, target: str, check: str) -> dict[str, Any]:
     """Compile once and weigh the result."""
     import drpai_qat
-    from drpai_qat.progress import Silent
+    from drpai_qat.core.progress import Silent
 
     stages = Silent()
     with tempfile.TemporaryDirectory() as name:

@@ -77,8 +77,8 @@ def processor_seconds() -> float:
 @click.option("--target", default="host", help="as for the compile command")
 def main(layers: tuple[int, ...], target: str) -> None:
     import preprocess
-    from drpai_qat import targets
-    from drpai_qat.build import build
+    from drpai_qat.backends.cpu import targets
+    from drpai_qat.backends.cpu.build import build
     from drpai_qat.lowering import lower
 
     machine = targets.by_name(target)

@@ -24,7 +24,7 @@ class AbsentError(Exception):
 def drpai_qat(folder: Path, threads: int) -> Run:
     """Ours, as a user loads it. TVM reads its thread count from the environment."""
     assert os.environ["TVM_NUM_THREADS"] == str(threads)
-    from drpai_qat.runtime import load
+    from drpai_qat.runtimes.network import load
 
     network = load(folder)
     return lambda feeds: list(network.run(feeds).values())

@@ -28,6 +28,7 @@ import tvm
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
+from drpai_qat.backends.cpu.targets import X86_TARGETS, Target, cpu_features
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels.conv import conv
 from drpai_qat.kernels.conv_shape import ConvShape
@@ -39,7 +40,6 @@ from drpai_qat.kernels.products import DOT2, FMA, Product, dot4, product8
 from drpai_qat.kernels.tiling import Tiling, choose_tiling
 from drpai_qat.kernels.winograd import transformed_weights, transformed_windows, winograd
 from drpai_qat.kernels.winograd_plan import Plan, choose_plan
-from drpai_qat.targets import X86_TARGETS, Target, cpu_features
 
 
 def _square(size: int, channels: int, out: int, kernel: int = 1, stride: int = 1) -> ConvShape:

@@ -18,17 +18,17 @@ from drpai_qat.version import __version__
 
 if TYPE_CHECKING:
     from drpai_qat import export
-    from drpai_qat.errors import DrpaiQatError
+    from drpai_qat.core.errors import DrpaiQatError
     from drpai_qat.pipeline import compile
-    from drpai_qat.report import Report
-    from drpai_qat.runtime import Network, load
+    from drpai_qat.report.content import Report
+    from drpai_qat.runtimes.network import Network, load
 
 _PUBLIC = {
     "compile": "drpai_qat.pipeline",
-    "load": "drpai_qat.runtime",
-    "Network": "drpai_qat.runtime",
-    "Report": "drpai_qat.report",
-    "DrpaiQatError": "drpai_qat.errors",
+    "load": "drpai_qat.runtimes.network",
+    "Network": "drpai_qat.runtimes.network",
+    "Report": "drpai_qat.report.content",
+    "DrpaiQatError": "drpai_qat.core.errors",
 }
 
 __all__ = ["DrpaiQatError", "Network", "Report", "__version__", "compile", "export", "load"]

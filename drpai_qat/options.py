@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from drpai_qat.errors import OptionError
+from drpai_qat.check.thresholds import Thresholds
+from drpai_qat.core.errors import OptionError
+from drpai_qat.core.input_shape import InputShape
 
 QatType: TypeAlias = Literal["pytorch", "tensorflow"]
 CheckKind: TypeAlias = Literal["outputs", "layers", "none"]
@@ -22,55 +24,6 @@ CPU_DATA_TYPES = ("float16", "float32")
 
 
 @dataclass(frozen=True)
-class InputShape:
-    """A shape given with -s: for the named network input, or for the only one there is.
-
-    Attributes:
-        name: network input, or None.
-        dims: positive numbers, batch first.
-    """
-
-    name: str | None
-    dims: tuple[int, ...]
-
-    @classmethod
-    def parse(cls, text: str) -> InputShape:
-        """Read "1,3,224,224" or "name:1,3,224,224"; the name may hold colons itself ("input_1:0:1,28,28").
-
-        Raises: OptionError: not a list of positive numbers.
-        """
-        name, colon, dims = text.rpartition(":")
-        try:
-            numbers = tuple(int(dim) for dim in dims.replace("x", ",").split(","))
-        except ValueError:
-            raise OptionError(f"-s {text!r} is not a shape: write 1,3,224,224 or input_name:1,3,224,224") from None
-        if any(number <= 0 for number in numbers):
-            raise OptionError(f"-s {text!r}: every dimension must be a positive number; dynamic ones get a value here")
-        return cls(name if colon else None, numbers)
-
-    def __str__(self) -> str:
-        dims = ",".join(map(str, self.dims))
-        return dims if self.name is None else f"{self.name}:{dims}"
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """What the deployed network must reach against the source file for exit status 0.
-
-    Attributes:
-        min_sqnr_db: signal to error ratio of every output, in dB.
-        max_lsb: largest error of any output value, in steps of that output's scale; None: no limit.
-        min_cosine: smallest cosine similarity of an output over all samples; None: no limit.
-        min_top1: share of samples whose largest class agrees (classification outputs; ties within one step agree).
-    """
-
-    min_sqnr_db: float = 30.0
-    max_lsb: float | None = None
-    min_cosine: float | None = None
-    min_top1: float = 1.0
-
-
-@dataclass(frozen=True)
 class CompileOptions:
     """Everything one compilation depends on besides the model's content.
 
@@ -79,8 +32,8 @@ class CompileOptions:
         qat_type: framework that trained it; None: found out from the patterns.
         output_dir: folder to write; replaced as a whole if it is an earlier output.
         input_shapes: values of dynamic dimensions.
-        target, mcpu: see drpai_qat.targets.by_name.
-        toolchain_dir, cross_compiler: what links for another machine; see drpai_qat.toolchain.
+        target, mcpu: see drpai_qat.backends.cpu.targets.by_name.
+        toolchain_dir, cross_compiler: what links for another machine; see drpai_qat.backends.cpu.toolchain.
         check: compare outputs, or every quantized tensor too, or nothing.
         thresholds: what the check must reach.
         samples: number of sample inputs that the check runs.
@@ -136,7 +89,7 @@ def compile_options(
     if output_dir is not None and not str(output_dir):
         raise OptionError("-o is empty: give a folder")
     if target != "host" or mcpu is not None:
-        from drpai_qat.targets import by_name  # loads TVM
+        from drpai_qat.backends.cpu.targets import by_name  # loads TVM
 
         by_name(target, mcpu)
     return CompileOptions(

@@ -18,8 +18,8 @@ import onnx
 from numpy.typing import NDArray
 
 import preprocess
-from drpai_qat import deployment, manifest
-from drpai_qat.cache import NO_CACHE, KernelCache
+from drpai_qat.backends.cpu.cache import NO_CACHE, KernelCache
+from drpai_qat.backends.cpu.toolchain import Linker, find_linker
 from drpai_qat.check.fidelity import (
     CheckResult,
     RunOnce,
@@ -30,23 +30,25 @@ from drpai_qat.check.fidelity import (
     fold_divergence,
 )
 from drpai_qat.check.layers import Cut
-from drpai_qat.check.reference import Reference
-from drpai_qat.check.samples import make_samples
-from drpai_qat.errors import DrpaiQatError
-from drpai_qat.isolation import run_isolated
-from drpai_qat.loading import Source, load
-from drpai_qat.options import CompileOptions, Thresholds, compile_options
-from drpai_qat.progress import Silent, Stages
-from drpai_qat.report import FoldNote, NodeCoverage, Report
-from drpai_qat.runtime import Network
-from drpai_qat.shapes import specialize
-from drpai_qat.size import MemoryUse, Size, count_quantized, count_weights
-from drpai_qat.toolchain import Linker, find_linker
+from drpai_qat.check.thresholds import Thresholds
+from drpai_qat.core.errors import DrpaiQatError
+from drpai_qat.core.isolation import run_isolated
+from drpai_qat.core.progress import Silent, Stages
+from drpai_qat.data.samples import make_samples
+from drpai_qat.deployment import folder as deployment
+from drpai_qat.deployment import manifest
+from drpai_qat.options import CompileOptions, compile_options
+from drpai_qat.report.content import FoldNote, NodeCoverage, Report
+from drpai_qat.report.size import MemoryUse, Size, count_quantized, count_weights
+from drpai_qat.runtimes.network import Network
+from drpai_qat.runtimes.onnxruntime import Reference
+from drpai_qat.source.loading import Source, load
+from drpai_qat.source.static_shapes import specialize
 from drpai_qat.version import __version__
 
 if TYPE_CHECKING:  # both import TVM, which takes a second: bad input is refused before
+    from drpai_qat.backends.cpu.targets import Target
     from drpai_qat.lowering import Lowered
-    from drpai_qat.targets import Target
 
 CANONICAL = "model_int8.onnx"
 _VERSIONS_OF = ("apache-tvm", "numpy", "onnx", "onnx-graphsurgeon", "onnxruntime")
@@ -79,17 +81,17 @@ def compile(
         input_shape: "1,3,224,224" or "name:1,3,224,224", or several: sizes of dynamic dimensions.
         input_name: network inputs that shapes without a name are for.
         target: machine to compile for.
-        mcpu: CPU to compile for, as LLVM names it; see drpai_qat.targets.by_name.
+        mcpu: CPU to compile for, as LLVM names it; see drpai_qat.backends.cpu.targets.by_name.
         toolchain_dir: folder of the cross compilation SDK, for an Arm target.
         cross_compiler: compiler that links for an Arm target, instead of the SDK's or Debian's.
         check: "outputs", "layers" or "none".
         thresholds: what the check must reach.
         samples: number of sample inputs.
         seed: of the sample inputs.
-        cache: keep compiled kernels, and use those kept; see drpai_qat.cache.
+        cache: keep compiled kernels, and use those kept; see drpai_qat.backends.cpu.cache.
         progress: told of each stage; default: silent.
     Returns: the report; `report.passed` is False if the check fell short (the folder is written all the same).
-    Raises: DrpaiQatError: see drpai_qat.errors.
+    Raises: DrpaiQatError: see drpai_qat.core.errors.
     """
     options = compile_options(
         model,
@@ -124,13 +126,13 @@ class _Folded:
 def run(options: CompileOptions, progress: Stages) -> Report:
     """Compile with checked options.
 
-    Raises: DrpaiQatError: see drpai_qat.errors.
+    Raises: DrpaiQatError: see drpai_qat.core.errors.
     """
     cache = KernelCache.of_user() if options.cache else NO_CACHE
     with deployment.staged(options.output_dir) as folder:
         folded = _fold(options, progress)
         with progress.stage("starting the compiler"):
-            from drpai_qat import targets
+            from drpai_qat.backends.cpu import targets
 
             target = targets.by_name(options.target, options.mcpu)
             linker = find_linker(target.machine, options.toolchain_dir, options.cross_compiler)
@@ -166,7 +168,7 @@ def _build(
     folded: _Folded, target: Target, linker: Linker | None, folder: Path, cache: KernelCache, progress: Stages
 ) -> tuple[Lowered, MemoryUse, Network]:
     """Compile for the target; returns the lowered network and one that runs here, the same one if it can."""
-    from drpai_qat import targets
+    from drpai_qat.backends.cpu import targets
     from drpai_qat.lowering import lower
 
     with progress.stage("lowering"), _blaming(folded.source):
@@ -183,7 +185,7 @@ def _build(
 def _compile(
     lowered: Lowered, target: Target, folder: Path, cache: KernelCache, linker: Linker | None = None
 ) -> MemoryUse:
-    from drpai_qat.build import build
+    from drpai_qat.backends.cpu.build import build
 
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         answer = Path(scratch) / "memory.json"
@@ -221,7 +223,7 @@ def _check(
     options: CompileOptions,
     progress: Stages,
 ) -> CheckResult:
-    from drpai_qat import targets
+    from drpai_qat.backends.cpu import targets
 
     def compile_cut(cut: Cut) -> RunOnce:
         return _compile_and_load(cut.model, targets.host(), folder, cache).run

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from drpai_qat.quantization import check_scale
+from drpai_qat.core.quantization import check_scale
 from preprocess.graph import Array, Names, clip_bounds, readers, take_over, value_of
 from preprocess.passlog import PassLog
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from drpai_qat.quantization import QuantParams
+from drpai_qat.core.quantization import QuantParams
 from preprocess.affine import output_channels
 from preprocess.graph import Array, Names, channel_axis, make_dequantize, optional_input, params_of, producer
 from preprocess.passlog import PassLog

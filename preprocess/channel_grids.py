@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from drpai_qat.quantization import QuantParams
+from drpai_qat.core.quantization import QuantParams
 from preprocess.graph import (
     Names,
     channel_vector,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 import onnxruntime
 
-from drpai_qat.errors import ModelError
+from drpai_qat.core.errors import ModelError
 from preprocess.graph import Names
 from preprocess.passlog import PassLog
 

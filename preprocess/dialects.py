@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import onnx
 
-from drpai_qat.errors import ModelError
+from drpai_qat.core.errors import ModelError
 from preprocess.passlog import PassLog
 
 STANDARD = ("", "ai.onnx")

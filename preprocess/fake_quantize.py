@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from drpai_qat.errors import QuantizationError
+from drpai_qat.core.errors import QuantizationError
 from preprocess.graph import Array, Names, value_of
 from preprocess.passlog import PassLog
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE

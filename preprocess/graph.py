@@ -13,7 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from drpai_qat.quantization import QuantParams
+from drpai_qat.core.quantization import QuantParams
 
 Array: TypeAlias = NDArray[Any]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from drpai_qat.quantization import QuantParams
+from drpai_qat.core.quantization import QuantParams
 from preprocess.graph import Array, Names, make_dequantize, params_of
 from preprocess.passlog import PassLog
 from preprocess.quantize_nodes import DEQUANTIZE

@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from onnx.reference import ReferenceEvaluator
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
-from drpai_qat.quantization import QuantParams
+from drpai_qat.core.quantization import QuantParams
 from preprocess.graph import Array, value_of
 
 MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather")

@@ -13,7 +13,7 @@ import onnx.inliner
 import onnx.version_converter
 import onnx_graphsurgeon as gs
 
-from drpai_qat.errors import ModelError
+from drpai_qat.core.errors import ModelError
 from preprocess.dialects import STANDARD, refuse_dialects, rename_standard_nodes
 from preprocess.passlog import PassLog
 

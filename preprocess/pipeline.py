@@ -9,7 +9,7 @@ from types import MappingProxyType
 import onnx
 import onnx_graphsurgeon as gs
 
-from drpai_qat.errors import ModelError
+from drpai_qat.core.errors import ModelError
 from preprocess import pytorch, tensorflow
 from preprocess.detection import detect_framework
 from preprocess.opening import open_graph

@@ -15,8 +15,8 @@ import onnx.helper
 import onnx_graphsurgeon as gs
 from numpy.typing import DTypeLike
 
-from drpai_qat.errors import ModelError, QuantizationError
-from drpai_qat.quantization import check_scale
+from drpai_qat.core.errors import ModelError, QuantizationError
+from drpai_qat.core.quantization import check_scale
 from preprocess.graph import Array, Names, optional_input, value_of
 from preprocess.passlog import PassLog
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from drpai_qat.quantization import SMALLEST_SCALE, QuantParams
+from drpai_qat.core.quantization import SMALLEST_SCALE, QuantParams
 from preprocess.graph import Array
 
 

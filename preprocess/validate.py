@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from drpai_qat.errors import ModelError
+from drpai_qat.core.errors import ModelError
 from preprocess.biases import accumulator_scale
 from preprocess.graph import LAYERS, is_graph_output, optional_input, params_of, producer, readers
 from preprocess.moves import MOVES

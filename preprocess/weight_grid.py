@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from drpai_qat.quantization import SMALLEST_SCALE
+from drpai_qat.core.quantization import SMALLEST_SCALE
 from preprocess.lattice import MAX_STEPS, TOLERANCE, Grid, fit_rows, float32_scale, nearest_miss, ulp
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from drpai_qat.errors import QuantizationError
-from drpai_qat.quantization import QuantParams
+from drpai_qat.core.errors import QuantizationError
+from drpai_qat.core.quantization import QuantParams
 from preprocess.constants import evaluate_constants
 from preprocess.graph import LAYERS, Array, Names, is_graph_output, make_dequantize, optional_input, params_of, value_of
 from preprocess.moves import MOVES, move

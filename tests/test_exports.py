@@ -72,6 +72,6 @@ def test_export_keeps_what_was_trained(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_other_dialects_are_refused_by_name(name: str, tmp_path: Path) -> None:
-    with pytest.raises(drpai_qat.errors.ModelError, match=REFUSED[name]):
+    with pytest.raises(drpai_qat.core.errors.ModelError, match=REFUSED[name]):
         drpai_qat.compile(MODELS / f"{name}.onnx", qat_type="pytorch", output_dir=tmp_path / name)
     assert not (tmp_path / name).exists()

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from drpai_qat.errors import OptionError
-from drpai_qat.options import InputShape, SdkOptions, compile_options, refuse_unserved
+from drpai_qat.core.errors import OptionError
+from drpai_qat.core.input_shape import InputShape
+from drpai_qat.options import SdkOptions, compile_options, refuse_unserved
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ import pytest
 
 import drpai_qat
 from drpai_qat import pipeline
-from drpai_qat.check.reference import Reference
-from drpai_qat.cli import compile_main
-from drpai_qat.errors import DeploymentError, ModelError, OptionError
-from drpai_qat.options import Thresholds
+from drpai_qat.check.thresholds import Thresholds
+from drpai_qat.cli.main import compile_main
+from drpai_qat.core.errors import DeploymentError, ModelError, OptionError
+from drpai_qat.runtimes.onnxruntime import Reference
 from tests.small_models import qdq_model
 
 SCRIPT = Path(__file__).parent.parent / "compile_onnx_model_quant.py"
@@ -210,7 +210,7 @@ def test_unknown_target(small, tmp_path):
 
 def test_other_target_is_checked_with_this_machines_code(small, tmp_path, monkeypatch):
     """Code that can't run here is compiled all the same; the sample run and the check use the host's."""
-    from drpai_qat import targets
+    from drpai_qat.backends.cpu import targets
 
     oldest = targets.TARGETS["x86-64-v2"]
     monkeypatch.setattr(targets, "host", lambda: oldest)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drpai_qat import runtime
+from drpai_qat.runtimes import network as runtime
 
 network = runtime.load(Path(sys.argv[1]))
 feeds = {info.name: np.zeros(info.shape, info.dtype) for info in network.inputs}

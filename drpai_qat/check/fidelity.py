@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from drpai_qat.check.figures import OutputFigures, compare_output, sqnr_db
 from drpai_qat.check.layers import Cut, LayerFigures, compare_layers, cut_at_quantizers, reference_integers
 from drpai_qat.check.own_noise import MARGIN_DB, attainable, nudged, own_noise
-from drpai_qat.check.reference import Reference
-from drpai_qat.options import Thresholds
-from drpai_qat.quantization import QuantParams
+from drpai_qat.check.thresholds import Thresholds
+from drpai_qat.core.quantization import QuantParams
+from drpai_qat.runtimes.onnxruntime import Reference
 
 RunOnce = Callable[[Mapping[str, NDArray]], Mapping[str, NDArray]]
 Feeds = Mapping[str, NDArray]

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drpai_qat.options import Thresholds
-from drpai_qat.quantization import QuantParams
+from drpai_qat.check.thresholds import Thresholds
+from drpai_qat.core.quantization import QuantParams
 
 
 @dataclass(frozen=True)

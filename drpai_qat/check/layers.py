@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from drpai_qat.check.reference import Reference
+from drpai_qat.runtimes.onnxruntime import Reference
 
 FED_SUFFIX = "/fed"
 """A cut tensor's name on its reading side."""

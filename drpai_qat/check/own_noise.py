@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drpai_qat.check.figures import OutputFigures, compare_output
-from drpai_qat.check.reference import Reference
-from drpai_qat.options import Thresholds
-from drpai_qat.quantization import QuantParams
+from drpai_qat.check.thresholds import Thresholds
+from drpai_qat.core.quantization import QuantParams
+from drpai_qat.runtimes.onnxruntime import Reference
 
 NUDGE = 2.0**-20
 """Relative size: some eight float32 roundings, what summing a layer in another order amounts to."""

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from drpai_qat.errors import MissingExtraError
+from drpai_qat.core.errors import MissingExtraError
 from drpai_qat.export.comparison import Exported
 
 __all__ = ["Exported", "pytorch", "tensorflow"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from drpai_qat.errors import ModelError
+from drpai_qat.core.errors import ModelError
 
 # Rounding ties that fall the other way cost a step here and there; a wrong graph costs the whole signal.
 _LEAST_SQNR_DB = 10.0

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from drpai_qat.errors import ModelError, OptionError
+from drpai_qat.core.errors import ModelError, OptionError
 from drpai_qat.export.comparison import Exported, compare
 from drpai_qat.export.tensorflow_fake_quant import FakeQuants, drop_idle_axes, put_weights
 from drpai_qat.export.tensorflow_model import Network, network_of

@@ -19,7 +19,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from drpai_qat.errors import ModelError
+from drpai_qat.core.errors import ModelError
 
 OPERATORS = ("FakeQuantWithMinMaxArgs", "FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxVarsPerChannel")
 _PER_CHANNEL = OPERATORS[2]

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from drpai_qat.errors import ModelError
+from drpai_qat.core.errors import ModelError
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drpai_qat.errors import DrpaiQatError, MissingExtraError, ModelError
+from drpai_qat.core.errors import DrpaiQatError, MissingExtraError, ModelError
 from drpai_qat.export.comparison import Exported, compare
 from drpai_qat.export.torch_fake_quant import freeze, is_fake_quant, opset_needed, refuse_unobserved
 from drpai_qat.export.torch_interface import Interface, unwrapped

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drpai_qat.errors import ModelError
+from drpai_qat.core.errors import ModelError
 
 _TYPE_RANGES = ((torch.int8, -128, 127), (torch.uint8, 0, 255), (torch.int16, -32768, 32767), (torch.uint16, 0, 65535))
 _BYTES = (torch.int8, torch.uint8)

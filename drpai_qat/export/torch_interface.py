@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from drpai_qat.errors import ModelError
+from drpai_qat.core.errors import ModelError
 
 
 def unwrapped(model: Any) -> nn.Module:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from drpai_qat.errors import DeploymentError
+from drpai_qat.core.errors import DeploymentError
 
 
 @contextlib.contextmanager

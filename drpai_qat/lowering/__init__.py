@@ -12,22 +12,22 @@ import numpy.typing as npt
 import onnx
 import tvm
 
-from drpai_qat.errors import LoweringError
+from drpai_qat.backends.cpu.targets import Target
+from drpai_qat.core.errors import LoweringError
+from drpai_qat.core.tensor_info import TensorInfo
+from drpai_qat.graph.canonical import Graph, read_graph
+from drpai_qat.graph.layer_norm import fuse_layer_norm
+from drpai_qat.graph.ranges import find_bounds, find_grids
+from drpai_qat.graph.recurrent import expand_recurrent
+from drpai_qat.graph.rewrite import hoist_fake_quant
+from drpai_qat.graph.tables import fold_constant_nodes
+from drpai_qat.graph.wide_grids import int16_grids
 from drpai_qat.lowering import ops as _ops  # noqa: F401  (registers the lowerings)
 from drpai_qat.lowering.context import Context, LoweredNode
-from drpai_qat.lowering.graph import Graph, read_graph
 from drpai_qat.lowering.imported import lower_node
-from drpai_qat.lowering.layer_norm import fuse_layer_norm
 from drpai_qat.lowering.parts import find_parts
 from drpai_qat.lowering.program import to_module
-from drpai_qat.lowering.ranges import find_bounds, find_grids
-from drpai_qat.lowering.recurrent import expand_recurrent
-from drpai_qat.lowering.rewrite import hoist_fake_quant
 from drpai_qat.lowering.storage import Stored, row_major
-from drpai_qat.lowering.tables import fold_constant_nodes
-from drpai_qat.lowering.wide_grids import int16_grids
-from drpai_qat.targets import Target
-from drpai_qat.tensor_info import TensorInfo
 
 __all__ = ["Lowered", "LoweredNode", "TensorInfo", "lower"]
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from drpai_qat.graph.canonical import Weight
+from drpai_qat.graph.grid import Grid
 from drpai_qat.kernels.conv_shape import ConvShape
 from drpai_qat.kernels.isa import Isa
 from drpai_qat.kernels.products import (
@@ -23,8 +25,7 @@ from drpai_qat.kernels.products import (
     product8,
 )
 from drpai_qat.kernels.winograd_plan import Plan, choose_plan
-from drpai_qat.lowering.graph import Weight
-from drpai_qat.lowering.storage import Grid, Stored
+from drpai_qat.lowering.storage import Stored
 
 INT32_MAX = 2**31 - 1
 # Output pixels for each of which int8 weights of a float layer are converted anew. First layers have few weights and

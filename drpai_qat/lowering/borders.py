@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from drpai_qat.graph.canonical import Node
+from drpai_qat.graph.grid import Grid
 from drpai_qat.lowering.arithmetic import convolution_weights, fitting_grid, runs_depthwise
 from drpai_qat.lowering.context import Context
-from drpai_qat.lowering.graph import Node
 from drpai_qat.lowering.parts import Part
 from drpai_qat.lowering.planning import planned_convolution
-from drpai_qat.lowering.storage import Grid, Stored, channels_last
+from drpai_qat.lowering.storage import Stored, channels_last
 from drpai_qat.lowering.window import convolution_shape, image_dims, window_of
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from drpai_qat.graph.canonical import Array, Graph, Node
+from drpai_qat.graph.grid import Grid
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels import movement
 from drpai_qat.kernels.epilogue import Epilogue, Kernel, Operand
@@ -14,10 +16,9 @@ from drpai_qat.kernels.isa import Isa
 from drpai_qat.kernels.pointwise import pointwise
 from drpai_qat.lowering.arithmetic import Layer
 from drpai_qat.lowering.elementwise import Value, on_grid, snap
-from drpai_qat.lowering.graph import Array, Graph, Node
 from drpai_qat.lowering.parts import Parts
 from drpai_qat.lowering.program import Program
-from drpai_qat.lowering.storage import Grid, Stored, row_major
+from drpai_qat.lowering.storage import Stored, row_major
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from drpai_qat.graph.canonical import FAKE_QUANT, Graph, Node
+from drpai_qat.graph.grid import Grid
+from drpai_qat.graph.ranges import batch_norm_affine, clip_limits, data_input
 from drpai_qat.kernels import expr as E
-from drpai_qat.lowering.graph import FAKE_QUANT, Graph, Node
-from drpai_qat.lowering.ranges import batch_norm_affine, clip_limits, data_input
-from drpai_qat.lowering.storage import Grid
 
 Array = npt.NDArray[np.float64]
 

@@ -15,16 +15,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from drpai_qat.graph.canonical import FAKE_QUANT, Node
+from drpai_qat.graph.grid import Grid
+from drpai_qat.graph.ranges import batch_norm_affine
+from drpai_qat.graph.tables import tabulate
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels.epilogue import Border, Epilogue, Kernel, Operand
 from drpai_qat.kernels.expr import Table
 from drpai_qat.lowering.borders import wanted_form
 from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.elementwise import CHEAP, RULES, Value, data_operands, is_elementwise, on_grid, snap
-from drpai_qat.lowering.graph import FAKE_QUANT, Node
-from drpai_qat.lowering.ranges import batch_norm_affine
-from drpai_qat.lowering.storage import Grid, Stored, channels_last
-from drpai_qat.lowering.tables import tabulate
+from drpai_qat.lowering.storage import Stored, channels_last
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import tvm
 from tvm import relax, tirx
 from tvm.relax.frontend.onnx import from_onnx
 
-from drpai_qat.errors import LoweringError
+from drpai_qat.core.errors import LoweringError
+from drpai_qat.graph.canonical import DEQUANTIZE, FAKE_QUANT, QUANTIZE, Node
 from drpai_qat.lowering.context import Context
-from drpai_qat.lowering.graph import DEQUANTIZE, FAKE_QUANT, QUANTIZE, Node
 from drpai_qat.lowering.importer_limits import why_not_importable
 from drpai_qat.lowering.program import ImportedStep
 from drpai_qat.lowering.registry import LOWERINGS

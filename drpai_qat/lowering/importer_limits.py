@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from drpai_qat.graph.canonical import Node
 from drpai_qat.lowering.context import Context
-from drpai_qat.lowering.graph import Node
 
 
 def why_not_importable(context: Context, node: Node) -> str:

@@ -13,10 +13,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from drpai_qat.graph.canonical import Graph, Node
+from drpai_qat.graph.grid import Grid
+from drpai_qat.graph.ranges import Bounds
 from drpai_qat.lowering.elementwise import is_elementwise
-from drpai_qat.lowering.graph import Graph, Node
-from drpai_qat.lowering.ranges import Bounds
-from drpai_qat.lowering.storage import Grid
 
 MOST_PARTS = 4  # a part costs a convolution's pass over its weights, and code
 _LEAST_REDUCTION = 8  # products in a part's accumulator; below, adding up the parts costs more than their products

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from drpai_qat.graph.canonical import Node
 from drpai_qat.kernels.conv_shape import ConvShape
 from drpai_qat.lowering.arithmetic import IntegerWeights, Layer, plan_layer
 from drpai_qat.lowering.context import Context
-from drpai_qat.lowering.graph import Node
 from drpai_qat.lowering.parts import Part
 from drpai_qat.lowering.storage import Stored
 

@@ -14,8 +14,9 @@ import tvm
 import tvm_ffi
 from tvm import relax
 
+from drpai_qat.graph.grid import Grid
 from drpai_qat.kernels.epilogue import Kernel
-from drpai_qat.lowering.storage import Grid, Stored, row_major
+from drpai_qat.lowering.storage import Stored, row_major
 
 Array = npt.NDArray[np.generic]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from drpai_qat.graph.canonical import Node
 from drpai_qat.lowering.context import Context
-from drpai_qat.lowering.graph import Node
 
 Lowering = Callable[[Context, Node], bool]
 """Appends the node's kernels and notes its outputs; False where these operands need another implementation."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from drpai_qat.graph.canonical import Node
 from drpai_qat.kernels.conv_shape import ConvShape
-from drpai_qat.lowering.graph import Node
 
 Pair = tuple[int, int]
 

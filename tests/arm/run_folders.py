@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drpai_qat import runtime
+from drpai_qat.runtimes import network as runtime
 
 
 def compare(folder: Path) -> dict[str, object]:

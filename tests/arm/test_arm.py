@@ -17,7 +17,7 @@ import onnx
 import pytest
 
 import drpai_qat
-from drpai_qat.cli import main
+from drpai_qat.cli.main import main
 from tests.arm import networks
 
 pytestmark = pytest.mark.arm

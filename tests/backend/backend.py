@@ -17,8 +17,8 @@ import onnx_graphsurgeon as gs
 import tvm
 from tvm import relax
 
-from drpai_qat import targets
-from drpai_qat.build import compile_module
+from drpai_qat.backends.cpu import targets
+from drpai_qat.backends.cpu.build import compile_module
 from drpai_qat.lowering import Lowered, lower
 from preprocess.common import FINISH, PREPARE
 from preprocess.detection import require_fake_quant

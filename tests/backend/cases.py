@@ -15,7 +15,7 @@ from backend import DrpaiBackend
 from onnx.backend.test.case.node import collect_testcases
 from onnx.backend.test.case.test_case import TestCase
 
-from drpai_qat.errors import DrpaiQatError
+from drpai_qat.core.errors import DrpaiQatError
 
 HERE = Path(__file__).parent
 ONNX_VERSION = (HERE / "onnx_version.txt").read_text().strip()

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from drpai_qat.bundle import RUNNER, bundle
+from drpai_qat.backends.cpu.bundle import RUNNER, bundle
 from tests.lowering.running import grid, model, qdq
 
 BASELINE = Path(__file__).with_name("baseline.json")

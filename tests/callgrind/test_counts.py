@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from drpai_qat import targets
+from drpai_qat.backends.cpu import targets
 from tests.callgrind.counts import BASELINE, NETWORKS, TARGETS, TOOLS, count, own_cost
 
 MARGIN = 1.05

@@ -4,10 +4,10 @@ import pytest
 
 from drpai_qat.check.fidelity import check_layers, check_outputs, first_divergence, fold_divergence
 from drpai_qat.check.layers import LayerFigures
-from drpai_qat.check.reference import Reference
-from drpai_qat.check.samples import make_samples
-from drpai_qat.errors import ModelError
-from drpai_qat.options import Thresholds
+from drpai_qat.check.thresholds import Thresholds
+from drpai_qat.core.errors import ModelError
+from drpai_qat.data.samples import make_samples
+from drpai_qat.runtimes.onnxruntime import Reference
 from preprocess import preprocess
 from tests.small_models import qdq_model
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from drpai_qat.check.figures import compare_output, cosine, sqnr_db
-from drpai_qat.options import Thresholds
-from drpai_qat.quantization import QuantParams
+from drpai_qat.check.thresholds import Thresholds
+from drpai_qat.core.quantization import QuantParams
 
 
 def compare(found, reference, grid=None):

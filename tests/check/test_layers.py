@@ -4,8 +4,8 @@ import onnx
 import pytest
 
 from drpai_qat.check.layers import LayerFigures, compare_layers, cut_at_quantizers, reference_integers
-from drpai_qat.check.reference import Reference
-from drpai_qat.check.samples import make_samples
+from drpai_qat.data.samples import make_samples
+from drpai_qat.runtimes.onnxruntime import Reference
 from preprocess import preprocess
 from tests.small_models import qdq_model
 

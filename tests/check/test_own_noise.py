@@ -11,8 +11,8 @@ import pytest
 from drpai_qat.check.fidelity import check_outputs, excuse, fold_divergence
 from drpai_qat.check.layers import LayerFigures
 from drpai_qat.check.own_noise import MARGIN_DB, NUDGES, attainable, own_noise
-from drpai_qat.check.reference import Reference
-from drpai_qat.options import Thresholds
+from drpai_qat.check.thresholds import Thresholds
+from drpai_qat.runtimes.onnxruntime import Reference
 from tests.lowering.running import grid, model, qdq
 
 AGREES = (LayerFigures("q", "Mul m", 1.0, 0, 8),)

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from drpai_qat import export
-from drpai_qat.errors import DeploymentError, MissingExtraError, ModelError
+from drpai_qat.core.errors import DeploymentError, MissingExtraError, ModelError
 from drpai_qat.export.comparison import Exported, compare
 from drpai_qat.export.writing import quiet, staged
 

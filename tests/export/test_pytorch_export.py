@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from drpai_qat import export
-from drpai_qat.errors import DeploymentError, ModelError
+from drpai_qat.core.errors import DeploymentError, ModelError
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402

@@ -13,7 +13,7 @@ import pytest
 from onnx import numpy_helper
 
 from drpai_qat import export
-from drpai_qat.errors import DeploymentError, ModelError, OptionError
+from drpai_qat.core.errors import DeploymentError, ModelError, OptionError
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"  # tfmot trains Keras 2 models only
 tfmot = pytest.importorskip("tensorflow_model_optimization")

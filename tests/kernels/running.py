@@ -9,11 +9,11 @@ import pytest
 import tvm
 from hypothesis import HealthCheck, settings
 
-from drpai_qat.contraction import round_products
+from drpai_qat.backends.cpu.fp_contraction import round_products
+from drpai_qat.backends.cpu.targets import X86_TARGETS, cpu_features
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels.epilogue import Epilogue, Kernel, Operand
 from drpai_qat.kernels.isa import Isa
-from drpai_qat.targets import X86_TARGETS, cpu_features
 
 _TARGETS = {target.isa.name: target for target in X86_TARGETS if cpu_features().issuperset(target.features)}
 ISAS = [target.isa for target in _TARGETS.values()]

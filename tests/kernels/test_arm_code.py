@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import tvm
 
-from drpai_qat.contraction import round_products
+from drpai_qat.backends.cpu.fp_contraction import round_products
+from drpai_qat.backends.cpu.targets import by_name
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels.conv import conv
 from drpai_qat.kernels.conv_shape import ConvShape
 from drpai_qat.kernels.epilogue import Epilogue
 from drpai_qat.kernels.products import DOT2, product8
-from drpai_qat.targets import by_name
 
 
 def inner_loop(size: int, channels: int, out: int, kernel: int, target: str, *, wide: bool = False) -> Counter[str]:

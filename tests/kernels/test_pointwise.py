@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tvm
 
-from drpai_qat.contraction import round_products
+from drpai_qat.backends.cpu.fp_contraction import round_products
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels.epilogue import Epilogue, Operand
 from drpai_qat.kernels.isa import AVX2, Isa

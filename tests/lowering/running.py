@@ -13,8 +13,8 @@ import onnxruntime as ort
 import tvm
 from tvm import relax
 
-from drpai_qat import targets
-from drpai_qat.build import compile_module
+from drpai_qat.backends.cpu import targets
+from drpai_qat.backends.cpu.build import compile_module
 from drpai_qat.lowering import Lowered, lower
 
 RUNNABLE = [t.name for t in targets.X86_TARGETS if targets.cpu_features().issuperset(t.features)]

@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drpai_qat.graph.grid import Grid
 from drpai_qat.kernels import expr as E
 from drpai_qat.lowering.elementwise import Value, clamp, snap
-from drpai_qat.lowering.storage import Grid
 
 SCALES = st.sampled_from([2.0**-4, 0.031, 0.05, 1 / 17, 0.11])
 

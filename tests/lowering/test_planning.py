@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from drpai_qat.graph.grid import Grid
 from drpai_qat.kernels.conv_shape import ConvShape
 from drpai_qat.kernels.isa import ISAS
 from drpai_qat.lowering.arithmetic import IntegerWeights, Layer, plan_layer
-from drpai_qat.lowering.storage import Grid, Stored
+from drpai_qat.lowering.storage import Stored
 
 INT16 = Grid(0.001, 0, -32768, 32767, "int16")
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from drpai_qat.errors import ModelError, QuantizationError
+from drpai_qat.core.errors import ModelError, QuantizationError
 from preprocess import preprocess
 from tests.preprocess.building import fold, inputs, model, node, normal, ops, weights_of
 

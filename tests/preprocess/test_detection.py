@@ -4,7 +4,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
-from drpai_qat.errors import ModelError
+from drpai_qat.core.errors import ModelError
 from preprocess import preprocess
 from preprocess.detection import detect_framework
 from tests.preprocess.building import model, normal, scales_for

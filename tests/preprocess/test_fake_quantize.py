@@ -5,7 +5,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from drpai_qat.errors import QuantizationError
+from drpai_qat.core.errors import QuantizationError
 from preprocess import preprocess, reference_model, validate
 from tests.preprocess.building import normal, ops, run, weights_of
 

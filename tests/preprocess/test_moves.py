@@ -4,7 +4,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
-from drpai_qat.quantization import QuantParams
+from drpai_qat.core.quantization import QuantParams
 from preprocess.moves import move
 
 Q = np.random.default_rng(0).integers(-127, 127, (6, 4, 2)).astype(np.int8)

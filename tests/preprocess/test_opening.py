@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
-from drpai_qat.errors import ModelError
+from drpai_qat.core.errors import ModelError
 from preprocess import preprocess
 from preprocess.opening import opset_of
 from tests.preprocess.building import fold, model, ops

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from drpai_qat.errors import ModelError
+from drpai_qat.core.errors import ModelError
 from preprocess import preprocess, validate
 from tests.preprocess.building import ops, run
 

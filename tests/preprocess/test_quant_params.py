@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drpai_qat.errors import QuantizationError
-from drpai_qat.quantization import QuantParams
+from drpai_qat.core.errors import QuantizationError
+from drpai_qat.core.quantization import QuantParams
 from tests.preprocess.building import run
 
 

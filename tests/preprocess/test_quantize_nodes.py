@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
-from drpai_qat.errors import ModelError, QuantizationError
+from drpai_qat.core.errors import ModelError, QuantizationError
 from preprocess import preprocess
 from tests.preprocess.building import fold, inputs, model, node, ops, weights_of
 

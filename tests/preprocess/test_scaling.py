@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drpai_qat.quantization import QuantParams
+from drpai_qat.core.quantization import QuantParams
 from preprocess.integers import to_int8
 from preprocess.scaling import scale_channels
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from drpai_qat.errors import ModelError
+from drpai_qat.core.errors import ModelError
 from preprocess import preprocess, validate
 from tests.preprocess.building import model, node, normal, scales_for
 

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
-from drpai_qat.errors import QuantizationError
+from drpai_qat.core.errors import QuantizationError
 from preprocess import preprocess
 from tests.preprocess.building import fold, inputs, model, node, normal, ops, scales_for, weights_of
 

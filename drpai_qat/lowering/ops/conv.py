@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from drpai_qat.graph.canonical import Node
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels.conv import conv_sum
 from drpai_qat.kernels.conv_shape import ConvShape
@@ -29,7 +30,6 @@ from drpai_qat.lowering.arithmetic import (
 from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.elementwise import Value
 from drpai_qat.lowering.fusion import lower_anchor
-from drpai_qat.lowering.graph import Node
 from drpai_qat.lowering.imported import lower_node
 from drpai_qat.lowering.parts import Part
 from drpai_qat.lowering.planning import planned_convolution

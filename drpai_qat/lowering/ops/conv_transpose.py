@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from drpai_qat.graph.canonical import Node
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels import movement
 from drpai_qat.kernels.conv import conv
@@ -27,7 +28,6 @@ from drpai_qat.lowering.arithmetic import (
 from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.elementwise import Value
 from drpai_qat.lowering.fusion import build, grow
-from drpai_qat.lowering.graph import Node
 from drpai_qat.lowering.ops.conv import channel_constant
 from drpai_qat.lowering.registry import lowers
 from drpai_qat.lowering.storage import channels_last

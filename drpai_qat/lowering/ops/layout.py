@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from drpai_qat.graph.canonical import Node
 from drpai_qat.kernels import movement
 from drpai_qat.lowering.context import Context
-from drpai_qat.lowering.graph import Node
 from drpai_qat.lowering.registry import lowers
 from drpai_qat.lowering.storage import Stored, channels_last, permuted, row_major
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from drpai_qat.graph.canonical import Node, Weight
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels import movement
 from drpai_qat.kernels.conv import conv
@@ -26,7 +27,6 @@ from drpai_qat.lowering.arithmetic import (
 from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.elementwise import Value
 from drpai_qat.lowering.fusion import lower_anchor
-from drpai_qat.lowering.graph import Node, Weight
 from drpai_qat.lowering.ops.conv import channel_constant, convolution_input
 from drpai_qat.lowering.registry import lowers
 from drpai_qat.lowering.storage import Stored, permuted, row_major

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from drpai_qat.graph.canonical import Node
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels.normalize import group_norm, layer_norm, softmax
 from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.elementwise import Value
 from drpai_qat.lowering.fusion import Group, lower_anchor
-from drpai_qat.lowering.graph import Node
 from drpai_qat.lowering.ops.pooling import STORABLE, scale_of, zero_of
 from drpai_qat.lowering.registry import lowers
 from drpai_qat.lowering.storage import channels_last, row_major

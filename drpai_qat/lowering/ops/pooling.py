@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from drpai_qat.graph.canonical import Node
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels.pool import average_pool, max_pool, pool_counts
 from drpai_qat.kernels.reduce import Kind, reduce
 from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.elementwise import Value
 from drpai_qat.lowering.fusion import Group, lower_anchor
-from drpai_qat.lowering.graph import Node
 from drpai_qat.lowering.registry import lowers
 from drpai_qat.lowering.storage import Stored, channels_last
 from drpai_qat.lowering.window import image_dims, window_of

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from drpai_qat.graph.canonical import Node
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels.resize import Blend, resize_linear, resize_nearest
 from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.elementwise import Value
 from drpai_qat.lowering.fusion import lower_anchor
-from drpai_qat.lowering.graph import Node
 from drpai_qat.lowering.ops.pooling import STORABLE, scale_of, zero_of
 from drpai_qat.lowering.registry import lowers
 from drpai_qat.lowering.storage import channels_last

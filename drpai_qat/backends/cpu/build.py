@@ -1,0 +1,86 @@
+"""Compile a lowered network into a shared library."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import tvm
+from tvm import relax
+from tvm.relax.backend.cpu_generic import pipeline as cpu
+from tvm.support import cc
+
+from drpai_qat.backends.cpu.cache import NO_CACHE, KernelCache
+from drpai_qat.backends.cpu.fp_contraction import round_products
+from drpai_qat.backends.cpu.kernel_objects import outline_kernels
+from drpai_qat.backends.cpu.memory import PlanMemory
+from drpai_qat.backends.cpu.targets import Target
+from drpai_qat.backends.cpu.toolchain import Linker
+from drpai_qat.core.errors import LoweringError
+from drpai_qat.lowering import Lowered
+from drpai_qat.report.size import MemoryUse
+
+
+def build(
+    lowered: Lowered, target: Target, library: Path, linker: Linker | None = None, cache: KernelCache = NO_CACHE
+) -> MemoryUse:
+    """Compile the network for a target and write the library.
+
+    Args:
+        library: file to write; it loads with libtvm_runtime alone.
+        linker: for another machine than this one; None: the compiler of this one.
+        cache: of compiled kernels.
+    Returns: the memory that a run takes.
+    Raises: LoweringError: an operator that TVM's importer took does not compile.
+    """
+    # Objects do not say which machine they are for, so TVM, which adds one with the bytecode, asks the linker.
+    triple = target.mtriple or tvm.target.codegen.llvm_get_system_triple()
+    command, options = (cc.get_cc(), ()) if linker is None else (linker.command, linker.arguments)
+    # TVM's debug information names TIR that nobody has: more than a third of the file.
+    link = cc.cross_compiler(command, options=[*options, "-Wl,--strip-debug"], get_target_triple=lambda: triple)
+    with tempfile.TemporaryDirectory() as folder:
+        plan = PlanMemory()
+        objects = outline_kernels(target, cache, Path(folder))
+        compile_module(lowered.module, target, plan, objects).export_library(str(library), fcompile=link)
+    return plan.use
+
+
+def compile_module(
+    module: tvm.IRModule, target: Target, plan: PlanMemory | None = None, *last: tvm.transform.Pass
+) -> relax.VMExecutable:
+    """TVM's CPU pipeline, less what our kernels do not need.
+
+    They are fused already, so operator fusion is left out; reshapes stay views, so they are not legalized to copies.
+
+    Args:
+        plan: told of the memory that a run takes.
+        last: passes at the end of the pipeline.
+    Returns: the network; without `outline_kernels` it can run in this process, too.
+    """
+    tvm_target = target.tvm_target
+    reshape = "relax.reshape"
+    passes = tvm.transform.Sequential(
+        [
+            *cpu.library_dispatch_passes(tvm_target),
+            relax.transform.LegalizeOps(skip_ops=[reshape]),
+            relax.transform.FoldConstant(),
+            relax.transform.ToNonDataflow(),
+            relax.transform.RemovePurityChecking(),
+            relax.transform.CallTIRRewrite(),
+            round_products,
+            (plan or PlanMemory()).as_pass(),
+            *cpu.finalize_passes(tvm_target),
+            *last,
+        ]
+    )
+    try:
+        with tvm_target:
+            return tvm.compile(module, target=tvm_target, relax_pipeline=passes)
+    except Exception as error:  # TVM raises what its passes raise
+        imported = sorted({v.name_hint.split("_")[1] for v in module.functions if v.name_hint.startswith("onnx_")})
+        if not imported:
+            raise
+        reason = str(error).strip().splitlines()[-1][:160]
+        raise LoweringError(
+            f"TVM can't compile an operator left to it, one of {', '.join(imported)}: {reason}"
+        ) from error

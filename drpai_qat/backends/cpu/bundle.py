@@ -1,0 +1,187 @@
+"""A folder to copy to the board: the network, TVM's runtime libraries, and programs that run it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from drpai_qat.backends.cpu.targets import Target, by_name
+from drpai_qat.backends.cpu.toolchain import Linker, find_linker
+from drpai_qat.core.errors import DeploymentError, OptionError
+from drpai_qat.core.text import one_line
+from drpai_qat.deployment import folder as deployment
+from drpai_qat.deployment import manifest
+
+LIBRARIES = {"apache-tvm": "tvm/lib/libtvm_runtime.so", "apache-tvm-ffi": "tvm_ffi/lib/libtvm_ffi.so"}
+"""The runtime's shared libraries, by package, as they lie in its wheel."""
+
+RUNNER = "run_inference"
+_SOURCES = ("drpai_qat.h", "drpai_qat.cpp", "run_inference.cpp", "CMakeLists.txt", "aarch64-toolchain.cmake")
+_NOT_FOR_THE_BOARD = ("model_int8.onnx", "report.json")  # the first is as large as the weights
+_BESIDE = ("run_inference.py", "README.md")
+_PLATFORMS = ("2_17", "2_24", "2_27", "2_28")
+_INSTALL_CXX = "apt-get install g++-aarch64-linux-gnu"
+
+
+def bundle(
+    folder: Path,
+    output_dir: Path,
+    *,
+    target: str | None = None,
+    runtime_dir: Path | None = None,
+    toolchain_dir: str | None = None,
+    cross_compiler: str | None = None,
+) -> None:
+    """Write a folder that runs on the target with nothing else installed but its C++ library.
+
+    Args:
+        folder: what the compile command wrote, for that target.
+        output_dir: folder to write.
+        target: must be what `folder` was compiled for; None: whatever that is.
+        runtime_dir: holds libtvm_runtime.so and libtvm_ffi.so for the target; None: taken from the wheels of the
+            versions that compiled the network, fetched with pip where this machine's own don't fit.
+        toolchain_dir, cross_compiler: see `toolchain.find_linker`.
+    Raises:
+        DeploymentError: `folder` is not usable, or the libraries can't be had.
+        OptionError: another target, or no C++ compiler for it.
+    """
+    found = manifest.read(folder)
+    compiled_for = str(found.target.get("name"))
+    if target is not None and target != compiled_for:
+        raise OptionError(f"{folder} was compiled for {compiled_for}: compile it with --target {target} first")
+    machine = by_name(compiled_for)
+    linker = _cxx(find_linker(machine.machine, toolchain_dir, cross_compiler))
+    with deployment.staged(output_dir) as staging:
+        for name in found.files:
+            if name in _NOT_FOR_THE_BOARD:
+                continue
+            (staging / name).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                shutil.copyfile(folder / name, staging / name)
+            except FileNotFoundError:
+                raise DeploymentError(f"{folder / name} is missing: compile it again") from None
+        _copy_libraries(staging / "lib", machine, runtime_dir, found.versions)
+        source = sources()
+        for name in _BESIDE:
+            shutil.copyfile(source / name, staging / name)
+        (staging / "src").mkdir()
+        for name in _SOURCES:
+            shutil.copyfile(source / name, staging / "src" / name)
+        _compile_runner(staging, linker)
+        replace(found, files=deployment.hashes(staging)).write(staging)
+
+
+def sources() -> Path:
+    """Folder of the board's programs: samples/board of the repository, or where pip put it.
+
+    Raises: DeploymentError: it is not there.
+    """
+    installed = Path(sysconfig.get_path("data")) / "share" / "drpai-qat" / "board"
+    for place in (Path(__file__).parents[3] / "samples" / "board", installed):
+        if (place / _SOURCES[0]).is_file():
+            return place
+    raise DeploymentError(f"the board's programs are missing ({installed}): install drpai-qat again")
+
+
+def _cxx(linker: Linker | None) -> Linker:
+    """The C++ compiler beside a C compiler."""
+    if linker is None:
+        command = shutil.which("c++") or shutil.which("g++")
+        if command is None:
+            raise OptionError("no C++ compiler found: apt-get install g++")
+        return Linker(command, (), "PATH")
+    path = Path(linker.command)
+    if "g++" in path.name or "clang++" in path.name or "c++" in path.name:
+        return linker
+    for ending, cxx in (("gcc", "g++"), ("clang", "clang++"), ("cc", "c++")):
+        candidate = path.with_name(path.name.removesuffix(ending) + cxx)
+        if path.name.endswith(ending) and candidate.is_file():
+            return replace(linker, command=str(candidate))
+    raise OptionError(f"no C++ compiler beside {path.name}: {_INSTALL_CXX}, or name one with --cross-compiler")
+
+
+def _copy_libraries(place: Path, target: Target, runtime_dir: Path | None, versions: Mapping[str, str]) -> None:
+    place.mkdir()
+    names = {package: Path(inside).name for package, inside in LIBRARIES.items()}
+    if runtime_dir is not None:
+        missing = [name for name in names.values() if not (runtime_dir / name).is_file()]
+        if missing:
+            raise DeploymentError(f"--runtime {runtime_dir} holds no {' and no '.join(missing)}")
+        found = [runtime_dir / name for name in names.values()]
+    elif target.machine == platform.machine().replace("AMD64", "x86_64"):
+        found = [_installed(inside) for inside in LIBRARIES.values()]
+    else:
+        found = [_from_wheel(name, versions, target.machine) for name in LIBRARIES]
+    for path in found:
+        shutil.copyfile(path, place / path.name)
+
+
+def _installed(inside: str) -> Path:
+    package, _, rest = inside.partition("/")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise DeploymentError(f"{package} is not installed: pip install apache-tvm apache-tvm-ffi")
+    return Path(spec.submodule_search_locations[0]) / rest
+
+
+def _from_wheel(package: str, versions: Mapping[str, str], machine: str) -> Path:
+    """A library for another machine, of the version that compiled; pip fetches its wheel once, then it is kept."""
+    version = versions.get(package) or importlib.metadata.version(package)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drpai-qat" / "runtime"
+    inside = LIBRARIES[package]
+    kept = cache / machine / f"{package}-{version}" / Path(inside).name
+    if not kept.is_file():
+        with tempfile.TemporaryDirectory() as scratch:
+            wheel = _download(package, version, machine, Path(scratch))
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            partial = kept.with_suffix(".partial")
+            with zipfile.ZipFile(wheel) as archive:
+                partial.write_bytes(archive.read(inside))
+        partial.replace(kept)
+    return kept
+
+
+def _download(package: str, version: str, machine: str, folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--only-binary=:all:", "--dest", str(folder)]
+    for platform_version in _PLATFORMS:
+        command += ["--platform", f"manylinux_{platform_version}_{machine}"]
+    done = subprocess.run([*command, f"{package}=={version}"], capture_output=True, text=True, check=False)
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["no wheel"]
+        raise DeploymentError(
+            f"{package} {version} for {machine} can't be fetched with pip ({one_line(lines[0])}): "
+            "give a folder that holds libtvm_runtime.so and libtvm_ffi.so with --runtime"
+        )
+    return wheels[0]
+
+
+def _compile_runner(staging: Path, linker: Linker) -> None:
+    """Compile run_inference; it finds its libraries in lib/ beside itself."""
+    include = _installed("tvm_ffi/include")
+    source, library = staging / "src", staging / "lib"
+    command = [linker.command, *linker.arguments, "-std=c++17", "-O2", "-isystem", str(include)]
+    command += [str(source / "drpai_qat.cpp"), str(source / "run_inference.cpp"), "-o", str(staging / RUNNER)]
+    # libtvm_runtime registers itself when loaded; no symbol of it is named, so the linker must not drop it.
+    command += ["-s", "-Wl,--no-as-needed", *(str(path) for path in sorted(library.glob("*.so")))]
+    command += ["-Wl,-rpath,$ORIGIN/lib"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise DeploymentError(f"{Path(linker.command).name} can't compile {RUNNER}: {_first_error(done.stderr)}")
+
+
+def _first_error(text: str) -> str:
+    lines = [line for line in text.splitlines() if "error" in line] or text.splitlines() or ["no message"]
+    return one_line(lines[0])

@@ -1,0 +1,42 @@
+"""How a command ends: its exit status, and at most one line on stderr."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+
+import click
+
+from drpai_qat.core.errors import DrpaiQatError
+from drpai_qat.core.interrupts import Interrupts
+from drpai_qat.core.text import one_line
+
+DONE, NAMED_ERROR, CHECK_FELL_SHORT, INTERRUPTED = 0, 1, 3, 130  # click's usage errors are 2
+
+
+def guarded(work: Callable[[Interrupts], int], verbose: bool) -> int:
+    """Run, and make every outcome an exit status and at most one line on stderr."""
+    with Interrupts() as interrupts:
+        try:
+            return work(interrupts)
+        except BaseException as error:
+            if interrupts.received or isinstance(error, KeyboardInterrupt):  # a library may wrap it in its own
+                say("interrupted")
+                return interrupts.status
+            if isinstance(error, DrpaiQatError):
+                say(f"error: {one_line(error, 1000)}")
+            elif isinstance(error, MemoryError):
+                say("error: out of memory: close other programs, or compile on a larger machine")
+            elif isinstance(error, Exception):
+                if verbose:
+                    traceback.print_exc()
+                what = f"{type(error).__name__}: {one_line(error)}"
+                say(f"error: internal: {what}: please report it (--verbose shows where)")
+            else:
+                raise
+            return NAMED_ERROR
+
+
+def say(text: str) -> None:
+    """Print a line on stderr."""
+    click.echo(text, err=True)

@@ -1,0 +1,1 @@
+"""Ground floor: errors, quantization parameters, tensor descriptions, progress, text, processes, signals."""

@@ -1,0 +1,118 @@
+"""Runs code generation in a child process, because LLVM ends the process it runs in when it can't go on.
+
+A full disk makes LLVM print one line and exit(1): in a child that is an error like any other, and nothing is left
+behind. Ctrl-C ends the child at once, in the middle of C++.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from drpai_qat.core import errors
+from drpai_qat.core.text import one_line
+
+_REPORT = b"\0report\0"
+"""Stands in the pipe between what libraries printed and the exception that ended the child."""
+
+_PR_SET_PDEATHSIG = 1  # <sys/prctl.h>: a signal for the child when its parent is gone
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def run_isolated(work: Callable[[], None], scratch: Path) -> None:
+    """Run `work` in a forked child and wait for it; only files that it writes come back.
+
+    Args:
+        work: uses no threads of this process.
+        scratch: folder for its temporary files; whoever made it removes it.
+    Raises:
+        DrpaiQatError: `work` raised one.
+        RuntimeError: it raised something else, or the child ended without a word; what it printed is the message.
+    """
+    start_isolated(work, scratch).finish()
+
+
+def start_isolated(work: Callable[[], None], scratch: Path) -> Child:
+    """Like `run_isolated`, without waiting; the caller must `finish` the child. It dies with this thread."""
+    reading, writing = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    parent = os.getpid()
+    number = os.fork()
+    if number == 0:
+        _be_the_child(work, scratch, writing, parent)
+    os.close(writing)
+    return Child(number, reading)
+
+
+@dataclass(frozen=True)
+class Child:
+    """A child process at work.
+
+    Attributes:
+        number: its process id.
+        pipe: file descriptor that reads what it prints and reports.
+    """
+
+    number: int
+    pipe: int
+
+    def finish(self) -> None:
+        """Wait for it.
+
+        Raises: as `run_isolated`.
+        """
+        try:
+            with os.fdopen(self.pipe, "rb") as pipe:
+                printed, _, report = pipe.read().partition(_REPORT)
+            _, status = os.waitpid(self.number, 0)
+        except BaseException:
+            os.kill(self.number, signal.SIGKILL)
+            os.waitpid(self.number, 0)
+            raise
+        if status == 0:
+            return
+        if not report:
+            output = printed.decode(errors="replace").strip()
+            raise RuntimeError(f"code generation ended with status {os.waitstatus_to_exitcode(status)}: {output}")
+        kind, message, trace = json.loads(report)
+        known = getattr(errors, kind, None)
+        if isinstance(known, type) and issubclass(known, errors.DrpaiQatError):
+            raise known(message)
+        raise RuntimeError(f"{kind}: {one_line(message, 1000)}") from RuntimeError(trace)
+
+
+def _be_the_child(work: Callable[[], None], scratch: Path, pipe: int, parent: int) -> NoReturn:
+    """Never returns: the child must not run what the parent has on its stack."""
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        os.dup2(pipe, 2)
+        _end_at_exit()
+        tempfile.tempdir = os.environ["TMPDIR"] = str(scratch)
+        work()
+    except BaseException as error:
+        report = [type(error).__name__, str(error), "".join(traceback.format_exception(error))]
+        os.write(2, _REPORT + json.dumps(report).encode())
+        os._exit(1)
+    os._exit(0)
+
+
+def _end_at_exit() -> None:
+    """Make C's exit(), which LLVM calls, end the child: other libraries' exit handlers wait for threads not forked."""
+    libc = ctypes.CDLL(None)
+    leave = ctypes.cast(libc._exit, ctypes.c_void_p)
+    libc.__cxa_atexit(leave, ctypes.c_void_p(1), None)  # registered last, called first: _exit(1)

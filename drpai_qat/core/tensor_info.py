@@ -1,0 +1,62 @@
+"""What a network's input or output is: name, shape, type, and the grid that training gave it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from drpai_qat.core.quantization import QuantParams
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A network input or output.
+
+    Attributes:
+        name: as in the source file.
+        shape: static, batch first.
+        dtype: numpy name ("float32").
+        quantization: grid its values lie on, or None where training left it without one.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    quantization: QuantParams | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in deploy.json."""
+        return {
+            "name": self.name,
+            "shape": list(self.shape),
+            "dtype": self.dtype,
+            "quantization": None if self.quantization is None else _grid_to_json(self.quantization),
+        }
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> TensorInfo:
+        """Read an entry of deploy.json.
+
+        Raises: KeyError, TypeError, ValueError, QuantizationError: it is not one.
+        """
+        grid = entry["quantization"]
+        shape = tuple(int(dim) for dim in entry["shape"])
+        return cls(
+            name=str(entry["name"]),
+            shape=shape,
+            dtype=np.dtype(entry["dtype"]).name,
+            quantization=None if grid is None else QuantParams.of(**grid),
+        )
+
+
+def _grid_to_json(params: QuantParams) -> dict[str, Any]:
+    return {
+        "scale": params.scale.tolist(),
+        "zero_point": params.zero_point.tolist(),
+        "dtype": params.dtype.name,
+        "qmin": params.qmin,
+        "qmax": params.qmax,
+        "axis": params.axis,
+    }

@@ -1,0 +1,107 @@
+"""Sample inputs where the user gave none: deterministic, image-like, spread over the range that training saw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from drpai_qat.core.quantization import FloatArray
+
+_VIEWS = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Clip", "Identity")
+"""What may stand between an input and its QuantizeLinear without changing its range."""
+
+_UNTRAINED_SPREAD = 1.0
+"""Standard deviation where no range is known: inputs are normalized in training."""
+
+
+def make_samples(model: onnx.ModelProto, count: int, seed: int) -> list[dict[str, NDArray]]:
+    """Make `count` sets of inputs for a canonical model.
+
+    Args:
+        model: canonical QDQ model; its inputs are float32 and static.
+        count: number of sets.
+        seed: the same seed gives the same samples.
+    Returns: float32 arrays by input name.
+    """
+    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+    samples: list[dict[str, NDArray]] = [{} for _ in range(count)]
+    for value in model.graph.input:
+        shape = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        trained = _trained_range(value.name, model.graph.node, initializers)
+        for index, sample in enumerate(samples):
+            generator = np.random.default_rng([seed, index, len(sample)])
+            sample[value.name] = _noise(shape, trained, generator)
+    return samples
+
+
+def _noise(shape: tuple[int, ...], trained: tuple[float, float] | None, generator: np.random.Generator) -> FloatArray:
+    """Smooth with some grain, as images are; scaled so that the trained range is used to its ends."""
+    smooth = generator.standard_normal(shape)
+    axes = _image_axes(shape)
+    for axis in axes:
+        smooth = _blurred(smooth, axis)
+    smooth /= max(float(smooth.std()), 1e-6)
+    values = smooth + 0.3 * generator.standard_normal(shape) if axes else generator.standard_normal(shape)
+    if trained is None:
+        return np.asarray(_UNTRAINED_SPREAD * values / max(float(values.std()), 1e-6), np.float32)
+    low, high = trained
+    least, most = float(values.min()), float(values.max())
+    unit = (values - least) / (most - least) if most > least else np.full(shape, 0.5)
+    return np.asarray(low + unit * (high - low), np.float32)
+
+
+def _image_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Height and width of (N, C, H, W), (N, H, W, C) or (N, H, W); none for vectors."""
+    if len(shape) == 4:
+        return (1, 2) if shape[3] <= 4 < shape[1] else (2, 3)
+    return (1, 2) if len(shape) == 3 and min(shape[1:]) >= 8 else ()
+
+
+def _blurred(values: NDArray, axis: int) -> NDArray:
+    """Box filter of a quarter of the axis, by a running sum."""
+    width = max(values.shape[axis] // 4, 1)
+    padded = np.concatenate([values, np.take(values, range(width), axis=axis, mode="wrap")], axis=axis)
+    total = np.cumsum(padded, axis=axis)
+    size = values.shape[axis]
+    return np.asarray(
+        np.take(total, range(width, width + size), axis=axis) - np.take(total, range(size), axis=axis), np.float64
+    )
+
+
+def _trained_range(
+    name: str, nodes: Sequence[onnx.NodeProto], initializers: dict[str, onnx.TensorProto]
+) -> tuple[float, float] | None:
+    """Real range of the first QuantizeLinear that an input reaches through views; None if it has none."""
+    reached, clip = {name}, (-np.inf, np.inf)
+    for node in nodes:
+        if not node.input or node.input[0] not in reached:
+            continue
+        if node.op_type == "QuantizeLinear":
+            low, high = _real_range(node, initializers)
+            return max(low, clip[0]), min(high, clip[1])
+        if node.op_type in _VIEWS:
+            reached.update(node.output)
+            if node.op_type == "Clip":
+                clip = _bounds(node, initializers)
+    return None
+
+
+def _real_range(node: onnx.NodeProto, initializers: dict[str, onnx.TensorProto]) -> tuple[float, float]:
+    scale, zero_point = (onnx.numpy_helper.to_array(initializers[name]) for name in node.input[1:3])
+    limits = np.iinfo(zero_point.dtype)
+    return (
+        float(scale.min()) * (int(limits.min) - int(zero_point.max())),
+        float(scale.min()) * (int(limits.max) - int(zero_point.max())),
+    )
+
+
+def _bounds(node: onnx.NodeProto, initializers: dict[str, onnx.TensorProto]) -> tuple[float, float]:
+    low, high = -np.inf, np.inf
+    if len(node.input) > 1 and node.input[1] in initializers:
+        low = float(onnx.numpy_helper.to_array(initializers[node.input[1]]).reshape(-1)[0])
+    if len(node.input) > 2 and node.input[2] in initializers:
+        high = float(onnx.numpy_helper.to_array(initializers[node.input[2]]).reshape(-1)[0])
+    return low, high

@@ -1,0 +1,1 @@
+"""The canonical QDQ graph as code reads it: nodes, grids, ranges, rewrites. Knows nothing of TVM."""

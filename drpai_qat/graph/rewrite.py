@@ -1,0 +1,65 @@
+"""Rewrites before lowering that keep every value and make more of it integer.
+
+A FakeQuant behind an operator that only moves elements commutes with it: FakeQuant(Concat(a, b)) is
+Concat(FakeQuant(a), FakeQuant(b)), element by element. Moved in front, it joins the kernels that compute a and b, and
+the concatenation moves bytes instead of floats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from drpai_qat.graph.canonical import FAKE_QUANT, Graph, Node
+
+MOVING = frozenset(
+    ("Concat", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "DepthToSpace", "SpaceToDepth")
+)
+
+
+def hoist_fake_quant(graph: Graph) -> Graph:
+    """FakeQuant (behind ReLU or Clip, or bare) moved in front of the operator that moves its input's elements."""
+    nodes = list(graph.nodes)
+    changed = True
+    while changed:
+        changed = False
+        consumers = graph.with_nodes(tuple(nodes)).consumers()
+        producers = {name: node for node in nodes for name in node.outputs}
+        for index, node in enumerate(nodes):
+            if node.op not in (FAKE_QUANT, "Relu", "Clip") or (
+                node.op == FAKE_QUANT and node.params is not None and node.params.per_channel
+            ):
+                continue
+            mover = producers.get(node.inputs[0])
+            if mover is None or mover.op not in MOVING or not _only_feeds(graph, mover, node, consumers):
+                continue
+            if node.op != FAKE_QUANT and not _leads_to_fake_quant(node, consumers):
+                continue
+            _swap(graph, nodes, mover, node, index)
+            changed = True
+            break
+    return graph.with_nodes(tuple(nodes))
+
+
+def _only_feeds(graph: Graph, mover: Node, node: Node, consumers: dict[str, list[Node]]) -> bool:
+    readers = consumers.get(mover.output, [])
+    return len(readers) == 1 and readers[0] is node and mover.output not in graph.outputs and len(mover.outputs) == 1
+
+
+def _leads_to_fake_quant(node: Node, consumers: dict[str, list[Node]]) -> bool:
+    readers = consumers.get(node.output, [])
+    return len(readers) == 1 and readers[0].op in (FAKE_QUANT, "Clip", "Relu")
+
+
+def _swap(graph: Graph, nodes: list[Node], mover: Node, node: Node, index: int) -> None:
+    moved: list[Node] = []
+    names: list[str] = []
+    data = mover.inputs if mover.op == "Concat" else mover.inputs[:1]
+    for i, name in enumerate(data):
+        output = f"{node.output}::{i}"
+        graph.shapes[output], graph.dtypes[output] = graph.shapes[name], "float32"
+        moved.append(replace(node, name=f"{node.name}:{i}", inputs=(name, *node.inputs[1:]), outputs=(output,)))
+        names.append(output)
+    swapped = replace(mover, inputs=(*names, *mover.inputs[len(data) :]), outputs=(node.output,))
+    del nodes[index]
+    at = nodes.index(mover)
+    nodes[at : at + 1] = [*moved, swapped]

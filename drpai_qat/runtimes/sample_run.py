@@ -1,0 +1,130 @@
+"""Runs a deployed folder on the sample input that lies in it, compares with the sample output, and times it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drpai_qat.core.errors import DeploymentError
+from drpai_qat.core.tensor_info import TensorInfo
+from drpai_qat.deployment import folder as deployment
+
+ABSOLUTE, RELATIVE = 0.01, 0.001
+"""Tolerance of the DRP-AI SDK's comparison tool: |y - reference| <= ABSOLUTE + RELATIVE * |reference|."""
+
+
+class Runs(Protocol):
+    """A network, here or elsewhere."""
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """In the order of the sample files."""
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """In the order of the sample files."""
+
+    def run(self, feeds: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        """Outputs by name."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One output beside its reference.
+
+    Attributes:
+        largest: largest absolute difference.
+        inside, identical: shares of values, 0..1, within tolerance and equal bit for bit.
+    """
+
+    name: str
+    largest: float
+    inside: float
+    identical: float
+
+    def __str__(self) -> str:
+        shares = f"{self.inside:.2%} within tolerance, {self.identical:.2%} identical"
+        return f"output {self.name}: max difference {self.largest:g}, {shares}"
+
+
+@dataclass(frozen=True, eq=False)
+class SampleRun:
+    """What a run gave.
+
+    Attributes:
+        arrays: the outputs, float32.
+        outputs: compared with the reference.
+        milliseconds: of each timed run.
+    """
+
+    arrays: tuple[NDArray, ...]
+    outputs: tuple[Compared, ...]
+    milliseconds: Sequence[float]
+
+    @property
+    def same(self) -> bool:
+        """All values of all outputs are within tolerance."""
+        return all(output.inside == 1.0 for output in self.outputs)
+
+    def write(self, folder: Path) -> None:
+        """Write output_<i>.bin, raw float32."""
+        with deployment.named_os_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for index, array in enumerate(self.arrays):
+                deployment.write_float32(folder / f"output_{index}.bin", array)
+
+    def __str__(self) -> str:
+        times = self.milliseconds
+        latency = f"min {min(times):.3f} ms, median {statistics.median(times):.3f} ms, max {max(times):.3f} ms"
+        return "\n".join((*map(str, self.outputs), f"latency: {latency} ({len(times)} runs)"))
+
+
+def run(network: Runs, folder: Path, loops: int) -> SampleRun:
+    """Run the sample input once for the comparison and `loops` times for the clock.
+
+    Raises: DeploymentError: the sample files are missing or don't fit.
+    """
+    samples = folder / deployment.INTERPRETER_OUT
+    feeds = {
+        info.name: _read(samples / f"input_{i}.bin", info).astype(info.dtype) for i, info in enumerate(network.inputs)
+    }
+    outputs = network.run(feeds)
+    arrays = tuple(np.asarray(outputs[info.name], np.float32) for info in network.outputs)
+    compared = tuple(
+        _compare(info.name, array, _read(samples / f"ref_result_{i}.bin", info))
+        for i, (info, array) in enumerate(zip(network.outputs, arrays, strict=True))
+    )
+    remote = getattr(network, "times", None)
+    return SampleRun(arrays, compared, remote(feeds, loops) if remote else _times(network, feeds, loops))
+
+
+def _read(path: Path, info: TensorInfo) -> NDArray:
+    try:
+        return np.fromfile(path, "<f4").reshape(info.shape)
+    except FileNotFoundError:
+        raise DeploymentError(f"{path} is missing: copy the whole folder") from None
+    except ValueError:
+        raise DeploymentError(f"{path} does not hold {list(info.shape)} float32 values: copy it again") from None
+
+
+def _compare(name: str, got: NDArray, want: NDArray) -> Compared:
+    error = np.abs(got.astype(np.float64) - want)
+    inside = error <= ABSOLUTE + RELATIVE * np.abs(want)
+    same = np.ascontiguousarray(got).view(np.uint32) == np.ascontiguousarray(want).view(np.uint32)
+    return Compared(name, float(error.max(initial=0)), float(inside.mean()), float(same.mean()))
+
+
+def _times(network: Runs, feeds: Mapping[str, NDArray], loops: int) -> list[float]:
+    times = []
+    for _ in range(loops):
+        start = time.perf_counter()
+        network.run(feeds)
+        times.append(1000 * (time.perf_counter() - start))
+    return times

@@ -1,0 +1,1 @@
+"""Reading model files, which may be broken or hostile."""

@@ -1,0 +1,119 @@
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import drpai_qat
+from drpai_qat.core.errors import DeploymentError
+
+
+@pytest.fixture(scope="module")
+def network(small_output):
+    return drpai_qat.load(small_output)
+
+
+@pytest.fixture
+def copied(small_output, tmp_path):
+    shutil.copytree(small_output, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def batch(count, seed=0):
+    return np.random.default_rng(seed).normal(0, 1, (count, 3, 8, 8)).astype(np.float32)
+
+
+def test_run(network):
+    found = network.run({"x": batch(1)})
+    assert list(found) == ["y"]
+    assert found["y"].shape == (1, 4)
+    assert found["y"].dtype == np.float32
+
+
+def test_a_longer_batch_is_run_piece_by_piece(network):
+    x = batch(5)
+    together = network.run({"x": x})["y"]
+    one_by_one = np.concatenate([network.run({"x": x[i : i + 1]})["y"] for i in range(5)])
+    np.testing.assert_array_equal(together, one_by_one)
+
+
+def test_results_are_the_callers_own(network):
+    first = network.run({"x": batch(1)})["y"]
+    kept = first.copy()
+    network.run({"x": batch(1, seed=1)})
+    np.testing.assert_array_equal(first, kept)
+    first[:] = 0
+
+
+def test_any_memory_layout(network):
+    x = batch(1)
+    wanted = network.run({"x": x})["y"]
+    unaligned = np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(np.float32).reshape(x.shape)
+    for same in (np.asfortranarray(x), unaligned, x.astype(np.float64), x[:, :, ::-1][:, :, ::-1]):
+        np.testing.assert_array_equal(network.run({"x": same})["y"], wanted)
+
+
+@pytest.mark.parametrize(
+    ("feeds", "says"),
+    [
+        ({}, "'x' is missing"),
+        ({"x": batch(1), "z": batch(1)}, "no input 'z'"),
+        ({"x": batch(1)[0]}, r"shape \[3, 8, 8\]"),
+        ({"x": batch(1)[:, :, :4]}, "the network takes"),
+        ({"x": batch(0)}, "shape"),
+        ({"x": batch(1).astype(np.uint8)}, "uint8"),
+        ({"x": batch(1).astype(complex)}, "complex"),
+    ],
+)
+def test_wrong_feeds(network, feeds, says):
+    with pytest.raises(DeploymentError, match=says):
+        network.run(feeds)
+
+
+class TestLoad:
+    def test_no_folder(self, tmp_path):
+        with pytest.raises(DeploymentError, match=r"deploy\.json"):
+            drpai_qat.load(tmp_path / "none")
+
+    @pytest.mark.parametrize("name", ["deploy.so", "deploy.params"])
+    def test_missing_file(self, copied, name):
+        (copied / name).unlink()
+        with pytest.raises(DeploymentError, match=f"{name} is missing"):
+            drpai_qat.load(copied)
+
+    @pytest.mark.parametrize("name", ["deploy.so", "deploy.params"])
+    def test_damaged_file(self, copied, name):
+        path = copied / name
+        path.write_bytes(path.read_bytes()[:-10])
+        with pytest.raises(DeploymentError, match="sha256"):
+            drpai_qat.load(copied)
+
+    def test_not_a_library(self, copied):
+        import json
+
+        from drpai_qat.deployment import manifest
+
+        (copied / "deploy.so").write_bytes(b"\x7fELF nonsense")
+        content = json.loads((copied / "deploy.json").read_text())
+        content["files"]["deploy.so"] = manifest.sha256(copied / "deploy.so")
+        (copied / "deploy.json").write_text(json.dumps(content))
+        with pytest.raises(DeploymentError, match="can't be loaded on this machine") as caught:
+            drpai_qat.load(copied)
+        assert "\n" not in str(caught.value)
+
+    def test_moved_folder(self, copied, tmp_path):
+        copied.rename(tmp_path / "elsewhere")
+        assert drpai_qat.load(tmp_path / "elsewhere").run({"x": batch(1)})["y"].shape == (1, 4)
+
+
+def test_runs_without_compiler_and_onnx(small_output):
+    """The process that runs a network imports neither, so a board needs neither."""
+    code = (
+        "import sys, numpy, drpai_qat\n"
+        f"network = drpai_qat.load({str(small_output)!r})\n"
+        "network.run({'x': numpy.zeros((1, 3, 8, 8), 'float32')})\n"
+        "assert not {'tvm', 'onnx', 'onnxruntime', 'preprocess'} & set(sys.modules)\n"
+        "assert 'libtvm_compiler' not in open('/proc/self/maps').read()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
