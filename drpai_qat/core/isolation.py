@@ -6,16 +6,19 @@ behind. Ctrl-C ends the child at once, in the middle of C++.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
 import signal
 import sys
 import tempfile
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from drpai_qat.core import errors
@@ -26,7 +29,10 @@ _REPORT = b"\0report\0"
 
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>: a signal for the child when its parent is gone
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_Handler = Callable[[int, FrameType | None], object]
+_Handled = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 def run_isolated(work: Callable[[], None], scratch: Path) -> None:
@@ -39,7 +45,8 @@ def run_isolated(work: Callable[[], None], scratch: Path) -> None:
         DrpaiQatError: `work` raised one.
         RuntimeError: it raised something else, or the child ended without a word; what it printed is the message.
     """
-    start_isolated(work, scratch).finish()
+    with _signals_held() as handled:
+        start_isolated(work, scratch).finish(handled)
 
 
 def start_isolated(work: Callable[[], None], scratch: Path) -> Child:
@@ -48,11 +55,22 @@ def start_isolated(work: Callable[[], None], scratch: Path) -> Child:
     sys.stdout.flush()
     sys.stderr.flush()
     parent = os.getpid()
-    number = os.fork()
-    if number == 0:
-        _be_the_child(work, scratch, writing, parent)
-    os.close(writing)
-    return Child(number, reading)
+    child = None
+    try:
+        with _signals_held():
+            number = os.fork()
+            if number == 0:
+                _be_the_child(work, scratch, writing, parent)
+            os.close(writing)
+            child = Child(number, reading)
+    except BaseException:  # a signal that came meanwhile, or no process to be had
+        if child is None:
+            os.close(writing)
+        else:
+            child.kill()
+        os.close(reading)
+        raise
+    return child
 
 
 @dataclass(frozen=True)
@@ -67,19 +85,21 @@ class Child:
     number: int
     pipe: int
 
-    def finish(self) -> None:
+    def finish(self, handled: _Handled = contextlib.nullcontext) -> None:
         """Wait for it.
 
+        Args:
+            handled: makes the context in which signals are handled, where they are held outside of it.
         Raises: as `run_isolated`.
         """
         try:
-            with os.fdopen(self.pipe, "rb") as pipe:
+            with os.fdopen(self.pipe, "rb") as pipe, handled():
                 printed, _, report = pipe.read().partition(_REPORT)
-            _, status = os.waitpid(self.number, 0)
         except BaseException:
-            os.kill(self.number, signal.SIGKILL)
-            os.waitpid(self.number, 0)
+            self.kill()
             raise
+        with _signals_held():  # after the wait, the number may be another process's: nobody may kill it
+            _, status = os.waitpid(self.number, 0)
         if status == 0:
             return
         if not report:
@@ -90,6 +110,69 @@ class Child:
         if isinstance(known, type) and issubclass(known, errors.DrpaiQatError):
             raise known(message)
         raise RuntimeError(f"{kind}: {one_line(message, 1000)}") from RuntimeError(trace)
+
+    def kill(self) -> None:
+        """End it at once; its pipe stays open."""
+        with _signals_held():
+            os.kill(self.number, signal.SIGKILL)
+            os.waitpid(self.number, 0)
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[_Handled]:
+    """Signals that arrive inside are handled on the way out, in their order, or in the contexts that this one makes.
+
+    Around a fork Python runs hooks of its libraries (logging has some) and discards what they raise: if a signal is
+    handled there, its KeyboardInterrupt is lost. Blocking the signals in this thread would not help, because the
+    kernel hands them to another one, and Python runs the handlers in this one all the same. And a child that was
+    forked has to reach those who end it when KeyboardInterrupt is raised.
+    """
+    main = threading.current_thread() is threading.main_thread()  # no other thread handles signals
+    handlers: dict[int, _Handler] = {
+        number: handler for number in _SIGNALS if main and callable(handler := signal.getsignal(number))
+    }
+    held = True
+    arrived: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if held:
+            arrived.append(number)
+        else:
+            handlers[number](number, frame)
+
+    def handle() -> None:
+        with contextlib.ExitStack() as last_first:  # all of them, even behind one that raises
+            while arrived:
+                number = arrived.pop()
+                last_first.callback(handlers[number], number, None)
+
+    @contextlib.contextmanager
+    def handled() -> Iterator[None]:
+        nonlocal held
+        try:
+            held = False
+            handle()
+            yield
+        finally:
+            held = True
+
+    error = None
+    try:
+        for number in handlers:
+            signal.signal(number, note)
+        yield handled
+    finally:
+        for _ in range(2):  # again where a handler that is back already is called, and raises, before the others are
+            try:
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
+                break
+            except BaseException as raised:
+                error = raised
+        held = False
+        handle()
+        if error is not None:
+            raise error
 
 
 def _be_the_child(work: Callable[[], None], scratch: Path, pipe: int, parent: int) -> NoReturn:

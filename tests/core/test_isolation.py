@@ -63,31 +63,99 @@ def test_a_crash_is_an_error(tmp_path):
         run_isolated(lambda: os.kill(os.getpid(), signal.SIGKILL), tmp_path)
 
 
-@pytest.fixture
-def interruptible():
-    """Ctrl-C raises here even where the tests run in the background, with it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def interrupting(request):
+    """A signal that raises KeyboardInterrupt, as Ctrl-C does; where tests run in the background it is ignored."""
+    before = signal.signal(request.param, signal.default_int_handler)
+    yield request.param
+    assert signal.getsignal(request.param) is signal.default_int_handler
+    signal.signal(request.param, before)
 
 
-@pytest.mark.usefixtures("interruptible")
-def test_an_interrupt_ends_the_child(tmp_path):
+def sleep_in(folder):
+    """Work that says which process it is, and then waits to be killed; it ends where the signal is lost, too."""
+
     def work():
-        (tmp_path / "pid").write_text(str(os.getpid()))
+        (folder / "starting").write_text(str(os.getpid()))
+        (folder / "starting").rename(folder / "pid")
         time.sleep(60)
 
-    def interrupt():
-        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-            time.sleep(0.01)
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    return work
 
-    threading.Thread(target=interrupt).start()
-    start = time.monotonic()
+
+def is_gone(folder):
+    """The process of `sleep_in` has ended, if it came so far, and was waited for."""
+    started = folder / "pid"
+    return not (started.exists() and Path("/proc", started.read_text()).exists())
+
+
+def test_an_interrupt_ends_the_child(tmp_path, interrupting):
+    def interrupt():
+        while not (tmp_path / "pid").exists():
+            time.sleep(0.01)
+        signal.pthread_kill(threading.main_thread().ident, interrupting)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
     with pytest.raises(KeyboardInterrupt):
-        run_isolated(work, tmp_path)
-    assert time.monotonic() - start < 30
-    assert not Path("/proc", (tmp_path / "pid").read_text()).exists()
+        run_isolated(sleep_in(tmp_path), tmp_path)
+    thread.join()
+    assert is_gone(tmp_path)
+
+
+# Hooks stay registered for good, so one of each kind does what a test puts here.
+in_hooks = dict.fromkeys(("before", "after_in_parent"), lambda: None)
+os.register_at_fork(**{moment: (lambda moment=moment: in_hooks[moment]()) for moment in in_hooks})
+
+
+@pytest.mark.parametrize("moment", in_hooks)
+def test_an_interrupt_while_forking_is_not_lost(moment, tmp_path, interrupting, monkeypatch):
+    """Python discards what is raised inside the hooks."""
+    monkeypatch.setitem(in_hooks, moment, lambda: signal.raise_signal(interrupting))
+    open_before = os.listdir("/proc/self/fd")
+    with pytest.raises(KeyboardInterrupt):
+        run_isolated(sleep_in(tmp_path), tmp_path)
+    assert is_gone(tmp_path)
+    assert os.listdir("/proc/self/fd") == open_before
+
+
+@pytest.mark.parametrize("moment", in_hooks)
+def test_signals_while_forking_reach_their_handlers_in_order(moment, tmp_path, monkeypatch):
+    """All of them, even behind one that raises."""
+    arrived = []
+
+    def stop(number, _frame):
+        arrived.append(number)
+        raise KeyboardInterrupt
+
+    signals = [signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGINT]
+    monkeypatch.setitem(in_hooks, moment, lambda: [signal.raise_signal(number) for number in signals])
+    before = {number: signal.signal(number, stop) for number in set(signals)}
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_isolated(sleep_in(tmp_path), tmp_path)
+    finally:
+        for number, handler in before.items():
+            assert signal.signal(number, handler) is stop
+    assert arrived == signals
+
+
+@pytest.mark.parametrize("moment", in_hooks)
+def test_a_handler_that_goes_on_lets_the_work_go_on(moment, tmp_path, interrupting, monkeypatch):
+    arrived = []
+    signal.signal(interrupting, lambda number, frame: arrived.append(number))
+    monkeypatch.setitem(in_hooks, moment, lambda: signal.raise_signal(interrupting))
+    run_isolated(lambda: (tmp_path / "result").touch(), tmp_path)
+    signal.signal(interrupting, signal.default_int_handler)
+    assert arrived == [interrupting]
+    assert (tmp_path / "result").exists()
+
+
+def test_other_threads_start_children_too(tmp_path):
+    thread = threading.Thread(target=run_isolated, args=((tmp_path / "result").touch, tmp_path))
+    thread.start()
+    thread.join()
+    assert (tmp_path / "result").exists()
 
 
 def test_much_output_does_not_block(tmp_path):
