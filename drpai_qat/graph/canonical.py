@@ -8,6 +8,7 @@ DequantizeLinear.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -54,24 +55,48 @@ class Node:
         return self.outputs[0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Weight:
-    """A constant operand: real = scale * (integers - zero_point) along `axis`, or plain float values.
+    """A constant operand: real = scale * (values - zero_point) along the grid's axis, or plain values.
 
     Attributes:
-        integers: int8 (or other integers), ONNX shape; None for a float constant.
-        params: its grid; None for a float constant.
-        real: float32 values, ONNX shape.
+        values: as the file has them, ONNX shape.
+        params: the grid of integer values; None for plain ones.
     """
 
-    integers: Array | None
-    params: QuantParams | None
-    real: npt.NDArray[np.float32]
+    values: Array
+    params: QuantParams | None = None
+
+    @property
+    def integers(self) -> Array | None:
+        """The values of a quantized constant; None for plain ones."""
+        return None if self.params is None else self.values
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """ONNX shape."""
+        return self.values.shape
+
+    @functools.cached_property
+    def real(self) -> npt.NDArray[np.float32]:
+        """float32 values, ONNX shape; made when first read, since most weights are read as integers only."""
+        if self.params is None:
+            return np.asarray(self.values, np.float32)
+        return self.params.dequantize(np.asarray(self.values, self.params.dtype))
 
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes in topological order and what is known of every tensor."""
+    """Nodes in topological order and what is known of every tensor.
+
+    Attributes:
+        nodes: each reads graph inputs, constants and outputs of nodes before it.
+        constants: plain constant tensors by name (parameters of quantizers, shapes, indices ...).
+        shapes: static shape of every tensor; dtypes: numpy's name of its type, "float32" for a quantized value.
+        inputs, outputs: of the network, in the file's order.
+        weights: constants behind a DequantizeLinear, by the name of its output.
+        opset: of the file's default domain.
+    """
 
     nodes: tuple[Node, ...]
     constants: dict[str, Array]
@@ -110,7 +135,7 @@ class Graph:
         if name in self.weights:
             return self.weights[name]
         if name in self.constants:
-            return Weight(None, None, np.asarray(self.constants[name], np.float32))
+            return Weight(self.constants[name])
         return None
 
 
@@ -259,9 +284,7 @@ def _params(node: onnx.NodeProto, constants: dict[str, Array]) -> QuantParams:
 
 def _weight(node: onnx.NodeProto, constants: dict[str, Array]) -> Weight:
     integers = constants[node.input[0]]
-    params = _params_of_weight(node, constants, integers)
-    real = params.dequantize(np.asarray(integers, params.dtype))
-    return Weight(integers, params, real)
+    return Weight(integers, _params_of_weight(node, constants, integers))
 
 
 def _params_of_weight(node: onnx.NodeProto, constants: dict[str, Array], integers: Array) -> QuantParams:

@@ -55,7 +55,7 @@ def fold_constant_nodes(graph: Graph) -> Graph:
         elif node.op in (FAKE_QUANT, DEQUANTIZE) and node.params is not None:
             real = np.asarray(folded.constant(names[0]))
             integers = node.params.quantize(real.astype(np.float32)) if node.op == FAKE_QUANT else real
-            weights[node.output] = Weight(integers, node.params, node.params.dequantize(integers))
+            weights[node.output] = Weight(integers, node.params)
         else:
             values = [
                 onnx.numpy_helper.from_array(np.asarray(folded.constant(name)), name) for name in dict.fromkeys(names)

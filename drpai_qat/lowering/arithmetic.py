@@ -93,7 +93,7 @@ def integer_weights(weight: Weight, arranged: tuple[int, ...], out_axis: int) ->
 
 def convolution_weights(weight: Weight) -> tuple[IntegerWeights | None, np.ndarray]:
     """Integer weights of a Conv, if any, and its float weights, shape (out_channels, rows, columns, channels)."""
-    if weight.real.ndim == 4:
+    if len(weight.shape) == 4:
         return integer_weights(weight, (0, 2, 3, 1), 0), np.ascontiguousarray(weight.real.transpose(0, 2, 3, 1))
     integers = integer_weights(weight, (0, 2, 1), 0)
     if integers is not None:

@@ -52,7 +52,7 @@ def _form_for(context: Context, node: Node, name: str, grid: Grid) -> Form | Non
     integers, real = convolution_weights(weight)
     stored = Stored(0, shape, channels_last(len(shape)), grid.dtype, grid)
     out_shape = context.shape(node.output)
-    window = window_of(node, weight.real.shape[2:], shape[2:], out_shape[2:])
+    window = window_of(node, weight.shape[2:], shape[2:], out_shape[2:])
     sizes = convolution_shape(node, window, shape, out_shape)
     if sizes.suits_rows:
         return None  # it reads a copy of its own

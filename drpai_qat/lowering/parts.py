@@ -107,5 +107,5 @@ def _takes_parts(graph: Graph, node: Node, name: str, parts: tuple[Part, ...]) -
     weight = graph.weight(node.inputs[1])
     if weight is None or weight.integers is None or weight.params is None or weight.params.axis not in (None, 0):
         return False
-    taps = math.prod(weight.real.shape[2:])
+    taps = math.prod(weight.shape[2:])
     return all(taps * part.channels >= _LEAST_REDUCTION for part in parts)

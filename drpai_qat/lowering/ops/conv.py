@@ -47,7 +47,7 @@ def lower_conv(context: Context, node: Node) -> bool:
     if weight is None or len(in_shape) not in (3, 4) or (bias_name and bias is None):
         return False
     integers, real = convolution_weights(weight)
-    window = window_of(node, weight.real.shape[2:], in_shape[2:], out_shape[2:])
+    window = window_of(node, weight.shape[2:], in_shape[2:], out_shape[2:])
     shape = convolution_shape(node, window, in_shape, out_shape)
     by_rows = shape.suits_rows and node.inputs[0] not in context.parts
     if by_rows:

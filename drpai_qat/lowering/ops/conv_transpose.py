@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from drpai_qat.graph.canonical import Node
+from drpai_qat.graph.canonical import Node, Weight
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels import movement
 from drpai_qat.kernels.conv import conv
@@ -75,7 +75,7 @@ def lower_conv_transpose(context: Context, node: Node) -> bool:
     rank = len(in_shape) - 2
     batch, height, width, channels = image_dims(in_shape)
     _, out_height, out_width, out_channels = image_dims(out_shape)
-    rows, columns = _axes(node, weight.real.shape[2:], in_shape[2:], out_shape[2:], rank)
+    rows, columns = _axes(node, weight.shape[2:], in_shape[2:], out_shape[2:], rank)
     data = context.ordered(context.operand(node.inputs[0]), channels_last(len(in_shape)))
     arranged = (1, 2, 3, 0) if rank == 2 else (1, 2, 0)
     integers = integer_weights(weight, arranged, 1)
@@ -92,7 +92,7 @@ def lower_conv_transpose(context: Context, node: Node) -> bool:
         data = context.converted(data, None)
     all_bias = None
     if bias is not None:
-        all_bias = replace(bias, real=np.broadcast_to(bias.real.reshape(-1), (out_channels,))[produced])
+        all_bias = Weight(np.broadcast_to(bias.real.reshape(-1), (out_channels,))[produced])
     start, add = start_and_add(layer, all_bias, len(real))
     pads = (
         -rows.low,
@@ -138,7 +138,7 @@ def lower_conv_transpose(context: Context, node: Node) -> bool:
     )
     context.put(group.output, buffer, order, grid)
     context.done.update(member.output for member in group.nodes)
-    macs = batch * height * width * channels * (out_channels // groups) * int(np.prod(weight.real.shape[2:]))
+    macs = batch * height * width * channels * (out_channels // groups) * int(np.prod(weight.shape[2:]))
     context.record(node, layer.compute, macs, layer.reason)
     return True
 

@@ -37,15 +37,15 @@ def lower_gemm(context: Context, node: Node) -> bool:
     alpha, beta = float(node.attributes.get("alpha", 1.0)), float(node.attributes.get("beta", 1.0))
     bias_name = node.inputs[2] if len(node.inputs) > 2 else ""
     bias = context.graph.weight(bias_name) if bias_name else None
-    if bias_name and (bias is None or bias.real.size not in (1, context.shape(node.output)[1])):
+    if bias_name and (bias is None or math.prod(bias.shape) not in (1, context.shape(node.output)[1])):
         return False
-    if bias is not None and bias.real.size > 1 and bias.real.shape[-1] == 1:
+    if bias is not None and math.prod(bias.shape) > 1 and bias.shape[-1] == 1:
         return False  # one number a row
     data = context.operand(node.inputs[0])
     if node.attributes.get("transA", 0):
         data = permuted(data, (1, 0))
     if bias is not None and beta != 1.0:
-        bias = Weight(None, None, (bias.real * np.float32(beta)).astype(np.float32))
+        bias = Weight(bias.real * np.float32(beta))
     matrix = context.graph.weight(node.inputs[1])
     transposed = bool(node.attributes.get("transB", 0))
     if matrix is None:
@@ -73,15 +73,13 @@ def lower_matmul(context: Context, node: Node) -> bool:
 
 def _two_dimensional(weight: Weight) -> Weight | None:
     """A weight (1, ..., 1, K, N) as (K, N)."""
-    drop = weight.real.ndim - 2
-    shape = weight.real.shape[-2:]
+    drop = len(weight.shape) - 2
     params = weight.params
     if params is not None and params.axis is not None:
         if params.axis < drop:
             return None
         params = replace(params, axis=params.axis - drop)
-    integers = None if weight.integers is None else weight.integers.reshape(shape)
-    return Weight(integers, params, weight.real.reshape(shape))
+    return Weight(weight.values.reshape(weight.shape[-2:]), params)
 
 
 def _constant_matrix(
