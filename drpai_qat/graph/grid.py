@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from drpai_qat.core.quantization import QuantParams
 
@@ -75,9 +76,9 @@ class Grid:
             and other.qmax - other.zero_point <= self.qmax - self.zero_point
         )  # fmt: skip
 
-    def steps(self, real: float) -> int:
-        """The stored integer nearest to a real."""
-        return int(np.rint(real / self.scale)) + self.zero_point
+    def steps(self, real: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """The stored integers nearest to reals, not clamped to the range; float64, which holds those far beyond it."""
+        return np.rint(np.asarray(real, np.float64) / self.scale) + self.zero_point
 
     def holds(self, real: float) -> bool:
         """The real is a step of the grid (to float32 accuracy)."""

@@ -125,7 +125,7 @@ def _inherited(graph: Graph, node: Node, grids: dict[str, Grid]) -> Grid | None:
         grid = grids.get(node.inputs[0])
         value = _scalar_input(graph, node, 2, 0.0)
         if grid is not None and value is not None and grid.holds(value):
-            step = grid.steps(value)
+            step = int(grid.steps(value))
             limits_of = np.iinfo(grid.dtype)
             if limits_of.min <= step <= limits_of.max:
                 return Grid(grid.scale, grid.zero_point, min(grid.qmin, step), max(grid.qmax, step), grid.dtype)

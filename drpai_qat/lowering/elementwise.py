@@ -88,7 +88,7 @@ def clamp(value: Value, low: float, high: float) -> Value:
     if grid is not None and value.ints is not None:
         inside = [not math.isfinite(b) or grid.holds(b) for b in (low, high)]
         if all(inside):
-            ends = [b if not math.isfinite(b) else float(np.rint(b / grid.scale)) for b in (low, high)]
+            ends = [b if not math.isfinite(b) else float(grid.steps(b)) - grid.zero_point for b in (low, high)]
             return on_grid(_clamped(value.ints, *ends), grid.narrowed(low, high))
     return Value(E.Clamp(value.real, low, high))
 
@@ -142,7 +142,7 @@ def is_elementwise(graph: Graph, node: Node) -> bool:
 
 @elementwise(FAKE_QUANT)
 def _fake_quant(graph: Graph, node: Node, args: list[Value]) -> Value:
-    raise NotImplementedError("the caller knows the grid")  # see fusion.apply
+    raise NotImplementedError("the caller knows the grid")  # `fusion._Builder.add`
 
 
 @elementwise("Identity", "Cast", "Dropout")

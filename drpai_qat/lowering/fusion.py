@@ -210,7 +210,7 @@ class _Builder:
         if grid is None:
             self.values[output] = Value(Table(source.ints, first, real))
         else:
-            integers = np.rint(real.astype(np.float64) / grid.scale).astype(np.float32)
+            integers = (grid.steps(real) - grid.zero_point).astype(np.float32)
             self.values[output] = on_grid(Table(source.ints, first, integers), grid)
 
     def value(self, name: str) -> Value:
