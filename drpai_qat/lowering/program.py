@@ -5,6 +5,7 @@ Buffers are flat. Constants (packed weights, epilogue numbers) are arguments of 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, field
 
@@ -46,7 +47,16 @@ class ImportedStep:
 
 @dataclass
 class Program:
-    """Kernels in the order in which they run; grown by the lowering, read once by `to_module`."""
+    """Kernels in the order in which they run; grown by the lowering, read once by `to_module`.
+
+    Attributes:
+        steps: in their order.
+        sizes: elements and dtype of each buffer; steps, inputs and outputs name buffers by their index.
+        constants: flat arrays by the name of the argument that holds them, in the order of the arguments.
+        inputs: of the network: buffer, name, shape.
+        outputs: of the network: buffer, shape.
+        constant_buffers: buffers that are no step's output but a constant, by its argument's name.
+    """
 
     steps: list[KernelStep | ImportedStep] = field(default_factory=list)
     sizes: list[tuple[int, str]] = field(default_factory=list)
@@ -54,7 +64,7 @@ class Program:
     inputs: list[tuple[int, str, tuple[int, ...]]] = field(default_factory=list)
     outputs: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
     constant_buffers: dict[int, str] = field(default_factory=dict)
-    _known: dict[tuple[str, bytes], str] = field(default_factory=dict)
+    _known: dict[tuple[str, int, bytes], str] = field(default_factory=dict)
 
     def buffer(self, size: int, dtype: str) -> int:
         """A new buffer of `size` elements."""
@@ -70,7 +80,7 @@ class Program:
     def constant(self, value: Array) -> str:
         """The argument that holds this array; equal arrays share one."""
         flat = np.ascontiguousarray(value).reshape(-1)
-        key = (flat.dtype.name, flat.tobytes())
+        key = (flat.dtype.name, flat.size, hashlib.sha256(flat.view(np.uint8).data).digest())
         if key not in self._known:
             name = f"p{len(self.constants):05d}"
             self.constants[name] = flat
