@@ -13,6 +13,7 @@ import onnx
 import tvm
 
 from drpai_qat.backends.cpu.targets import Target
+from drpai_qat.core.coverage import LoweredNode
 from drpai_qat.core.errors import LoweringError
 from drpai_qat.core.tensor_info import TensorInfo
 from drpai_qat.graph.canonical import Graph, read_graph
@@ -23,7 +24,7 @@ from drpai_qat.graph.rewrite import hoist_fake_quant
 from drpai_qat.graph.tables import fold_constant_nodes
 from drpai_qat.graph.wide_grids import int16_grids
 from drpai_qat.lowering import ops as _ops  # noqa: F401  (registers the lowerings)
-from drpai_qat.lowering.context import Context, LoweredNode
+from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.imported import lower_node
 from drpai_qat.lowering.parts import find_parts
 from drpai_qat.lowering.program import to_module

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from drpai_qat.core.coverage import LoweredNode
 from drpai_qat.graph.canonical import Array, Graph, Node
 from drpai_qat.graph.grid import Grid
 from drpai_qat.kernels import expr as E
@@ -19,23 +20,6 @@ from drpai_qat.lowering.elementwise import Value, on_grid, snap
 from drpai_qat.lowering.parts import Parts
 from drpai_qat.lowering.program import Program
 from drpai_qat.lowering.storage import Stored, row_major
-
-
-@dataclass(frozen=True)
-class LoweredNode:
-    """What became of one node.
-
-    Attributes:
-        compute: "int8", "int16", "float32", "tvm" (float32 by TVM's importer) or "view" (no arithmetic).
-        macs: multiply-accumulates, 0 for all but convolutions and matrix products.
-        reason: why it is not in integers; empty where it is.
-    """
-
-    node: str
-    op: str
-    compute: str
-    macs: int = 0
-    reason: str = ""
 
 
 @dataclass
