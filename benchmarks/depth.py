@@ -82,7 +82,7 @@ def main(layers: tuple[int, ...], target: str) -> None:
     from drpai_qat.lowering import lower
 
     machine = targets.by_name(target)
-    lower(preprocess.preprocess(residual(2), "pytorch").model, machine)  # imports
+    lower(preprocess.preprocess(residual(2), "pytorch").model, machine.isa)  # imports
     click.echo("layers  nodes  preprocess  lower  build")
     with tempfile.TemporaryDirectory() as folder:
         for count in layers:
@@ -90,7 +90,7 @@ def main(layers: tuple[int, ...], target: str) -> None:
             start = processor_seconds()
             canonical = preprocess.preprocess(model, "pytorch").model
             folded = processor_seconds()
-            lowered = lower(canonical, machine)
+            lowered = lower(canonical, machine.isa)
             done = processor_seconds()
             build(lowered, machine, Path(folder) / "deploy.so")
             row = (folded - start, done - folded, processor_seconds() - done)

@@ -172,7 +172,7 @@ def _build(
     from drpai_qat.lowering import lower
 
     with progress.stage("lowering"), _blaming(folded.source):
-        lowered = lower(folded.canonical, target)
+        lowered = lower(folded.canonical, target.isa)
     with progress.stage(f"compiling for {target.name}" + (f" with {linker}" if linker else "")):
         memory = _compile(lowered, target, folder, cache, linker)
     if target.runs_here:
@@ -209,7 +209,7 @@ def _compile_and_load(model: onnx.ModelProto, target: Target, folder: Path, cach
     from drpai_qat.lowering import lower
 
     with tempfile.TemporaryDirectory(dir=folder) as name:
-        lowered = lower(model, target)
+        lowered = lower(model, target.isa)
         _compile(lowered, target, Path(name), cache)
         return _network(lowered, Path(name))
 

@@ -143,13 +143,13 @@ def test_check_that_falls_short_is_status_3_and_names_the_layer(small, tmp_path,
 
     lower = lowering.lower
 
-    def falsified(model, target):
+    def falsified(model, isa):
         wrong = onnx.ModelProto()
         wrong.CopyFrom(model)
         for tensor in wrong.graph.initializer:
             if len(tensor.dims) == 4:
                 tensor.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(tensor), tensor.name))
-        return lower(wrong, target)
+        return lower(wrong, isa)
 
     monkeypatch.setattr(lowering, "lower", falsified)
     assert compile_main([str(small), "-a", "-m", "pytorch", "-o", str(tmp_path / "out")]) == 3

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import onnx
 import tvm
 
-from drpai_qat.backends.cpu.targets import Target
 from drpai_qat.core.coverage import LoweredNode
 from drpai_qat.core.errors import LoweringError
 from drpai_qat.core.tensor_info import TensorInfo
@@ -23,6 +22,7 @@ from drpai_qat.graph.recurrent import expand_recurrent
 from drpai_qat.graph.rewrite import hoist_fake_quant
 from drpai_qat.graph.tables import fold_constant_nodes
 from drpai_qat.graph.wide_grids import int16_grids
+from drpai_qat.kernels.isa import Isa
 from drpai_qat.lowering import ops as _ops  # noqa: F401  (registers the lowerings)
 from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.imported import lower_node
@@ -57,19 +57,19 @@ class Lowered:
         return integer / total if total else 1.0
 
 
-def lower(model: onnx.ModelProto, target: Target) -> Lowered:
+def lower(model: onnx.ModelProto, isa: Isa) -> Lowered:
     """Lower a canonical QDQ model.
 
     Args:
         model: as `preprocess` makes it: static shapes, quantization as QuantizeLinear and DequantizeLinear.
-        target: the machine.
+        isa: instruction set of the kernels.
     Raises: LoweringError: an operator has no implementation here nor in TVM's importer.
     """
     graph = fuse_layer_norm(fold_constant_nodes(hoist_fake_quant(read_graph(expand_recurrent(model)))))
-    grids = find_grids(graph, target.isa.activation)
+    grids = find_grids(graph, isa.activation)
     bounds = find_bounds(graph, grids)
     parts = find_parts(graph, grids, bounds)
-    context = Context(graph, target.isa, grids, int16_grids(graph, grids, bounds, parts), parts)
+    context = Context(graph, isa, grids, int16_grids(graph, grids, bounds, parts), parts)
     for name in graph.inputs:
         context.stored[name] = context.program.add_input(name, graph.shapes[name], graph.dtypes[name], None)
     for node in graph.nodes:

@@ -110,7 +110,7 @@ class DrpaiBackend(onnx.backend.base.Backend):
         machine = targets.host()
         log = PassLog()
         graph = run(PASSES, open_graph(_as_deployed(model, examples), log), log)
-        lowered = lower(gs.export_onnx(graph), machine)
+        lowered = lower(gs.export_onnx(graph), machine.isa)
         names = [value.name for value in model.graph.input]
         return CompiledNode(names, lowered, compile_module(lowered.module, machine))
 

@@ -64,7 +64,7 @@ def reference(source: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.
 
 def lowered(source: onnx.ModelProto, target: str = "host") -> Lowered:
     """Lowered for this machine."""
-    return lower(source, targets.by_name(target))
+    return lower(source, targets.by_name(target).isa)
 
 
 def execute(network: Lowered, feeds: dict[str, np.ndarray], target: str = "host") -> list[np.ndarray]:

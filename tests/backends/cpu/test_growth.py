@@ -58,7 +58,7 @@ def calls(make: Callable[[int], onnx.ModelProto], size: int) -> tuple[int, int]:
     canonical: list[onnx.ModelProto] = []
     for work in (
         lambda: canonical.append(preprocess.preprocess(model, "pytorch").model),
-        lambda: lower(canonical[0], target),
+        lambda: lower(canonical[0], target.isa),
     ):
         profile = cProfile.Profile()
         profile.runcall(work)

@@ -37,7 +37,7 @@ FORBIDDEN = {
 def assembly(source: object, target: targets.Target) -> list[str]:
     """Instructions of all kernels of a model."""
     lines = []
-    for var, function in lower(source, target).module.functions.items():
+    for var, function in lower(source, target.isa).module.functions.items():
         if isinstance(function, tirx.PrimFunc):
             module = round_products(tvm.IRModule({"main": function.with_attr("global_symbol", var.name_hint)}))
             with target.tvm_target:

@@ -25,7 +25,7 @@ def canonical() -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def lowered() -> Lowered:
-    return lower(canonical(), targets.host())
+    return lower(canonical(), targets.host().isa)
 
 
 def run(lowered: Lowered, folder: Path, cache: KernelCache) -> dict[str, np.ndarray]:
@@ -70,7 +70,7 @@ def test_other_weights_find_every_kernel(lowered: Lowered, tmp_path: Path, monke
             values = onnx.numpy_helper.to_array(tensor)
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.roll(values, 1, axis=0), tensor.name))
     forbid_code_generation(monkeypatch)
-    assert not same(first, run(lower(trained, targets.host()), tmp_path / "second", cache))
+    assert not same(first, run(lower(trained, targets.host().isa), tmp_path / "second", cache))
 
 
 def test_another_target_finds_none(lowered: Lowered, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_another_target_finds_none(lowered: Lowered, tmp_path: Path) -> None:
     run(lowered, tmp_path / "first", cache)
     before = set(os.listdir(tmp_path / "kernels"))
     other = targets.by_name("x86-64-v2")
-    build(lower(canonical(), other), other, tmp_path / "other.so", cache=cache)
+    build(lower(canonical(), other.isa), other, tmp_path / "other.so", cache=cache)
     assert len(os.listdir(tmp_path / "kernels")) == 2 * len(before)
 
 
@@ -109,7 +109,7 @@ def test_equal_kernels_are_built_once(tmp_path: Path) -> None:
         constants |= {f"w{i}": rng.integers(-50, 50, (8, 8, 1, 1)).astype(np.int8), f"sw{i}": np.float32(0.01 + i)}
     source = model("(float[1,8,5,5] x) => (float[1,8,5,5] t3)", qdq("x", "t0") + layers, **constants)
     cache = KernelCache(tmp_path / "kernels")
-    build(lower(source, targets.host()), targets.host(), tmp_path / "deploy.so", cache=cache)
+    build(lower(source, targets.host().isa), targets.host(), tmp_path / "deploy.so", cache=cache)
     kinds = [name.rpartition("_")[0] for name in _symbols(tmp_path / "deploy.so")]
     assert kinds.count("conv") == 1, kinds
 
