@@ -1,6 +1,7 @@
 """Lowering: the canonical QDQ model becomes integer kernels in a tvm.IRModule.
 
-model --read_graph--> values --rewrite, find grids--> lowering of each node (ops/) --> Program --> IRModule
+model --read_graph--> Graph --rewrite--> Graph --plan_network--> NetworkPlan
+Graph, NetworkPlan --lowering of each node (ops/)--> Program --> IRModule
 """
 
 from __future__ import annotations
@@ -17,16 +18,14 @@ from drpai_qat.core.errors import LoweringError
 from drpai_qat.core.tensor_info import TensorInfo
 from drpai_qat.graph.canonical import Graph, read_graph
 from drpai_qat.graph.layer_norm import fuse_layer_norm
-from drpai_qat.graph.ranges import find_bounds, find_grids
 from drpai_qat.graph.recurrent import expand_recurrent
 from drpai_qat.graph.rewrite import hoist_fake_quant
 from drpai_qat.graph.tables import fold_constant_nodes
-from drpai_qat.graph.wide_grids import int16_grids
 from drpai_qat.kernels.isa import Isa
 from drpai_qat.lowering import ops as _ops  # noqa: F401  (registers the lowerings)
 from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.imported import lower_node
-from drpai_qat.lowering.parts import find_parts
+from drpai_qat.lowering.planning import plan_network
 from drpai_qat.lowering.program import to_module
 from drpai_qat.lowering.storage import Stored, row_major
 
@@ -66,16 +65,13 @@ def lower(model: onnx.ModelProto, isa: Isa) -> Lowered:
     Raises: LoweringError: an operator has no implementation here nor in TVM's importer.
     """
     graph = fuse_layer_norm(fold_constant_nodes(hoist_fake_quant(read_graph(expand_recurrent(model)))))
-    grids = find_grids(graph, isa.activation)
-    bounds = find_bounds(graph, grids)
-    parts = find_parts(graph, grids, bounds)
-    context = Context(graph, isa, grids, int16_grids(graph, grids, bounds, parts), parts)
+    context = Context(graph, isa, plan_network(graph, isa))
     for name in graph.inputs:
         context.stored[name] = context.program.add_input(name, graph.shapes[name], graph.dtypes[name], None)
     for node in graph.nodes:
         if node.output in context.done:
             continue
-        if node.output in context.parts:
+        if node.output in context.plan.parts:
             context.record(node, "view")
             continue
         lower_node(context, node)

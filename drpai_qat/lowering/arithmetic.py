@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +27,9 @@ from drpai_qat.kernels.products import (
     product8,
 )
 from drpai_qat.kernels.winograd_plan import Plan, choose_plan
-from drpai_qat.lowering.storage import Stored
+from drpai_qat.lowering.storage import Form
+
+AnyWeights = npt.NDArray[Any]  # integers or reals, in the same order
 
 INT32_MAX = 2**31 - 1
 # Output pixels for each of which int8 weights of a float layer are converted anew. First layers have few weights and
@@ -47,36 +51,87 @@ class IntegerWeights:
     scale: npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Layer:
+@dataclass(frozen=True, eq=False)
+class LayerWeights:
+    """Constant weights as a layer's kernel takes them: out_channels, rows, columns, channels of one group.
+
+    Attributes:
+        integers: None where the weights have no grid per output channel.
+        trained: they were trained on a grid, if only along another axis.
+        real: makes their float32 form, which float layers alone read.
+    """
+
+    integers: IntegerWeights | None
+    trained: bool
+    real: Callable[[], npt.NDArray[np.float32]]
+
+    @classmethod
+    def of(cls, weight: Weight, arranged: tuple[int, ...], out_axis: int) -> LayerWeights:
+        """A weight transposed to (out, [rows,] columns, in).
+
+        Args:
+            arranged: permutation of the ONNX axes.
+            out_axis: ONNX axis of the output channels.
+        """
+        integers = _integer_weights(weight, arranged, out_axis)
+        return cls(integers, weight.params is not None, lambda: weight.real.transpose(arranged))
+
+    def rearranged(self, how: Callable[[AnyWeights], AnyWeights]) -> LayerWeights:
+        """The weights moved to other places, or some of them; output channels keep their order."""
+        integers = self.integers and replace(self.integers, values=how(self.integers.values))
+        return LayerWeights(integers, self.trained, lambda: how(self.real()))
+
+    def scaled(self, factor: float) -> LayerWeights:
+        """The weights times a number."""
+        if factor == 1.0:
+            return self
+        integers = self.integers and replace(self.integers, scale=self.integers.scale * factor)
+        return LayerWeights(integers, self.trained, lambda: self.real() * np.float32(factor))
+
+    def of_channels(self, start: int, count: int) -> LayerWeights:
+        """Those of some input channels."""
+        return self.rearranged(lambda values: values[..., start : start + count])
+
+
+@dataclass(frozen=True, eq=False)
+class LayerPlan:
     """How one layer is computed.
 
     Attributes:
+        grid: on which it reads its input; None for float32.
         product: the arithmetic.
         compute: "int8", "int16" or "float32", for the report.
         weights: values of the product's weight dtype, shape (out_channels, rows, columns, channels); not yet padded.
         mul: float64, shape (out_channels,): real = accumulator * mul.
-        zero_point: of the activations as the kernel reads them (0 where they are centred first).
         reason: why it is not computed in integers; empty where it is.
         winograd: how Winograd's algorithm computes it from the product's operands; None where it does not.
     """
 
+    grid: Grid | None
     product: Product
     compute: str
     weights: npt.NDArray[np.generic]
     mul: npt.NDArray[np.float64]
-    zero_point: int
     reason: str = ""
     winograd: Plan | None = None
 
+    @property
+    def operand(self) -> Grid | None:
+        """The grid of what is multiplied: 8 bits are centred when they are widened to int16."""
+        return self.grid.centred() if self.grid is not None and self.product.in_dtype == "int16" else self.grid
 
-def integer_weights(weight: Weight, arranged: tuple[int, ...], out_axis: int) -> IntegerWeights | None:
-    """Integers of a weight, transposed to (out, rows, columns, in); None where it has no grid per output channel.
+    @property
+    def zero_point(self) -> int:
+        """Of the activations as they are multiplied."""
+        return 0 if self.operand is None else self.operand.zero_point
 
-    Args:
-        arranged: permutation of the ONNX axes.
-        out_axis: ONNX axis of the output channels.
-    """
+    def form(self, channels: int, pads: tuple[int, int, int, int] = (0, 0, 0, 0), groups: int = 1) -> Form:
+        """How the product reads images of so many channels."""
+        pack = self.product.pack
+        return Form(pads, -(-channels // groups // pack) * pack * groups, self.operand)
+
+
+def _integer_weights(weight: Weight, arranged: tuple[int, ...], out_axis: int) -> IntegerWeights | None:
     if weight.integers is None or weight.params is None:
         return None
     params = weight.params
@@ -91,14 +146,11 @@ def integer_weights(weight: Weight, arranged: tuple[int, ...], out_axis: int) ->
     return IntegerWeights(centred.transpose(arranged), scale)
 
 
-def convolution_weights(weight: Weight) -> tuple[IntegerWeights | None, np.ndarray]:
-    """Integer weights of a Conv, if any, and its float weights, shape (out_channels, rows, columns, channels)."""
+def convolution_weights(weight: Weight) -> LayerWeights:
+    """The weights of a Conv; a 1-D one has one row."""
     if len(weight.shape) == 4:
-        return integer_weights(weight, (0, 2, 3, 1), 0), np.ascontiguousarray(weight.real.transpose(0, 2, 3, 1))
-    integers = integer_weights(weight, (0, 2, 1), 0)
-    if integers is not None:
-        integers = replace(integers, values=integers.values[:, None])
-    return integers, np.ascontiguousarray(weight.real.transpose(0, 2, 1)[:, None])
+        return LayerWeights.of(weight, (0, 2, 3, 1), 0)
+    return LayerWeights.of(weight, (0, 2, 1), 0).rearranged(lambda values: values[:, None])
 
 
 def _fine_weights(real: npt.NDArray[np.float32], grid: Grid) -> IntegerWeights | None:
@@ -120,43 +172,47 @@ def _fine_weights(real: npt.NDArray[np.float32], grid: Grid) -> IntegerWeights |
 
 
 def plan_layer(
-    data: Stored,
-    weights: IntegerWeights | None,
-    real: npt.NDArray[np.float32],
-    isa: Isa,
-    trained: bool = False,
-    shape: ConvShape | None = None,
-    groups: int = 1,
-) -> Layer:
+    grid: Grid | None, weights: LayerWeights, isa: Isa, shape: ConvShape | None = None, groups: int = 1
+) -> LayerPlan:
     """Choose the arithmetic of a layer.
 
     Args:
-        data: its input activations.
-        weights: its integer weights, if it has some per output channel.
-        real: its float weights, arranged like the integer ones.
-        trained: its weights were trained on a grid, if only along another axis.
+        grid: on which its input is stored; None for float32.
+        weights: its own, or those of the channels that this input has.
         shape: sizes of a convolution that reads nothing but this.
         groups: of its channels.
     """
-    grid = data.grid
-    if weights is None and trained and grid is not None:
-        weights = _fine_weights(real, grid)
-    if weights is None:
-        ones = np.ones(len(real))
-        return Layer(FMA, "float32", real, ones, 0, "its weights have no integer grid per output channel")
-    values = weights.values
+    integers = weights.integers
+    if integers is None and weights.trained and grid is not None:
+        integers = _fine_weights(weights.real(), grid)
+    else:
+        grid = _fitting_grid(integers, grid)
+    if integers is None:
+        return _in_float32(weights.real(), "its weights have no integer grid per output channel")
+    values = integers.values
     narrow = values.min(initial=0) >= -128 and values.max(initial=0) <= 127
     if grid is None or not _fits_int32(values, grid):
         reason = "its input has no trained range" if grid is None else "its accumulators could leave int32"
         reused = shape is not None and shape.batch * shape.out_pixels > _MOST_CONVERTED
         if narrow and not reused:
-            return Layer(FMA_INT8, "float32", values.astype(np.int8), weights.scale, 0, reason)
-        return Layer(FMA, "float32", real, np.ones(len(real)), 0, reason)
-    mul = grid.scale * weights.scale
+            return LayerPlan(None, FMA_INT8, "float32", values.astype(np.int8), integers.scale, reason)
+        return _in_float32(weights.real(), reason)
+    product, winograd = _product(grid, values, narrow, isa, shape, groups)
     compute = "int8" if grid.qmax - grid.qmin <= 255 else "int16"
-    zero_point = grid.zero_point if grid.dtype == "int16" else 0  # 8 bits are centred when they are widened
+    kept = values.astype(product.weight_dtype)
+    return LayerPlan(grid, product, compute, kept, grid.scale * integers.scale, winograd=winograd)
+
+
+def _in_float32(real: npt.NDArray[np.float32], reason: str) -> LayerPlan:
+    return LayerPlan(None, FMA, "float32", np.ascontiguousarray(real), np.ones(len(real)), reason)
+
+
+def _product(
+    grid: Grid, values: npt.NDArray[np.int64], narrow: bool, isa: Isa, shape: ConvShape | None, groups: int
+) -> tuple[Product, Plan | None]:
+    """The fastest exact product of an integer layer, and Winograd's algorithm where that is faster."""
     if not narrow:
-        return Layer(DOT2_WIDE, compute, values.astype(np.int16), mul, zero_point)
+        return DOT2_WIDE, None
     if grid.dtype == isa.activation:
         winograd = None if shape is None else choose_plan(shape, values, grid.qmax, isa)
         product, cost = DOT2, math.inf
@@ -164,17 +220,15 @@ def plan_layer(
             surveyed = grid.zero_point if groups == 1 else None
             product, cost = product8(isa, _padded(values, 4), grid.qmin, grid.qmax, surveyed)
         if winograd is not None and winograd.cost < _LEAST_GAIN * cost:
-            return Layer(dot4(), compute, values.astype(np.int8), mul, grid.zero_point, winograd=winograd)
-        if product != DOT2:
-            return Layer(product, compute, values.astype(np.int8), mul, grid.zero_point)
-    narrow_weights = values.astype(np.int8)
+            return dot4(), winograd
+        return product, None
     if grid.dtype != "int16":
-        return Layer(DOT2, compute, narrow_weights, mul, zero_point)
+        return DOT2, None
     winograd = None if shape is None else choose_plan(shape, values, None, isa)
     if winograd is not None and winograd.cost > _LEAST_GAIN * DOT2_COST:
         winograd = None
     by_bytes = isa.arm and isa.dot4_exact and values.shape[-1] % 4 == 0
-    return Layer(PLANES if by_bytes else DOT2, compute, narrow_weights, mul, zero_point, winograd=winograd)
+    return PLANES if by_bytes else DOT2, winograd
 
 
 def runs_depthwise(product: Product, groups: int, channels: int, out_channels: int) -> bool:
@@ -182,17 +236,17 @@ def runs_depthwise(product: Product, groups: int, channels: int, out_channels: i
     return groups == channels == out_channels and product.weight_dtype != "int16"
 
 
-def fitting_grid(weights: IntegerWeights | None, grid: Grid | None) -> Grid | None:
-    """Where a 16-bit input would overflow a layer's int32 accumulators: the finest int16 grid that does not.
+def _fitting_grid(weights: IntegerWeights | None, grid: Grid | None) -> Grid | None:
+    """The finest int16 grid whose products fit a layer's int32 accumulators, where those of a 16-bit input do not.
 
-    None where the input can stay as it is, or where fewer than 12 bits would be left.
+    The input's own grid where it can stay as it is, or where fewer than 12 bits would be left.
     """
     if weights is None or grid is None or grid.dtype != "int16" or _fits_int32(weights.values, grid):
-        return None
+        return grid
     total = int(np.abs(weights.values).reshape(len(weights.values), -1).sum(1).max(initial=1))
     steps = min(32767, int(0.79 * INT32_MAX / total))
     if steps < 4095:
-        return None
+        return grid
     return Grid(max(abs(end) for end in grid.bounds) / steps, 0, -steps, steps, "int16")
 
 
@@ -218,7 +272,7 @@ def padded_channels(values: npt.NDArray[np.generic], pack: int) -> npt.NDArray[n
 
 
 def start_and_add(
-    layer: Layer, bias: Weight | None, out_channels: int
+    layer: LayerPlan, bias: Weight | None, out_channels: int
 ) -> tuple[npt.NDArray[np.int32] | None, npt.NDArray[np.float64]]:
     """What accumulators start from, and what is added to the real value afterwards.
 

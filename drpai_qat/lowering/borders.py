@@ -6,64 +6,31 @@ would otherwise take a copy of the tensor.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
-from drpai_qat.graph.canonical import Node
+from drpai_qat.graph.canonical import Graph, Node
 from drpai_qat.graph.grid import Grid
-from drpai_qat.lowering.arithmetic import convolution_weights, fitting_grid, runs_depthwise
-from drpai_qat.lowering.context import Context
-from drpai_qat.lowering.parts import Part
-from drpai_qat.lowering.planning import planned_convolution
-from drpai_qat.lowering.storage import Stored, channels_last
-from drpai_qat.lowering.window import convolution_shape, image_dims, window_of
+from drpai_qat.lowering.network_plan import ConvPlan
+from drpai_qat.lowering.storage import Form
 
 
-@dataclass(frozen=True)
-class Form:
-    """How a tensor is stored.
+def wanted_forms(graph: Graph, grids: Mapping[str, Grid], convolutions: Mapping[str, ConvPlan]) -> dict[str, Form]:
+    """The form that all readers of a tensor share, for those where they do and nothing reads the plain image."""
+    found: dict[str, Form] = {}
+    for name, readers in graph.consumers().items():
+        if name not in grids or name in graph.outputs:
+            continue
+        forms = {_form_for(reader, name, grids[name], convolutions) for reader in readers}
+        form = forms.pop()
+        if not forms and form is not None and form.channels == graph.shapes[name][1] and not form.extra_rows:
+            found[name] = form
+    return found
 
-    Attributes:
-        pads: pixels of its zero point around each image: top, left, bottom, right.
-        grid: its grid, perhaps as int16 without a zero point.
-    """
 
-    pads: tuple[int, int, int, int]
-    grid: Grid
-
-
-def wanted_form(context: Context, name: str) -> Form | None:
-    """The form that all readers of a tensor share; None where they do not, or one reads anything but plain images."""
-    grid = context.target_grid(name)
-    if grid is None or name in context.graph.outputs or len(context.shape(name)) not in (3, 4):
+def _form_for(node: Node, name: str, grid: Grid, convolutions: Mapping[str, ConvPlan]) -> Form | None:
+    """The form that a convolution multiplies, if it is one of the stored integers."""
+    plan = convolutions.get(node.output)
+    if plan is None or name in node.inputs[1:] or len(plan.reads) > 1:
         return None
-    wanted = {_form_for(context, reader, name, grid) for reader in context.consumers.get(name, [])}
-    return wanted.pop() if len(wanted) == 1 else None
-
-
-def _form_for(context: Context, node: Node, name: str, grid: Grid) -> Form | None:
-    """The form that a convolution multiplies."""
-    if node.op != "Conv" or node.inputs[0] != name or name in node.inputs[1:]:
-        return None
-    weight = context.graph.weight(node.inputs[1])
-    has_bias = len(node.inputs) > 2 and node.inputs[2]
-    if weight is None or (has_bias and context.graph.weight(node.inputs[2]) is None):
-        return None
-    shape, groups = context.shape(name), int(node.attributes.get("group", 1))
-    integers, real = convolution_weights(weight)
-    stored = Stored(0, shape, channels_last(len(shape)), grid.dtype, grid)
-    out_shape = context.shape(node.output)
-    window = window_of(node, weight.shape[2:], shape[2:], out_shape[2:])
-    sizes = convolution_shape(node, window, shape, out_shape)
-    if sizes.suits_rows:
-        return None  # it reads a copy of its own
-    part = Part(name, 0, real.shape[-1])
-    product = planned_convolution(context, node, part, stored, integers, real, sizes).product
-    channels = image_dims(shape)[3]
-    packed = channels // groups % product.pack == 0 or runs_depthwise(product, groups, channels, len(real))
-    if not packed or fitting_grid(integers, grid) is not None:
-        return None
-    if product.in_dtype == "int16":
-        grid = grid.centred()
-    if product.in_dtype != grid.dtype:
-        return None
-    return Form(window.pads, grid)
+    read = plan.reads[0]
+    return read.form if read.name == name and read.layer.grid == grid else None

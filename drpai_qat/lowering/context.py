@@ -15,29 +15,37 @@ from drpai_qat.kernels import movement
 from drpai_qat.kernels.epilogue import Epilogue, Kernel, Operand
 from drpai_qat.kernels.isa import Isa
 from drpai_qat.kernels.pointwise import pointwise
-from drpai_qat.lowering.arithmetic import Layer
+from drpai_qat.kernels.prepare import prepare
 from drpai_qat.lowering.elementwise import Value, on_grid, snap
-from drpai_qat.lowering.parts import Parts
+from drpai_qat.lowering.network_plan import NetworkPlan
 from drpai_qat.lowering.program import Program
-from drpai_qat.lowering.storage import Stored, row_major
+from drpai_qat.lowering.storage import Form, Stored, row_major
+from drpai_qat.lowering.window import image_dims
 
 
 @dataclass
 class Context:
-    """What the lowering of each operator reads and appends to."""
+    """What the lowering of each operator reads and appends to.
+
+    Attributes:
+        graph, isa, plan: what is lowered, for which machine, and what was decided of it; not changed.
+        program: the kernels so far.
+        stored: where each tensor is that has been computed or read.
+        done: outputs of nodes that a kernel in the program computes already, fused into an earlier node's.
+        coverage: what became of each node, for the report.
+        consumers: the nodes that read a tensor.
+        positions: of a node in the graph, by its output.
+    """
 
     graph: Graph
     isa: Isa
-    grids: dict[str, Grid]
-    wide_grids: dict[str, Grid]
-    parts: Parts = field(default_factory=dict)
+    plan: NetworkPlan
     program: Program = field(default_factory=Program)
     stored: dict[str, Stored] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
     coverage: list[LoweredNode] = field(default_factory=list)
     consumers: dict[str, list[Node]] = field(default_factory=dict)
     positions: dict[str, int] = field(default_factory=dict)
-    layers: dict[tuple[object, ...], Layer] = field(default_factory=dict)
     _converted: dict[tuple[object, ...], Stored] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -50,7 +58,7 @@ class Context:
 
     def target_grid(self, name: str) -> Grid | None:
         """The grid on which a tensor is stored; None for float32."""
-        return self.grids.get(name) or self.wide_grids.get(name)
+        return self.plan.target_grid(name)
 
     def record(self, node: Node, compute: str, macs: int = 0, reason: str = "") -> None:
         """Note what became of a node, for the report."""
@@ -64,10 +72,6 @@ class Context:
                 raise KeyError(name)
             self.stored[name] = self._constant(name, value)
         return self.stored[name]
-
-    def leaves(self, name: str) -> tuple[str, ...]:
-        """The stored tensors whose sum a tensor is: itself, or the parts of a sum that is not computed."""
-        return tuple(part.name for part in self.parts[name]) if name in self.parts else (name,)
 
     def _constant(self, name: str, value: Array) -> Stored:
         grid = self.target_grid(name)
@@ -112,6 +116,22 @@ class Context:
             buffer = self.kernel(kernel, (stored,), "convert")
             self._converted[key] = replace(stored, buffer=buffer, dtype=epilogue.out_dtype, grid=grid)
         return self._converted[key]
+
+    def in_form(self, stored: Stored, form: Form, groups: int = 1) -> Stored | int:
+        """A channels-last tensor as a product reads it; copies where it is not stored so.
+
+        Args:
+            stored: on the form's grid, or on 8 bits of which the form is the int16 without a zero point.
+            groups: of its channels, each of which is filled up with zeros.
+        """
+        if form.is_of(stored):
+            return stored
+        subtract = stored.grid.zero_point if stored.grid is not None and form.dtype == "int16" else 0
+        kernel = prepare(
+            image_dims(stored.shape), form.pads, groups, form.channels // groups, stored.dtype, form.dtype, subtract,
+            float(form.zero_point), self.isa, extra_rows=form.extra_rows,
+        )  # fmt: skip
+        return self.kernel(kernel, (stored,), "prepare")
 
     def epilogue(self, value: Value, grid: Grid | None, operands: tuple[Operand, ...]) -> Epilogue:
         """The tail that stores a value on a grid, or as float32 for None."""

@@ -22,7 +22,6 @@ from drpai_qat.graph.tables import tabulate
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels.epilogue import Border, Epilogue, Kernel, Operand
 from drpai_qat.kernels.expr import Table
-from drpai_qat.lowering.borders import wanted_form
 from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.elementwise import CHEAP, RULES, Value, data_operands, is_elementwise, on_grid, snap
 from drpai_qat.lowering.storage import Stored, channels_last
@@ -65,10 +64,10 @@ def grow(context: Context, start: Node, with_operands: bool = True) -> Group:
         if output in seen or output in values:
             continue
         seen.add(output)
-        if context.shape(output) != shape or output in context.parts or not is_elementwise(graph, node):
+        if context.shape(output) != shape or output in context.plan.parts or not is_elementwise(graph, node):
             continue
         others = [n for n in data_operands(graph, node) if n not in values and not graph.is_constant(n)]
-        missing = any(leaf not in context.stored for name in others for leaf in context.leaves(name))
+        missing = any(leaf not in context.stored for name in others for leaf in context.plan.leaves(name))
         if missing or (others and not with_operands):
             continue
         if not with_operands and any(_spatial(graph.constant(n)) for n in data_operands(graph, node)):
@@ -154,7 +153,7 @@ def _table_split(context: Context, nodes: tuple[Node, ...], builder: _Builder, a
         read = [n for n in data_operands(graph, nodes[0]) if not graph.is_constant(n)]
         candidates = [(0, name) for name in read[:1]] + candidates
     for start, source in candidates:
-        grid = context.grids.get(source)
+        grid = context.plan.grids.get(source)
         rest = nodes[start:]
         if grid is None or grid.dtype not in ("int8", "uint8") or not any(n.op not in CHEAP for n in rest):
             continue
@@ -190,7 +189,7 @@ class _Builder:
     def add(self, node: Node) -> None:
         args = [self.value(name) for name in data_operands(self.context.graph, node)]
         if node.op == FAKE_QUANT:
-            result = snap(args[0], self.context.grids[node.output])
+            result = snap(args[0], self.context.plan.grids[node.output])
         else:
             if node.op == "BatchNormalization":
                 affine = batch_norm_affine(self.context.graph, node)
@@ -202,7 +201,7 @@ class _Builder:
     def add_table(self, nodes: tuple[Node, ...], split: TableSplit) -> None:
         source = self.value(split.source)
         output = nodes[-1].output
-        grid = self.context.grids.get(output)
+        grid = self.context.plan.grids.get(output)
         assert source.ints is not None
         first = split.grid.qmin - split.grid.zero_point
         steps = np.arange(split.grid.qmin, split.grid.qmax + 1) - split.grid.zero_point
@@ -219,7 +218,7 @@ class _Builder:
             if constant is not None:
                 self.values[name] = Value(constant=self.place(constant))
             else:
-                parts = [self._load(self.context.stored[leaf]) for leaf in self.context.leaves(name)]
+                parts = [self._load(self.context.stored[leaf]) for leaf in self.context.plan.leaves(name)]
                 self.values[name] = functools.reduce(_added, parts)
         return self.values[name]
 
@@ -268,17 +267,17 @@ def lower_anchor(
         anchor: value of the node in terms of the kernel's accumulator; None where the node itself is elementwise.
         order: memory order of the output.
         kernel: makes the kernel, given its epilogue.
-        may_border: the kernel can write the form that the convolution behind wants (`borders.py`).
+        may_border: the kernel can write the form that the convolutions behind want (`borders.py`).
     """
     group = group or grow(context, node)
     tail = build(context, group, anchor, order)
     shape = context.shape(group.output)
-    form = wanted_form(context, group.output) if may_border and order == channels_last(len(shape)) else None
+    form = context.plan.forms.get(group.output) if may_border and order == channels_last(len(shape)) else None
     grid = context.target_grid(group.output) if form is None else form.grid
     physical = tuple(shape[axis] for axis in order) or (1,)
     epilogue = replace(context.epilogue(tail.value, grid, tail.shapes), out_shape=physical)
     if form is not None and any(form.pads):
-        epilogue = replace(epilogue, border=Border(form.pads, form.grid.zero_point))
+        epilogue = replace(epilogue, border=Border(form.pads, form.zero_point))
     buffer = context.kernel(kernel(epilogue), (*inputs, *tail.operands), label)
     stored = context.put(group.output, buffer, order, grid)
     if form is not None:

@@ -47,6 +47,39 @@ class Stored:
         return replace(self, order=order)
 
 
+@dataclass(frozen=True)
+class Form:
+    """A channels-last tensor as a convolution reads it.
+
+    Attributes:
+        pads: pixels of its zero point around each image: top, left, bottom, right.
+        channels: of a pixel, with the zero channels that fill up the product's steps.
+        grid: of the integers that are multiplied, perhaps 8 bits as int16 without a zero point; None for float32.
+        extra_rows: rows below the bottom padding, whatever they hold (`ConvShape.rows_as_pixels`).
+    """
+
+    pads: tuple[int, int, int, int]
+    channels: int
+    grid: Grid | None
+    extra_rows: int = 0
+
+    @property
+    def dtype(self) -> str:
+        """Of the elements."""
+        return "float32" if self.grid is None else self.grid.dtype
+
+    @property
+    def zero_point(self) -> int:
+        """What the padding holds."""
+        return 0 if self.grid is None else self.grid.zero_point
+
+    def is_of(self, stored: Stored) -> bool:
+        """A channels-last tensor has this form already."""
+        same_steps = stored.grid is None if self.grid is None else self.grid.same_steps(stored.grid)
+        written = (stored.pads, stored.shape[1], stored.dtype)
+        return same_steps and written == (self.pads, self.channels, self.dtype) and not self.extra_rows
+
+
 def row_major(rank: int) -> tuple[int, ...]:
     """ONNX's own order."""
     return tuple(range(rank))

@@ -1,61 +1,177 @@
-"""Which product a layer gets: the fastest that is exact, by instruction set, range and weights."""
+"""What is decided of a network before any kernel is written: each convolution once, and what its input looks like."""
 
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
-from drpai_qat.graph.grid import Grid
-from drpai_qat.kernels.conv_shape import ConvShape
-from drpai_qat.kernels.isa import ISAS
-from drpai_qat.lowering.arithmetic import IntegerWeights, Layer, plan_layer
-from drpai_qat.lowering.storage import Stored
+from drpai_qat.graph.canonical import read_graph
+from drpai_qat.graph.rewrite import hoist_fake_quant
+from drpai_qat.kernels.isa import AVX2, AVX512_VNNI, NEON_DOTPROD, Isa
+from drpai_qat.lowering import arithmetic, lower
+from drpai_qat.lowering.network_plan import ConvPlan, NetworkPlan
+from drpai_qat.lowering.planning import plan_network
+from preprocess import preprocess
+from tests.lowering.running import compiled, computes, grid, kernels, lowered, model, qdq, reference
 
-INT16 = Grid(0.001, 0, -32768, 32767, "int16")
+GRIDS = grid("a", 2**-4, 128) | grid("b", 2**-6, 0) | grid("y", 2**-2, 120)
 
 
-def plan(isa: str, grid: Grid | None, channels: int = 32, largest: int = 127, pixels: int = 28) -> Layer:
-    """A 3x3 convolution of as many output channels; `largest` of its weights."""
-    values = np.random.default_rng(0).integers(-largest, largest + 1, (channels, 3, 3, channels))
-    dtype = "float32" if grid is None else grid.dtype
-    size = pixels + 2
-    data = Stored(0, (1, channels, size, size), (0, 2, 3, 1), dtype, grid)
-    shape = ConvShape(1, size, size, channels, pixels, pixels, channels, (3, 3))
-    weights = IntegerWeights(values.astype(np.int64), np.full(channels, 0.01))
-    return plan_layer(data, weights, (values * 0.01).astype(np.float32), ISAS[isa], shape=shape)
+def plan(source: onnx.ModelProto, isa: Isa = AVX512_VNNI) -> NetworkPlan:
+    return plan_network(hoist_fake_quant(read_graph(source)), isa)
+
+
+def weight(name: str, *shape: int, largest: int = 60) -> dict[str, np.ndarray]:
+    values = np.random.default_rng(1).integers(-largest, largest + 1, shape)
+    return quantized(name, values.astype(np.int8), 2.0**-10)
+
+
+def quantized(name: str, values: np.ndarray, scale: float) -> dict[str, np.ndarray]:
+    """Integers q<name>, with one scale and zero point per output channel."""
+    scales, zeros = np.full(len(values), scale, np.float32), np.zeros(len(values), values.dtype)
+    return {f"q{name}": values, f"s{name}": scales, f"z{name}": zeros}
+
+
+def layer(name: str, source: str, attributes: str = "") -> str:
+    return (
+        f"w{name} = DequantizeLinear<axis=0>(q{name}, s{name}, z{name})\n{name} = Conv{attributes}({source}, w{name})\n"
+    )
+
+
+def behind_a_convolution(reader: str, **weights: np.ndarray) -> onnx.ModelProto:
+    """A 1x1 convolution makes b, 32 channels of 16x16, of which `reader` makes c; other grids among the weights win."""
+    body = qdq("x", "a") + layer("p", "a") + qdq("p", "b") + reader + qdq("c", "y")
+    signature = "(float[1,16,16,16] x) => (float[1,32,16,16] y)"
+    return model(signature, body, **(GRIDS | weight("p", 32, 16, 1, 1) | weights))
+
+
+def residual(reader: str, **weights: np.ndarray) -> onnx.ModelProto:
+    """s = a + b, on grids of their own, of which `reader` makes c."""
+    body = qdq("x", "a") + "r = Relu(x)\n" + qdq("r", "b") + "s = Add(a, b)\n" + reader + qdq("c", "y")
+    out_channels, channels = next(iter(weights.values())).shape[:2]
+    signature = f"(float[1,{channels},6,6] x) => (float[1,{out_channels},6,6] y)"
+    return model(signature, body, **GRIDS, **weights)
+
+
+PADDED = "<pads=[1,1,1,1]>"
+
+
+def dense(largest: int = 60) -> onnx.ModelProto:
+    return behind_a_convolution(layer("c", "b", PADDED), **weight("c", 32, 32, 3, 3, largest=largest))
+
+
+def test_each_convolution_is_planned_once(models, monkeypatch):
+    """Its weights are expanded once, and its arithmetic chosen once, whatever asks for them while nodes are lowered."""
+    canonical = preprocess(onnx.load(models / "pt_fuse_mbv2.onnx")).model
+    expanded, planned = [], []
+    expand = arithmetic._integer_weights
+    monkeypatch.setattr(arithmetic, "_integer_weights", lambda *args: expanded.append(args[0]) or expand(*args))
+
+    class Counted(arithmetic.LayerPlan):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            planned.append(self)
+
+    monkeypatch.setattr(arithmetic, "LayerPlan", Counted)
+    coverage = lower(canonical, AVX2).coverage
+    assert sum(node.op == "Conv" for node in coverage) == 16
+    layers = sum(node.op in ("Conv", "Gemm", "MatMul") for node in coverage)
+    assert (len(expanded), len(planned)) == (layers, layers)
+
+
+def test_a_producer_writes_the_padding_that_its_readers_share():
+    made = plan(dense())
+    (read,) = made.convolutions["c"].reads
+    assert made.forms["b"] == read.form
+    assert (read.form.pads, read.form.channels, read.form.grid) == ((1, 1, 1, 1), 32, made.grids["b"])
+    two = behind_a_convolution(
+        layer("d", "b") + layer("e", "b", PADDED) + "c = Add(d, e)\n",
+        **weight("d", 32, 32, 1, 1), **weight("e", 32, 32, 3, 3),
+    )  # fmt: skip
+    assert "b" not in plan(two).forms  # one reads the plain image, the other a padded one
+
+
+def test_a_producer_widens_what_is_multiplied_as_int16():
+    """Full-range weights leave vpmaddubsw's int16, and the zero point is in the middle: no guarded product either."""
+    wide = behind_a_convolution(
+        layer("c", "b", "<pads=[0,1,1,0]>"), **(weight("c", 32, 32, 2, 2, largest=127) | grid("b", 2**-6, 128))
+    )
+    form = plan(wide, AVX2).forms["b"]
+    assert form.grid is not None
+    assert (form.dtype, form.zero_point, form.grid.qmin, form.grid.qmax) == ("int16", 0, -128, 127)
+    assert plan(wide, AVX512_VNNI).forms["b"].dtype == "uint8"
+    assert plan(wide, NEON_DOTPROD).forms["b"].dtype == "int8"
 
 
 @pytest.mark.parametrize(
-    ("isa", "channels", "product"),
+    ("reader", "shape", "isa", "kernel"),
     [
-        ("neon-dotprod", 32, "planes"),
-        ("neon-dotprod", 30, "dot2"),  # four channels share a lane
-        ("neon", 32, "dot2"),
-        ("avx512-vnni", 32, "dot2"),
+        (layer("c", "b", PADDED), (32, 32, 3, 3), AVX512_VNNI, "direct"),
+        (layer("c", "b", PADDED), (32, 32, 3, 3), AVX2, "winograd"),
+        (layer("c", "b", "<pads=[1,1,1,1], group=32>"), (32, 1, 3, 3), AVX2, "depthwise"),
+        (layer("c", "b", "<pads=[1,1,1,1], group=2>"), (32, 16, 3, 3), AVX2, "direct"),
     ],
 )
-def test_int16_activations(isa: str, channels: int, product: str) -> None:
-    layer = plan(isa, INT16, channels)
-    assert (layer.product.name, layer.compute, layer.winograd) == (product, "int16", None)
+def test_the_kernel_of_a_convolution(reader, shape, isa, kernel):
+    source = behind_a_convolution(reader, **weight("c", *shape))
+    made = plan(source, isa).convolutions["c"]
+    assert made.kernel == kernel
+    assert made.shape.channels * made.shape.groups == 32
 
 
-@pytest.mark.parametrize("isa", ["x86-64-v2", "avx2"])
-def test_int16_activations_of_a_3x3_convolution_without_vnni(isa: str) -> None:
-    layer = plan(isa, INT16)
-    assert layer.winograd is not None
-    assert (layer.winograd.planes, layer.product.name) == (2, "dot2")
+def test_rows_of_few_channels_are_read_with_a_row_more():
+    body = qdq("x", "a") + layer("c", "a", "<pads=[3,3,3,3]>") + qdq("c", "y")
+    source = model("(float[1,3,16,16] x) => (float[1,24,16,16] y)", body, **GRIDS, **weight("c", 24, 3, 7, 7))
+    made = plan(source).convolutions["c"]
+    assert (made.reads[0].form.extra_rows, made.reads[0].form.channels) == (1, 3)
+    assert (made.shape.channels, made.shape.kernel) == (21, (7, 1))
 
 
-def test_full_8_bit_ranges_without_vnni() -> None:
-    """Guarded behind a ReLU; not where what is zero is stored as 128, since then all activations are large."""
-    behind_relu, signed = (Grid(0.01, zero, 0, 255, "uint8") for zero in (0, 128))
-    assert plan("avx2", behind_relu, pixels=2).product.guard
-    assert plan("avx2", signed, pixels=2).product.name == "dot2"
-    assert plan("avx512-vnni", behind_relu, pixels=2).product.name == "dot4"
-    assert plan("avx2", behind_relu, largest=31, pixels=2).product.steps > 1
+def ratios(made: ConvPlan) -> list[float]:
+    return [made.ratio(read) for read in made.reads]
 
 
-def test_float_layers_convert_int8_weights_where_pixels_are_few() -> None:
-    assert plan("avx2", None, pixels=8).weights.dtype == np.int8
-    assert plan("avx2", None, pixels=64).weights.dtype == np.float32
-    assert plan("avx2", None, largest=200, pixels=8).weights.dtype == np.float32
+def test_the_parts_of_a_sum_are_reads_with_the_same_weights():
+    made = plan(residual(layer("c", "s", PADDED), **weight("c", 24, 32, 3, 3)))
+    convolution = made.convolutions["c"]
+    assert [part.name for part in made.parts["s"]] == [read.name for read in convolution.reads] == ["a", "b"]
+    assert ratios(convolution) == [1.0, 2**-2]
+    first, second = (read.layer.weights for read in convolution.reads)
+    np.testing.assert_array_equal(first, second)
+    assert [read.form.zero_point for read in convolution.reads] == [128, 0]
+    assert convolution.compute == "int8"
+
+
+def test_a_sum_with_a_reader_that_needs_floats_is_computed_for_all():
+    """The second reader's weights are too large for int32 sums: no reader takes the parts then."""
+    huge = quantized("d", np.full((24, 32, 1, 1), 2**30, np.int32), 2.0**-30)
+    reader = layer("e", "s") + layer("d", "s") + "c = Add(e, d)\n"
+    source = residual(reader, **weight("e", 24, 32, 1, 1), **huge)
+    made = plan(source)
+    assert not made.parts
+    assert {name: one.reads[0].name for name, one in made.convolutions.items()} == {"e": "s", "d": "s"}
+    assert made.convolutions["d"].compute == "float32"
+    assert kernels(lowered(source))["pointwise"] == 2  # one makes a, the other b and the sum
+    feeds = {"x": np.random.default_rng(2).normal(0, 2, (1, 32, 6, 6)).astype(np.float32)}
+    np.testing.assert_array_equal(compiled(source, feeds)[0], reference(source, feeds)[0])
+
+
+def test_a_sum_of_one_channel_is_no_depthwise_convolution():
+    source = residual(layer("c", "s", PADDED), **weight("c", 1, 1, 3, 3))
+    made = plan(source).convolutions["c"]
+    assert (made.kernel, len(made.reads)) == ("direct", 2)
+    feeds = {"x": np.random.default_rng(2).normal(0, 2, (1, 1, 6, 6)).astype(np.float32)}
+    np.testing.assert_array_equal(compiled(source, feeds)[0], reference(source, feeds)[0])
+
+
+def test_what_the_importer_leaves_in_float32_is_read_on_its_grid():
+    """Gather with computed indices has no kernel of ours; its values still lie on the grid of its input."""
+    body = qdq("x", "a") + "g = Gather<axis=2>(a, i)\n" + layer("c", "g") + qdq("c", "y")
+    source = model("(float[1,32,6,6] x, int64[4] i) => (float[1,24,4,6] y)", body, **GRIDS, **weight("c", 24, 32, 1, 1))
+    feeds = {
+        "x": np.random.default_rng(2).normal(0, 2, (1, 32, 6, 6)).astype(np.float32), "i": np.asarray([5, 0, 2, 2]),
+    }  # fmt: skip
+    network = lowered(source)
+    assert (computes(network)["Gather"], computes(network)["Conv"]) == ("tvm", "int8")
+    np.testing.assert_array_equal(compiled(source, feeds)[0], reference(source, feeds)[0])

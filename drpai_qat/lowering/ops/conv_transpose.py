@@ -16,15 +16,7 @@ from drpai_qat.kernels import expr as E
 from drpai_qat.kernels import movement
 from drpai_qat.kernels.conv import conv
 from drpai_qat.kernels.conv_shape import ConvShape
-from drpai_qat.kernels.prepare import prepare
-from drpai_qat.lowering.arithmetic import (
-    IntegerWeights,
-    fitting_grid,
-    integer_weights,
-    padded_channels,
-    plan_layer,
-    start_and_add,
-)
+from drpai_qat.lowering.arithmetic import LayerWeights, padded_channels, plan_layer, start_and_add
 from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.elementwise import Value
 from drpai_qat.lowering.fusion import build, grow
@@ -77,44 +69,29 @@ def lower_conv_transpose(context: Context, node: Node) -> bool:
     _, out_height, out_width, out_channels = image_dims(out_shape)
     rows, columns = _axes(node, weight.shape[2:], in_shape[2:], out_shape[2:], rank)
     data = context.ordered(context.operand(node.inputs[0]), channels_last(len(in_shape)))
-    arranged = (1, 2, 3, 0) if rank == 2 else (1, 2, 0)
-    integers = integer_weights(weight, arranged, 1)
     produced = kernel_channels(rows, columns, groups, out_channels)
-    real = _all_phases(weight.real.transpose(arranged), rows, columns, groups)
-    if integers is not None:
-        values = _all_phases(integers.values, rows, columns, groups)
-        integers = IntegerWeights(values, integers.scale[produced % len(integers.scale)])
-    coarser = fitting_grid(integers, data.grid)
-    if coarser is not None:
-        data = context.converted(data, coarser)
-    layer = plan_layer(data, integers, real, context.isa, weight.integers is not None, groups=groups)
-    if layer.compute == "float32":
-        data = context.converted(data, None)
+    layer = plan_layer(data.grid, _phase_weights(weight, rows, columns, groups, produced), context.isa, groups=groups)
+    data = context.converted(data, layer.grid)
     all_bias = None
     if bias is not None:
         all_bias = Weight(np.broadcast_to(bias.real.reshape(-1), (out_channels,))[produced])
-    start, add = start_and_add(layer, all_bias, len(real))
+    start, add = start_and_add(layer, all_bias, len(produced))
     pads = (
         -rows.low,
         -columns.low,
         max(0, rows.steps - 1 + rows.high - (height - 1)),
         max(0, columns.steps - 1 + columns.high - (width - 1)),
     )
-    product = layer.product
-    padded = -(-channels // groups // product.pack) * product.pack
-    subtract = data.grid.zero_point if data.grid is not None and product.in_dtype == "int16" else 0
-    dims = (batch, height, width, channels)
-    zero_point = float(layer.zero_point)
-    prepared = prepare(dims, pads, groups, padded, data.dtype, product.in_dtype, subtract, zero_point, context.isa)
-    source = context.kernel(prepared, (data,), "prepare")
+    product, form = layer.product, layer.form(channels, pads, groups)
+    source = context.in_form(data, form, groups)
     shape = ConvShape(
         batch=batch,
         height=height + pads[0] + pads[2],
         width=width + pads[1] + pads[3],
-        channels=padded,
+        channels=form.channels // groups,
         out_height=rows.steps,
         out_width=columns.steps,
-        out_channels=len(real),
+        out_channels=len(produced),
         kernel=(rows.high - rows.low + 1, columns.high - columns.low + 1),
         groups=groups,
     )
@@ -141,6 +118,16 @@ def lower_conv_transpose(context: Context, node: Node) -> bool:
     macs = batch * height * width * channels * (out_channels // groups) * int(np.prod(weight.shape[2:]))
     context.record(node, layer.compute, macs, layer.reason)
     return True
+
+
+def _phase_weights(weight: Weight, rows: Phases, columns: Phases, groups: int, produced: np.ndarray) -> LayerWeights:
+    """The weights of the combined convolution, whose output channels are those in `produced`."""
+    arranged = (1, 2, 3, 0) if len(weight.shape) == 4 else (1, 2, 0)
+    weights = LayerWeights.of(weight, arranged, 1).rearranged(lambda one: _all_phases(one, rows, columns, groups))
+    if weights.integers is None:
+        return weights
+    scale = weights.integers.scale
+    return replace(weights, integers=replace(weights.integers, scale=scale[produced % len(scale)]))
 
 
 def _axes(

@@ -26,7 +26,7 @@ def lower_elementwise(context: Context, node: Node) -> bool:
         return False
     shape = context.shape(node.output)
     names = [n for n in data_operands(context.graph, node) if not context.graph.is_constant(n)]
-    operands = [context.operand(leaf) for name in names for leaf in context.leaves(name)]
+    operands = [context.operand(leaf) for name in names for leaf in context.plan.leaves(name)]
     if any(o.dtype not in FUSABLE for o in operands):
         return False
     order = next((o.order for o in operands if o.shape == shape), row_major(len(shape)))
@@ -83,7 +83,7 @@ def lower_dequantize(context: Context, node: Node) -> bool:
     """An integer input of the graph: the same memory, or a copy where the CPU wants the other 8-bit type."""
     assert node.params is not None
     stored = context.operand(node.inputs[0])
-    grid = context.grids.get(node.output)
+    grid = context.plan.grids.get(node.output)
     if grid is None or stored.dtype not in FUSABLE or stored.dtype == "float32":
         return False
     plain = Grid(

@@ -18,8 +18,8 @@ from drpai_qat.kernels.products import DOT2_WIDE, FMA
 from drpai_qat.kernels.tiling import choose_tiling
 from drpai_qat.lowering.arithmetic import (
     INT32_MAX,
-    fitting_grid,
-    integer_weights,
+    AnyWeights,
+    LayerWeights,
     padded_channels,
     plan_layer,
     start_and_add,
@@ -27,7 +27,7 @@ from drpai_qat.lowering.arithmetic import (
 from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.elementwise import Value
 from drpai_qat.lowering.fusion import lower_anchor
-from drpai_qat.lowering.ops.conv import channel_constant, convolution_input
+from drpai_qat.lowering.ops.conv import channel_constant
 from drpai_qat.lowering.registry import lowers
 from drpai_qat.lowering.storage import Stored, permuted, row_major
 
@@ -86,35 +86,31 @@ def _constant_matrix(
     context: Context, node: Node, data: Stored, matrix: Weight, bias: Weight | None, transposed: bool, alpha: float
 ) -> bool:
     out_axis = 0 if transposed else 1
-    arranged = (0, 1) if transposed else (1, 0)
-    out_channels, channels = matrix.real.transpose(arranged).shape
+    out_channels, channels = matrix.shape[out_axis], matrix.shape[1 - out_axis]
     data = context.ordered(data, row_major(len(data.shape)))
-    integers = integer_weights(matrix, arranged, out_axis)
-    if integers is not None:
-        integers = replace(
-            integers, values=integers.values.reshape(out_channels, 1, 1, channels), scale=integers.scale * alpha
-        )
-    real = (matrix.real.transpose(arranged) * np.float32(alpha)).reshape(out_channels, 1, 1, channels)
-    coarser = fitting_grid(integers, data.grid)
-    if coarser is not None:
-        data = context.converted(data, coarser)
-    layer = plan_layer(data, integers, np.ascontiguousarray(real), context.isa, matrix.integers is not None)
-    if layer.compute == "float32":
-        data = context.converted(data, None)
+    weights = LayerWeights.of(matrix, (0, 1) if transposed else (1, 0), out_axis).scaled(alpha).rearranged(_as_kernels)
+    layer = plan_layer(data.grid, weights, context.isa)
+    data = context.converted(data, layer.grid)
     rows = data.size // channels
     image = replace(data, shape=(1, channels, 1, rows), order=(0, 2, 3, 1))
-    source, padded = convolution_input(context, image, (0, 0, 0, 0), 1, layer.product, layer.zero_point)
-    shape = ConvShape(1, 1, rows, padded, 1, rows, out_channels)
+    form = layer.form(channels)
+    source = context.in_form(image, form)
+    shape = ConvShape(1, 1, rows, form.channels, 1, rows, out_channels)
     rank = len(context.shape(node.output))
     start, add = start_and_add(layer, bias, out_channels)
     anchor = Value(E.affine(E.Acc(), channel_constant(layer.mul, rank), channel_constant(add, rank)))
-    weights = padded_channels(layer.weights, layer.product.pack)
+    packed = padded_channels(layer.weights, layer.product.pack)
     lower_anchor(
         context, node, anchor, row_major(rank),
-        lambda epilogue: conv(shape, layer.product, context.isa, epilogue, weights, start), (source,), "matmul",
+        lambda epilogue: conv(shape, layer.product, context.isa, epilogue, packed, start), (source,), "matmul",
     )  # fmt: skip
     context.record(node, layer.compute, rows * out_channels * channels, layer.reason)
     return True
+
+
+def _as_kernels(matrix: AnyWeights) -> AnyWeights:
+    """A matrix (out_channels, channels) as 1x1 kernels."""
+    return matrix[:, None, None]
 
 
 def _two_activations(context: Context, node: Node, first: Stored, second: Stored) -> bool:
