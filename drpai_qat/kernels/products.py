@@ -9,9 +9,8 @@
     fma    float32          float32  float32       (float; int8 weights are converted as they are read)
 
 `steps` of dot4 without VNNI: how many vpmaddubsw results are added in int16 before they are widened; of `pairs`
-likewise; 1 where the hardware accumulates in int32. `repair` of dot4: the largest activation, where so many steps fit
-int16 only after the excess of some weights is split off (`excess.py`); 0 where they fit as they are. `guard` of dot4:
-whether they fit is looked up in the activations while the network runs (`guard.py`).
+likewise; 1 where the hardware accumulates in int32. `guard` of dot4: whether they fit is looked up in the activations
+while the network runs (`guard.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import numpy.typing as npt
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from drpai_qat.kernels import excess, guard
+from drpai_qat.kernels import guard
 from drpai_qat.kernels.isa import (
     Isa,
     add_pairs,
@@ -54,7 +53,6 @@ class Product:
     weight_dtype: str
     acc_dtype: str
     steps: int = 1
-    repair: int = 0
     guard: bool = False
 
     def accumulate(
@@ -194,16 +192,10 @@ def product8(
     if isa.dot4_exact:
         return dot4(), 1.0
     proven = dot4_steps(weights, qmax)
-    best, best_cost = (dot4(proven), _cost(proven, 0.0)) if proven else (DOT2, DOT2_COST)
-    for steps in (1, 2):  # four steps save too little over two to pay for extra products
-        if steps <= proven or weights.shape[-1] % (4 * steps) or (steps > 1 and 2 * 128 * qmax > 32768):
-            continue
-        extra = excess.share(weights, qmax, steps, 2 * isa.lanes)
-        if extra <= _MOST_EXTRA and _cost(steps, extra) < best_cost:
-            best, best_cost = replace(dot4(steps), repair=qmax), _cost(steps, extra)
+    best, best_cost = (dot4(proven), _cost(proven)) if proven else (DOT2, DOT2_COST)
     steps = 0 if zero_point is None else guard.likely_steps(weights, zero_point, qmax, isa)
-    if steps > proven and _cost(steps, 0.0) + _GUARD < best_cost:
-        best, best_cost = replace(dot4(steps), guard=True), _cost(steps, 0.0) + _GUARD
+    if steps > proven and _cost(steps) + _GUARD < best_cost:
+        best, best_cost = replace(dot4(steps), guard=True), _cost(steps) + _GUARD
     return best, best_cost
 
 
@@ -211,14 +203,13 @@ def product8(
 # (Zen 3) and instructions (Golden Cove).
 DOT2_COST = 1.2  # two multiplications and additions, and the widening of weights
 _GUARD = 0.1  # the survey, and some exceptions
-_MOST_EXTRA = 0.25  # extra products take room in deploy.params
 
 
-def _cost(steps: int, extra: float) -> float:
-    return 0.58 + 0.42 / steps + 2.0 * extra
+def _cost(steps: int) -> float:
+    return 0.58 + 0.42 / steps
 
 
-LEAST_COST = _cost(4, 0.0)
+LEAST_COST = _cost(4)
 
 
 def pair_steps(weights: npt.NDArray[np.int8], largest: int, limit: int = 4) -> int:

@@ -13,7 +13,6 @@ from tvm.tirx.script.builder import ir as T
 
 from drpai_qat.kernels.conv_shape import Block, ConvShape, Index, blocks_of, pack_weights
 from drpai_qat.kernels.epilogue import after_wrap, flat_arg
-from drpai_qat.kernels.excess import Excess, split
 from drpai_qat.kernels.guard import Survey, limits
 from drpai_qat.kernels.isa import Isa, prefetch, splat, vector, wrapping_add
 from drpai_qat.kernels.products import HALVES, Product
@@ -58,24 +57,15 @@ class TermEmitter:
             assert term.weights is not None
             bias = _with_offset(term.weights, bias)
         self._bias = None if bias is None else _pad_bias(bias, self.blocks, isa.lanes)
-        self._excess: Excess | None = None
         self._bounds: npt.NDArray[np.int16] | None = None
         self._packed: Constant | None = None
         if term.weights is not None:
-            weights = term.weights
-            if self.product.repair:
-                narrow = weights.astype(np.int8, copy=False)
-                self._excess = split(
-                    narrow, self.product.repair, self.product.steps, self.shape, self.blocks, isa.lanes
-                )
-                weights = self._excess.kept
             if self.product.guard:
-                self._bounds = limits(weights.astype(np.int8, copy=False), self.product.steps, isa)
-            self._packed = pack_weights(weights, self.shape, self.blocks, isa.lanes, self.product.pack)
+                self._bounds = limits(term.weights.astype(np.int8, copy=False), self.product.steps, isa)
+            self._packed = pack_weights(term.weights, self.shape, self.blocks, isa.lanes, self.product.pack)
         self._data: Any
         self._weights: Any
         self._start: Any
-        self._extra: tuple[Any, Any, Any]
         self._limits: Any
         self._survey: Survey | None = None
 
@@ -88,8 +78,7 @@ class TermEmitter:
     @property
     def constants(self) -> tuple[Constant, ...]:
         """In the order `declare_constants` declares them."""
-        extra = () if self._excess is None else (self._excess.moved, self._excess.offsets, self._excess.first)
-        return tuple(c.reshape(-1) for c in (self._packed, self._bias, *extra, self._bounds) if c is not None)
+        return tuple(c.reshape(-1) for c in (self._packed, self._bias, self._bounds) if c is not None)
 
     def declare_data(self, suffix: str) -> None:
         """Add the term's inputs to the function's arguments."""
@@ -104,10 +93,6 @@ class TermEmitter:
             self._weights = flat_arg(f"weights{suffix}", (self.weight_count,), self.product.weight_dtype)
         if self._bias is not None:
             self._start = flat_arg(f"bias{suffix}", self._bias.shape, "int32")
-        if self._excess is not None:
-            moved = flat_arg(f"moved{suffix}", self._excess.moved.shape, "int8")
-            offsets = flat_arg(f"offsets{suffix}", self._excess.offsets.shape, "int32")
-            self._extra = moved, offsets, flat_arg(f"first{suffix}", self._excess.first.shape, "int32")
         if self._bounds is not None:
             self._limits = flat_arg(f"limits{suffix}", self._bounds.shape, "int16")
 
@@ -171,8 +156,6 @@ class TermEmitter:
         bases = [T.Bind(base) for base in self._input_offsets(batch, first, group, pixels)]
         batch_stride = self.weight_count if self._dynamic else 0
         weight_base = T.Bind(block.weight_offset + index * step + batch * batch_stride)
-        if self._excess is not None:
-            self._add_extra(acc, bases, run.start + index, block.vectors)
         if self.product.name == "planes":
             self._reduce_planes(acc, bases, weight_base, block.vectors)
         elif self._survey is None:
@@ -254,15 +237,6 @@ class TermEmitter:
             for step in range(steps):
                 start = weight_base + (weight + step * apart) * width
                 HALVES.accumulate(self.isa, acc, self._data, self._weights, bases, at + step * apart, start, vectors, 1)
-
-    def _add_extra(self, acc: Any, bases: list[Index], block: Index, vectors: int) -> None:
-        assert self._excess is not None
-        moved, offsets, first = self._extra
-        width = self._excess.moved[0].size
-        start = T.Bind(first[block])
-        with T.serial(T.Bind(first[block + 1] - start)) as i:
-            offset, weight = T.Bind(offsets[start + i]), (start + i) * width
-            self.product.accumulate(self.isa, acc, self._data, moved, bases, offset, weight, vectors, 1)
 
 
 def _with_offset(weights: Constant, bias: npt.NDArray[np.int32] | None) -> npt.NDArray[np.int32]:
