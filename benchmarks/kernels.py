@@ -36,7 +36,9 @@ from drpai_qat.kernels.depthwise import depthwise
 from drpai_qat.kernels.epilogue import Epilogue, Kernel, flat_arg
 from drpai_qat.kernels.isa import Isa, vector
 from drpai_qat.kernels.loops import Registers, function
-from drpai_qat.kernels.products import DOT2, FMA, Product, dot4, product8
+from drpai_qat.kernels.product import Product
+from drpai_qat.kernels.product_choice import product8
+from drpai_qat.kernels.products import DOT2, FMA, dot4
 from drpai_qat.kernels.tiling import Tiling, choose_tiling
 from drpai_qat.kernels.winograd import transformed_weights, transformed_windows, winograd
 from drpai_qat.kernels.winograd_plan import Plan, choose_plan
@@ -132,7 +134,7 @@ def ceiling_kernel(product: Product, isa: Isa) -> tuple[Kernel, np.ndarray, int]
             for j in range(vectors):
                 at = [base + (j * product.steps + step) * width for step in range(product.steps)]
                 columns = [T.Bind(weights.vload([start], vector(product.weight_dtype, width))) for start in at]
-                if product.name == "dot2":
+                if product == DOT2:
                     columns = [T.Bind(T.Cast(vector("int16", width), column)) for column in columns]
                 for i in range(pixels):
                     k = i * vectors + j
@@ -155,7 +157,7 @@ def conv_kernel(
     rng = np.random.default_rng(0)
     weights = rng.integers(-16, 17, (shape.out_channels, *shape.kernel, shape.channels)).astype(product.weight_dtype)
     data = rng.integers(0, 64, shape.in_size).astype(product.in_dtype)
-    bias = None if product.name == "fma" else np.zeros(shape.out_channels, np.int32)
+    bias = None if product.acc_dtype == "float32" else np.zeros(shape.out_channels, np.int32)
     epilogue = Epilogue(E.Snap(E.affine(E.Acc(), _scales(shape)), -3, 252), "uint8", 3)
     return conv(shape, product, isa, epilogue, weights, bias, tiling), data
 
@@ -244,7 +246,7 @@ def measure(target: Target, args: argparse.Namespace) -> list[dict[str, object]]
         if isa.dot4_exact or not _wanted(label, args.only):
             continue
         product, kernel, data = guarded_kernel(shape, isa)
-        name = f"{product.name}/{product.steps}" if product.name == "dot4" else product.name
+        name = product.name if product == DOT2 else f"{product.name}/{product.steps}"
         if name in ceilings:
             ceiling, macs = ceilings[name]
             timed_kernel = Timed(kernel, target, data)

@@ -32,7 +32,7 @@ from tvm.tirx.script.builder import ir as T
 from drpai_qat.kernels.conv_shape import ConvShape, Index, runs_of
 from drpai_qat.kernels.epilogue import Epilogue, EpilogueEmitter, Kernel, flat_arg
 from drpai_qat.kernels.isa import Isa, Vector, splat, vector
-from drpai_qat.kernels.products import Product
+from drpai_qat.kernels.product import Product
 from drpai_qat.kernels.term import Term, TermEmitter
 from drpai_qat.kernels.tiling import Tiling, choose_tiling
 
@@ -162,7 +162,7 @@ class _Body:
         return first
 
     def _tile(self, batch: Index, tile: Index, run: slice, index: Index, number: Index) -> None:
-        """Compute and store one tile; `number` is what it was surveyed as."""
+        """Compute and store one tile; `number` is its number in the survey."""
         shape, lanes, pixels = self.shape, self.isa.lanes, self.tiling.pixels
         first = self._first(tile)
         blocks = self.terms[0].blocks[run]
@@ -184,7 +184,7 @@ class _Body:
                 done += width
 
     def _accumulated(self, batch: Index, first: Index, run: slice, index: Index, number: Index) -> Any:
-        """Compute a tile; returns what reads `width` accumulators from a position, as float32."""
+        """Compute a tile; returns a function that reads `width` accumulators from a position, as float32."""
         pixels, lanes = self.tiling.pixels, self.isa.lanes
         size = pixels * self.terms[0].blocks[run][0].vectors * lanes
         accumulators = []

@@ -13,7 +13,7 @@ from drpai_qat.kernels.conv_shape import Block, ConvShape, blocks_of
 from drpai_qat.kernels.epilogue import Kernel, flat_arg
 from drpai_qat.kernels.isa import Isa, Vector, span, splat, vector
 from drpai_qat.kernels.loops import Index, function, tasks
-from drpai_qat.kernels.products import Product
+from drpai_qat.kernels.product import Product
 from drpai_qat.kernels.tiling import Tiling
 
 

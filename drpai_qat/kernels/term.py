@@ -14,8 +14,9 @@ from tvm.tirx.script.builder import ir as T
 from drpai_qat.kernels.conv_shape import Block, ConvShape, Index, blocks_of, pack_weights
 from drpai_qat.kernels.epilogue import after_wrap, flat_arg
 from drpai_qat.kernels.guard import Survey, limits
-from drpai_qat.kernels.isa import Isa, prefetch, splat, vector, wrapping_add
-from drpai_qat.kernels.products import HALVES, Product
+from drpai_qat.kernels.isa import Isa, prefetch, splat, vector
+from drpai_qat.kernels.product import Product
+from drpai_qat.kernels.products import HALVES
 
 Constant = npt.NDArray[np.generic]
 _FEW_PIXELS = 8  # beside fewer, asking for weights takes as long as multiplying them
@@ -23,14 +24,14 @@ _FEW_PIXELS = 8  # beside fewer, asking for weights takes as long as multiplying
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """What one input adds to a convolution.
+    """One input of a convolution, with its weights.
 
     Attributes:
         product: the arithmetic.
         weights: int8, int16 or float32, shape (out_channels, rows, columns, channels), channels a multiple of the
             product's pack; None where they are an input of the function (one packed matrix per batch element), as for
             products of two activations (`pack.py`).
-        bias: int32, shape (out_channels,): what the accumulators start from (bias and zero-point correction).
+        bias: int32, shape (out_channels,): start values of the accumulators (bias and zero-point correction).
         ratio: real value of one accumulator step, as a multiple of the first term's.
     """
 
@@ -52,10 +53,7 @@ class TermEmitter:
         self.shape = shape if term.weights is None else replace(shape, channels=term.weights.shape[-1])
         self.blocks = blocks_of(self.shape, isa.lanes, vectors)
         self._dynamic = term.weights is None
-        bias = term.bias
-        if self.product.name == "planes":
-            assert term.weights is not None
-            bias = _with_offset(term.weights, bias)
+        bias = term.bias if term.weights is None else self.product.start(term.weights, term.bias)
         self._bias = None if bias is None else _pad_bias(bias, self.blocks, isa.lanes)
         self._bounds: npt.NDArray[np.int16] | None = None
         self._packed: Constant | None = None
@@ -97,7 +95,7 @@ class TermEmitter:
             self._limits = flat_arg(f"limits{suffix}", self._bounds.shape, "int16")
 
     def prepare(self, tiles: int) -> None:
-        """Make room for what `survey` notes of so many tiles; allocated where this is called."""
+        """Make room for the notes of `survey` on so many tiles; allocated where this is called."""
         if self.product.guard:
             self._survey = Survey.of(self.shape, self.product.steps, self.isa, self._limits, tiles)
 
@@ -125,11 +123,11 @@ class TermEmitter:
             prefetch(self._weights, start + i * line)
 
     def start(self, acc: Any, run: slice, index: Index, pixels: int) -> None:
-        """Set the accumulators of a tile to where they start.
+        """Set the accumulators of a tile to their start values.
 
         Args:
             acc: local buffer, [pixel][vector][lane].
-            run: neighbouring blocks of one width, of which `index` says the one.
+            run: neighbouring blocks of one width, of which `index` selects one.
         """
         lanes, dtype = self.isa.lanes, self.product.acc_dtype
         block = self.blocks[run][0]
@@ -156,12 +154,12 @@ class TermEmitter:
         bases = [T.Bind(base) for base in self._input_offsets(batch, first, group, pixels)]
         batch_stride = self.weight_count if self._dynamic else 0
         weight_base = T.Bind(block.weight_offset + index * step + batch * batch_stride)
-        if self.product.name == "planes":
-            self._reduce_planes(acc, bases, weight_base, block.vectors)
-        elif self._survey is None:
-            self._reduce(acc, bases, weight_base, block.vectors)
-        else:
-            self._reduce_surveyed(self._survey, acc, bases, weight_base, block.vectors, tile)
+        size = pixels * block.vectors * self.isa.lanes
+        with self.product.sums(self.isa, acc, size) as sums:
+            if self._survey is None:
+                self._reduce(sums, bases, weight_base, block.vectors)
+            else:
+                self._reduce_surveyed(self._survey, sums, bases, weight_base, block.vectors, tile)
 
     def _input_offsets(self, batch: Index, first: Index, group: Index, pixels: int) -> list[Index]:
         shape = self.shape
@@ -187,7 +185,7 @@ class TermEmitter:
         row, column = tirx.floordiv(pixel, shape.out_width), tirx.floormod(pixel, shape.out_width)
         return image + (row * shape.stride[0] * shape.width + column * shape.stride[1]) * shape.pitch
 
-    def _reduce(self, acc: Any, bases: list[Index], weight_base: Index, vectors: int) -> None:
+    def _reduce(self, sums: Any, bases: list[Index], weight_base: Index, vectors: int) -> None:
         """Accumulate over kernel rows, columns and channel groups; short loops are unrolled."""
         shape, product = self.shape, self.product
         rows, columns = shape.kernel
@@ -204,23 +202,11 @@ class TermEmitter:
                     step = done + c * group
                     offset = shape.tap_offset(r, s) + step * product.pack
                     weight = weight_base + ((r * columns + s) * steps + step) * weight_width
-                    product.accumulate(self.isa, acc, self._data, self._weights, bases, offset, weight, vectors, group)
+                    product.accumulate(self.isa, sums, self._data, self._weights, bases, offset, weight, vectors, group)
                 done += group * count
 
-    def _reduce_planes(self, acc: Any, bases: list[Index], weight_base: Index, vectors: int) -> None:
-        """Accumulate both planes side by side, then put them together."""
-        lanes, size = self.isa.lanes, len(bases) * vectors * self.isa.lanes
-        planes = T.alloc_buffer((2 * size,), "int32")
-        for position in range(0, 2 * size, lanes):
-            T.buffer_store(planes, splat(T.int32(0), lanes), [tirx.Ramp(position, 1, lanes)])
-        self._reduce(planes, bases, weight_base, vectors)
-        for position in range(0, size, lanes):
-            where = tirx.Ramp(position, 1, lanes)
-            high = planes[tirx.Ramp(size + position, 1, lanes)] << splat(T.int32(8), lanes)
-            T.buffer_store(acc, wrapping_add(acc[where], wrapping_add(planes[where], high)), [where])
-
     def _reduce_surveyed(
-        self, survey: Survey, acc: Any, bases: list[Index], weight_base: Index, vectors: int, tile: Index
+        self, survey: Survey, sums: Any, bases: list[Index], weight_base: Index, vectors: int, tile: Index
     ) -> None:
         """Accumulate group by group as the tile's lists say."""
         steps, apart = self.product.steps, survey.apart
@@ -229,20 +215,16 @@ class TermEmitter:
         with T.serial(fitting) as i:
             at, weight = survey.group(tile, i)
             self.product.accumulate(
-                self.isa, acc, self._data, self._weights, bases, at, weight_base + weight * width, vectors, steps,
+                self.isa, sums, self._data, self._weights, bases, at, weight_base + weight * width, vectors, steps,
                 apart // self.product.pack,
             )  # fmt: skip
         with T.serial(survey.entries - fitting) as i:
             at, weight = survey.group(tile, survey.entries - 1 - i)
             for step in range(steps):
                 start = weight_base + (weight + step * apart) * width
-                HALVES.accumulate(self.isa, acc, self._data, self._weights, bases, at + step * apart, start, vectors, 1)
-
-
-def _with_offset(weights: Constant, bias: npt.NDArray[np.int32] | None) -> npt.NDArray[np.int32]:
-    """What accumulators start from, with the 128 that `byte_planes` takes off each activation; modulo 2**32."""
-    offset = 128 * weights.astype(np.int64).reshape(len(weights), -1).sum(1)
-    return (offset if bias is None else offset + bias).astype(np.int32)
+                HALVES.accumulate(
+                    self.isa, sums, self._data, self._weights, bases, at + step * apart, start, vectors, 1
+                )
 
 
 def _pad_bias(bias: npt.NDArray[np.int32], blocks: tuple[Block, ...], lanes: int) -> npt.NDArray[np.int32]:

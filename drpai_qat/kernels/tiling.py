@@ -12,10 +12,8 @@ from drpai_qat.kernels.isa import Isa
 
 if TYPE_CHECKING:
     from drpai_qat.kernels.conv_shape import ConvShape
-    from drpai_qat.kernels.products import Product
+    from drpai_qat.kernels.product import Product
 
-# Registers besides accumulators and weights: the spread activation, and for dot4 without VNNI the ones and a product.
-_SCRATCH = {"dot4": 3, "dot2": 4, "fma": 2, "pairs": 3}
 _MAX_PIXELS = 8  # each pixel takes a general register for its address
 _ACROSS_ROWS = 0.05  # extra cost of a tile that may lie in two output rows: each pixel's address is computed
 _NARROWED = 4  # registers of int32 that are narrowed to one of 8 bits
@@ -41,14 +39,14 @@ class Tiling:
 
 
 def choose_tiling(shape: ConvShape, product: Product, isa: Isa) -> Tiling:
-    """The tile that loads least per product within the registers, and the loop order that moves least memory."""
+    """The tile with the fewest loads per product that fits the registers; the loop order that moves least memory."""
     vectors_needed = math.ceil(shape.out_channels / shape.groups / isa.lanes)
     pixels, vectors = _tile(shape, vectors_needed, product, isa)
     tiles = math.ceil(shape.out_pixels / pixels)
     blocks = shape.groups * math.ceil(vectors_needed / vectors)
     reduction = math.prod(shape.kernel) * shape.channels
     weight_bytes = blocks * vectors * isa.lanes * reduction * np.dtype(product.weight_dtype).itemsize
-    input_bytes = shape.in_size // shape.batch * {"uint8": 1, "int8": 1, "int16": 2, "float32": 4}[product.in_dtype]
+    input_bytes = shape.in_size // shape.batch * np.dtype(product.in_dtype).itemsize
     chunk = even_chunk(tiles, min(math.ceil(tiles / _MIN_TASKS), _chunk_tiles(shape, pixels, input_bytes)))
     by_pixels = _reread(weight_bytes, math.ceil(tiles / chunk))
     by_channels = _reread(input_bytes, blocks)
@@ -59,8 +57,8 @@ def choose_tiling(shape: ConvShape, product: Product, isa: Isa) -> Tiling:
 
 
 def even_chunk(tiles: int, largest: int) -> int:
-    """Tiles of one task, at most `largest`: few are computed twice, since the last task repeats its last tile, and few
-    are waited for by another thread."""
+    """Tiles per task, at most `largest`, such that few are computed twice (the last task repeats its last tile) and no
+    thread waits long for another."""
 
     def computed(chunk: int) -> int:
         tasks = math.ceil(tiles / chunk)
@@ -71,7 +69,7 @@ def even_chunk(tiles: int, largest: int) -> int:
 
 
 def _reread(size: int, times: int) -> int:
-    """Cost of reading the same bytes this often: what stays in L2 is cheap after the first time."""
+    """Cost of reading the same bytes this often: cheap after the first time where they stay in L2."""
     return size * (times if size > _L2_BYTES else 1 + times // _L2_ADVANTAGE)
 
 
@@ -85,15 +83,13 @@ def _tile(shape: ConvShape, vectors_needed: int, product: Product, isa: Isa) -> 
     best, best_cost = (1, 1), math.inf
     for vectors in range(1, min(4, vectors_needed) + 1):
         for pixels in range(1, min(_MAX_PIXELS, out_pixels) + 1):
-            planes = 2 if product.name == "planes" else 1  # each has accumulators and activations of its own
-            if planes * pixels * vectors + _beside(planes * pixels, vectors, product, isa) > isa.registers:
+            if product.registers(isa, pixels, vectors) > isa.registers:
                 continue
+            planes = product.planes  # each has accumulators and activations of its own
             waste = math.ceil(out_pixels / pixels) * pixels / out_pixels
             waste *= math.ceil(vectors_needed / vectors) * vectors / vectors_needed
-            # Of weights and of activations, per product. dot2 widens its weights. On a Cortex-A55 a load takes the time
-            # of two products, and activations last longer.
-            weight_loads = 4 if product.by_lane(isa) else 3 if product.name == "dot2" else 1
-            loads = weight_loads / (planes * pixels) + 1 / vectors
+            # Of weights and of activations, per product.
+            loads = product.weight_loads(isa) / (planes * pixels) + 1 / vectors
             across_rows = out_width % pixels and out_pixels != out_width
             short = 2.0 / (planes * pixels * vectors)  # few accumulators leave the multipliers waiting
             cost = 1.0 + 0.5 * loads + short + (_ACROSS_ROWS if across_rows else 0.0)
@@ -106,17 +102,3 @@ def _tile(shape: ConvShape, vectors_needed: int, product: Product, isa: Isa) -> 
             if cost < best_cost:
                 best, best_cost = (pixels, vectors), cost
     return best
-
-
-def _beside(pixels: int, vectors: int, product: Product, isa: Isa) -> int:
-    """Registers a tile needs besides its accumulators."""
-    if product.by_lane(isa):
-        return pixels + 6  # the activations; weights, and room for LLVM to load ahead (with less it spills)
-    if isa.arm:
-        scratch = vectors + _SCRATCH[product.name]
-        # Activations of all pixels stay, for several steps.
-        return max(scratch, pixels + _SCRATCH[product.name]) if product.steps > 1 else scratch
-    if product.name == "dot4" and not isa.dot4_exact and product.steps > 1:
-        # The weights of all steps, the activations of two, the ones, two products on their way to a sum.
-        return vectors * product.steps + 2 + 1 + 2
-    return vectors + _SCRATCH[product.name] - (1 if product.name == "dot4" and isa.dot4_exact else 0)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from drpai_qat.kernels.conv_shape import ConvShape
 from drpai_qat.kernels.isa import Isa
-from drpai_qat.kernels.products import DOT2_COST
+from drpai_qat.kernels.product_choice import DOT2_COST
 from drpai_qat.kernels.winograd_lines import FOUR, TWO, Lines
 
 BYTE = 255  # the largest

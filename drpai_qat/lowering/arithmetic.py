@@ -14,18 +14,9 @@ from drpai_qat.graph.canonical import Weight
 from drpai_qat.graph.grid import Grid
 from drpai_qat.kernels.conv_shape import ConvShape
 from drpai_qat.kernels.isa import Isa
-from drpai_qat.kernels.products import (
-    DOT2,
-    DOT2_COST,
-    DOT2_WIDE,
-    FMA,
-    FMA_INT8,
-    LEAST_COST,
-    PLANES,
-    Product,
-    dot4,
-    product8,
-)
+from drpai_qat.kernels.product import Product
+from drpai_qat.kernels.product_choice import DOT2_COST, LEAST_COST, product8
+from drpai_qat.kernels.products import DOT2, DOT2_WIDE, FMA, FMA_INT8, PLANES, dot4
 from drpai_qat.kernels.winograd_plan import Plan, choose_plan
 from drpai_qat.lowering.storage import Form
 

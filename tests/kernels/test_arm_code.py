@@ -15,7 +15,8 @@ from drpai_qat.kernels import expr as E
 from drpai_qat.kernels.conv import conv
 from drpai_qat.kernels.conv_shape import ConvShape
 from drpai_qat.kernels.epilogue import Epilogue
-from drpai_qat.kernels.products import DOT2, product8
+from drpai_qat.kernels.product_choice import product8
+from drpai_qat.kernels.products import DOT2
 
 
 def inner_loop(size: int, channels: int, out: int, kernel: int, target: str, *, wide: bool = False) -> Counter[str]:

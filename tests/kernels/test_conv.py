@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from drpai_qat.kernels.conv import conv, conv_sum
 from drpai_qat.kernels.conv_shape import ConvShape, blocks_of, pack_weights
 from drpai_qat.kernels.epilogue import Epilogue
-from drpai_qat.kernels.isa import AVX2, ISAS, Isa
-from drpai_qat.kernels.products import DOT2, DOT2_WIDE, FMA, FMA_INT8, Product, dot4
+from drpai_qat.kernels.isa import AVX2, AVX512_VNNI, AVX_VNNI, NEON, NEON_DOTPROD, SSE42, Isa
+from drpai_qat.kernels.product import Product
+from drpai_qat.kernels.products import DOT2, DOT2_WIDE, FMA, FMA_INT8, PLANES, Dot4, Pairs, dot4
 from drpai_qat.kernels.term import Term
 from drpai_qat.kernels.tiling import Tiling, choose_tiling
 from tests.kernels.running import few, on_each_isa, raw, requantized, run
@@ -118,14 +119,24 @@ def test_packing_keeps_every_weight() -> None:
     assert sum(block.channels for block in blocks) == 42
 
 
-@pytest.mark.parametrize("isa", ISAS.values(), ids=lambda isa: isa.name)
-@pytest.mark.parametrize("product", PRODUCTS.values(), ids=PRODUCTS)
+X86, ARM = (SSE42, AVX2, AVX_VNNI, AVX512_VNNI), (NEON, NEON_DOTPROD)
+
+
+@pytest.mark.parametrize(
+    ("isa", "product"),
+    [
+        *((isa, product) for isa in X86 for product in PRODUCTS.values()),
+        *((isa, product) for isa in ARM for product in (DOT2, DOT2_WIDE, FMA, Pairs(1), Pairs(4))),
+        *((NEON_DOTPROD, product) for product in (Dot4("int8"), PLANES)),
+    ],
+    ids=str,
+)
 def test_tiles_fit_the_registers(isa: Isa, product: Product) -> None:
     for pixels in (1, 4, 7, 14, 49, 56, 3136):
         for channels in (1, 8, 17, 64, 1000):
             shape = ConvShape(1, 1, pixels, 64, 1, pixels, channels)
             tiling = choose_tiling(shape, product, isa)
-            assert tiling.pixels * tiling.vectors + tiling.vectors < isa.registers
+            assert product.planes * tiling.pixels * tiling.vectors + tiling.vectors < isa.registers
             assert 1 <= tiling.pixels <= pixels
 
 

@@ -14,7 +14,8 @@ from drpai_qat.kernels import guard
 from drpai_qat.kernels.conv import conv
 from drpai_qat.kernels.conv_shape import ConvShape
 from drpai_qat.kernels.isa import AVX2, AVX512_VNNI, NEON, SSE42, Isa
-from drpai_qat.kernels.products import DOT2, Product, dot4, product8
+from drpai_qat.kernels.product_choice import product8
+from drpai_qat.kernels.products import DOT2, Dot4
 from drpai_qat.kernels.tiling import Tiling
 from tests.kernels.running import run
 from tests.kernels.test_conv import raw
@@ -40,8 +41,8 @@ def wanted(shape: ConvShape, data: np.ndarray, w: np.ndarray) -> np.ndarray:
     return total
 
 
-def guarded(steps: int) -> Product:
-    return replace(dot4(steps), guard=True)
+def guarded(steps: int) -> Dot4:
+    return Dot4(steps=steps, guard=True)
 
 
 @pytest.mark.parametrize("isa", [AVX2, SSE42], ids=lambda isa: isa.name)

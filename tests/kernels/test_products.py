@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
+
 import numpy as np
 import pytest
 
 from drpai_qat.kernels.conv import conv
 from drpai_qat.kernels.conv_shape import ConvShape
 from drpai_qat.kernels.isa import Isa
-from drpai_qat.kernels.products import dot4, dot4_steps
+from drpai_qat.kernels.product_choice import dot4_steps
+from drpai_qat.kernels.products import DOT2, DOT2_WIDE, FMA, HALVES, PLANES, Dot4, Pairs, dot4
 from tests.kernels.running import ISAS, raw, run
+
+
+def test_products_are_values() -> None:
+    """Layers are planned by comparing them and remembered by them."""
+    assert Dot4(steps=2) == dot4(2) != dot4(1)
+    assert (
+        len({DOT2, DOT2_WIDE, FMA, HALVES, PLANES, Pairs(1), Pairs(2), dot4(1), dot4(2), Dot4("int8"), dot4(1)}) == 10
+    )
+    with pytest.raises(FrozenInstanceError):
+        dot4(1).steps = 2
 
 
 def weights(*values: int) -> np.ndarray:
