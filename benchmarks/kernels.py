@@ -41,7 +41,7 @@ from drpai_qat.kernels.product_choice import product8
 from drpai_qat.kernels.products import DOT2, FMA, dot4
 from drpai_qat.kernels.tiling import Tiling, choose_tiling
 from drpai_qat.kernels.winograd import transformed_weights, transformed_windows, winograd
-from drpai_qat.kernels.winograd_plan import Plan, choose_plan
+from drpai_qat.kernels.winograd_plan import WinogradPlan, choose_plan
 
 
 def _square(size: int, channels: int, out: int, kernel: int = 1, stride: int = 1) -> ConvShape:
@@ -177,7 +177,7 @@ def guarded_kernel(shape: ConvShape, isa: Isa) -> tuple[Product, Kernel, np.ndar
     return product, conv(shape, product, isa, epilogue, weights, bias), data.astype(product.in_dtype)
 
 
-def winograd_kernels(plan: Plan, target: Target) -> list[Timed]:
+def winograd_kernels(plan: WinogradPlan, target: Target) -> list[Timed]:
     """What is transformed ahead, and the convolution behind it; weights of 8 bits."""
     rng = np.random.default_rng(0)
     shape = plan.shape

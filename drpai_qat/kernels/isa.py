@@ -28,12 +28,12 @@ class Isa:
     """One instruction set.
 
     Attributes:
-        name: as users write it after `--mcpu` and as it stands in deploy.json.
+        name: as tests and benchmarks write it; users name a target (`targets.py`), `--mcpu` takes LLVM's CPU names.
         lanes: 32-bit lanes of one vector register.
         registers: vector registers.
         dot4_exact: dot4 accumulates in int32, so no saturation can occur.
         activation: dtype in which 8-bit activations are stored ("uint8" on x86, "int8" on Arm).
-        features: what the CPU must report for code of this set to run (names as in /proc/cpuinfo).
+        features: those that the CPU must report to run code of this set (names as in /proc/cpuinfo).
     """
 
     name: str
@@ -61,8 +61,6 @@ AVX512_VNNI = Isa("avx512-vnni", 16, 32, True, "uint8", ("avx512f", "avx512bw", 
 
 NEON = Isa("neon", 4, 32, False, "int8", ("asimd",))
 NEON_DOTPROD = Isa("neon-dotprod", 4, 32, True, "int8", ("asimd", "asimddp"))
-
-ISAS = {isa.name: isa for isa in (SSE42, AVX2, AVX_VNNI, AVX512_VNNI, NEON, NEON_DOTPROD)}
 
 _MADDUBS = {4: "llvm.x86.ssse3.pmadd.ub.sw.128", 8: "llvm.x86.avx2.pmadd.ub.sw", 16: "llvm.x86.avx512.pmaddubs.w.512"}
 _MADDWD = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
@@ -97,8 +95,8 @@ def llvm(name: str, dtype: str, *args: Vector) -> Vector:
 def held(value: Vector, lanes: int) -> Vector:
     """A float32 value under a name that stays.
 
-    TVM's simplifiers put what `T.Bind` names back wherever it is used, so that functions of functions grow
-    exponentially. What is stored and loaded they leave, and LLVM keeps it in a register.
+    TVM's simplifiers substitute a value that `T.Bind` names wherever it is used, so that functions of functions grow
+    exponentially. A value that is stored and loaded they leave alone, and LLVM keeps it in a register.
     """
     box = T.alloc_buffer((lanes,), "float32")
     T.buffer_store(box, value, [span(0, lanes)])
@@ -121,7 +119,7 @@ def widen_pairs(isa: Isa, sums: Vector) -> Vector:
 
 
 def dot4_by_halves(isa: Isa, acc: Vector, activations: Vector, weights: Vector) -> Vector:
-    """acc + the sum of four uint8 x int8 products a lane, exact whatever they are; even bytes and odd ones as int16."""
+    """acc + the sum of four uint8 x int8 products per lane, always exact; even bytes and odd ones as int16."""
     words = isa.lanes * 2
     x = T.reinterpret(activations, dtype=vector("uint16", words))
     w = T.reinterpret(weights, dtype=vector("int16", words))
@@ -150,7 +148,7 @@ def nothing_set(value: Vector, lanes: int) -> Vector:
 
 
 def dot4_int32(isa: Isa, acc: Vector, activations: Vector, weights: Vector) -> Vector:
-    """acc + the sum of four 8-bit products a lane, in int32 (VNNI: uint8 x int8; SDOT: int8 x int8)."""
+    """acc + the sum of four 8-bit products per lane, in int32 (VNNI: uint8 x int8; SDOT: int8 x int8)."""
     if isa.arm:
         # Activations last: SDOT takes one lane of that operand, so they need not be spread.
         return llvm(_SDOT, "int32x4", acc, weights, activations)
@@ -158,14 +156,14 @@ def dot4_int32(isa: Isa, acc: Vector, activations: Vector, weights: Vector) -> V
 
 
 def dot2(isa: Isa, acc: Vector, activations: Vector, weights: Vector) -> Vector:
-    """acc + the sum of two int16 x int16 products a lane, in int32 (x86)."""
+    """acc + the sum of two int16 x int16 products per lane, in int32 (x86)."""
     if isa.dot4_exact:
         return llvm(_DPWSSD[isa.lanes], vector("int32", isa.lanes), acc, activations, weights)
     return acc + dot2_products(isa, activations, weights)
 
 
 def dot2_products(isa: Isa, activations: Vector, weights: Vector) -> Vector:
-    """The sum of two int16 x int16 products a lane, in int32 (x86)."""
+    """The sum of two int16 x int16 products per lane, in int32 (x86)."""
     return llvm(_MADDWD[isa.lanes], vector("int32", isa.lanes), activations, weights)
 
 
@@ -196,7 +194,7 @@ def pair_products(activations: Vector, weights: Vector) -> Vector:
 
 
 def add_pairs(acc: Vector, products: Vector) -> Vector:
-    """acc + the sum of two neighbouring int16 a lane, in int32 (Arm's SADALP)."""
+    """acc + the sum of two neighbouring int16 per lane, in int32 (Arm's SADALP)."""
     return acc + llvm(_SADDLP, "int32x4", products)
 
 

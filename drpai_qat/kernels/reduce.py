@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -56,19 +56,6 @@ def reduce(
                 sweep(size, isa.lanes, body, _REGISTERS)
     constants = (np.asarray([zero_point], acc_dtype), *emitter.constants)
     return Kernel(builder.get(), constants, (outer, inner), epilogue.out_dtype)
-
-
-def global_pool(
-    shape: tuple[int, int, int, int], kind: Kind, dtype: str, zero_point: int, epilogue: Epilogue, isa: Isa
-) -> Kernel:
-    """Sum, max or min over H and W of (N, H, W, C); a mean: the epilogue divides by H * W.
-
-    Returns: kernel of (data); output (N, 1, 1, C).
-    """
-    batch, height, width, channels = shape
-    spread = replace(epilogue, out_shape=epilogue.out_shape or (batch, 1, 1, channels))
-    kernel = reduce(batch, height * width, channels, kind, dtype, zero_point, spread, isa)
-    return replace(kernel, out_shape=(batch, 1, 1, channels))
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,12 +40,12 @@ from drpai_qat.kernels.isa import (
 )
 from drpai_qat.kernels.loops import Index, Registers, function
 from drpai_qat.kernels.winograd_lines import Line
-from drpai_qat.kernels.winograd_plan import BYTE, VECTORS, Plan
+from drpai_qat.kernels.winograd_plan import BYTE, VECTORS, WinogradPlan
 
 Weights = npt.NDArray[np.int8]
 
 
-def transformed_weights(plan: Plan, weights: Weights) -> Kernel:
+def transformed_weights(plan: WinogradPlan, weights: Weights) -> Kernel:
     """Kernel of (): int16, [block][position][`weight_slab`]."""
     packed, channels = _packed(plan, weights), plan.shape.channels
     block_size = plan.positions * plan.weight_slab(channels)
@@ -57,7 +57,7 @@ def transformed_weights(plan: Plan, weights: Weights) -> Kernel:
     return Kernel(builder.get(), (packed,), (plan.blocks * block_size,), "int16")
 
 
-def transformed_windows(plan: Plan) -> Kernel:
+def transformed_windows(plan: WinogradPlan) -> Kernel:
     """Kernel of (data): int16, [plane][position][`window_slab`]."""
     count = plan.batches * plan.batch
     slab = plan.window_slab(count)
@@ -71,12 +71,12 @@ def transformed_windows(plan: Plan) -> Kernel:
     return Kernel(builder.get(), (), (size,), "int16")
 
 
-def winograd(plan: Plan, epilogue: Epilogue, weights: Weights, bias: npt.NDArray[np.int32] | None) -> Kernel:
-    """The convolution behind what was transformed ahead.
+def winograd(plan: WinogradPlan, epilogue: Epilogue, weights: Weights, bias: npt.NDArray[np.int32] | None) -> Kernel:
+    """The convolution that follows the transform made ahead.
 
     Args:
         weights: shape (out_channels, 3, 3, channels), for which `fits` holds.
-        bias: what the accumulators start from, shape (out_channels,).
+        bias: start values of the accumulators, shape (out_channels,).
     Returns: kernel of (data, transformed weights, operands) or (transformed windows, operands), by `plan.ahead`.
     """
     shape = plan.shape
@@ -100,7 +100,7 @@ def winograd(plan: Plan, epilogue: Epilogue, weights: Weights, bias: npt.NDArray
 class _WeightsAhead:
     """One task for each batch of windows."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: WinogradPlan) -> None:
         self._plan = plan
         self._block_size = plan.positions * plan.weight_slab(plan.shape.channels)
         self._data: Any
@@ -131,7 +131,7 @@ class _WeightsAhead:
 class _WindowsAhead:
     """One task for each block of output channels."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: WinogradPlan) -> None:
         self._plan = plan
         self._slab = plan.window_slab(plan.batches * plan.batch)
         self._windows: Any
@@ -163,12 +163,12 @@ class _WindowsAhead:
                 outputs.emit(totals, batch, block)
 
 
-def _totals_size(plan: Plan) -> int:
+def _totals_size(plan: WinogradPlan) -> int:
     """Elements of [plane][window][position][output channel], for one batch of windows and one block."""
     return plan.planes * plan.batch * plan.positions * plan.block
 
 
-def _packed(plan: Plan, weights: Weights) -> Weights:
+def _packed(plan: WinogradPlan, weights: Weights) -> Weights:
     """[block][pair of channels][row][column][output channel][2]; flat."""
     shape = plan.shape
     grouped = weights.reshape(plan.blocks, plan.block, 3, 3, shape.channels // 2, 2)
@@ -183,7 +183,7 @@ def _transform_columns(
     Args:
         sizes: of a column before and after.
         load: vector at (row, column).
-    Returns: what gives a row of the result.
+    Returns: function that gives a row of the result.
     """
     before, after = sizes
     scratch = T.alloc_buffer((after * before * lanes,), dtype)
@@ -198,7 +198,7 @@ def _transform_columns(
 
 
 def _transform_weights(
-    plan: Plan, source: Any, block: Index, channel: Index, channels: int, out: Any, start: Index
+    plan: WinogradPlan, source: Any, block: Index, channel: Index, channels: int, out: Any, start: Index
 ) -> None:
     """So many channels of one block of output channels, from `channel` on, to out[start:]."""
     lines, lanes, run = plan.lines, 2 * plan.isa.lanes, 2 * plan.block
@@ -218,7 +218,7 @@ def _transform_weights(
                 T.buffer_store(out, value, [span(target + (i * lines.window + j) * slab, lanes)])
 
 
-def _corner(plan: Plan, window: Index) -> tuple[Index, Index, Index]:
+def _corner(plan: WinogradPlan, window: Index) -> tuple[Index, Index, Index]:
     """(image, row, column) of a window's first output; the last ones overlap their neighbours rather than run over."""
     rows, columns = plan.grid
     shape, outputs = plan.shape, plan.lines.outputs
@@ -229,7 +229,7 @@ def _corner(plan: Plan, window: Index) -> tuple[Index, Index, Index]:
     return image, T.Bind(T.min(row, shape.out_height - outputs)), T.Bind(T.min(column, shape.out_width - outputs))
 
 
-def _transform_window(plan: Plan, data: Any, window: Index, out: Any, place: Index, slab: int) -> None:
+def _transform_window(plan: WinogradPlan, data: Any, window: Index, out: Any, place: Index, slab: int) -> None:
     """All channels of one window, to out[plane][position][place]."""
     shape, lanes, size = plan.shape, 2 * plan.isa.lanes, plan.lines.window
     image, row, column = _corner(plan, window)
@@ -259,7 +259,7 @@ def _of_plane(plane: int, activations: Vector, lanes: int) -> Vector:
 
 
 def _multiply(
-    plan: Plan,
+    plan: WinogradPlan,
     windows: Any,
     first: Index,
     slab: int,
@@ -307,7 +307,7 @@ def _multiply(
 class _Outputs:
     """From totals to stored outputs."""
 
-    plan: Plan
+    plan: WinogradPlan
     emitter: EpilogueEmitter
     start: Any
 
@@ -337,7 +337,7 @@ class _Outputs:
                 self.emitter.store_tile([(pixel, channel, value) for pixel, value in zip(pixels, values, strict=True)])
 
     def _accumulator(self, totals: tuple[Vector, ...], channel: Index) -> Vector:
-        """What a direct convolution would have accumulated, as float32; from the total of each plane."""
+        """The accumulators of a direct convolution, as float32; from the total of each plane."""
         lines, lanes = self.plan.lines, self.plan.isa.lanes
         if lines.odd != 1:
             inverse = pow(lines.odd**2, -1, 2**32)

@@ -25,13 +25,13 @@ _GAP = 32  # elements between two positions, lest all of them fall into one set 
 
 
 @dataclass(frozen=True)
-class Plan:
+class WinogradPlan:
     """How one convolution is computed.
 
     Attributes:
         shape: sizes; channels and out_channels are multiples of `granularity`.
         lines: the algorithm.
-        ahead: what is transformed before the convolution, for all tasks.
+        ahead: the operand that is transformed before the convolution, for all tasks.
         tile: windows multiplied together.
         batch: windows of which all products are made before their outputs are, a multiple of `tile`.
         chunk: input channels whose weights are transformed together, where those are not transformed ahead.
@@ -85,7 +85,7 @@ class Plan:
 
     @property
     def cost(self) -> float:
-        """Time for each product of a direct convolution, as a multiple of a vpmaddubsw one's."""
+        """Time per product of a direct convolution, as a multiple of a vpmaddubsw product's."""
         shape, elements = self.shape, self.planes * self.batches * self.batch * self.positions
         weights = 9 * shape.channels * shape.out_channels * (self.batches if self.ahead == "windows" else 1)
         products = DOT2_COST * elements * shape.channels * shape.out_channels
@@ -102,11 +102,11 @@ class Plan:
 
 
 def granularity(isa: Isa) -> int:
-    """What the channels on both sides must be multiples of."""
+    """Input and output channels must be multiples of this."""
     return VECTORS * isa.lanes
 
 
-def choose_plan(shape: ConvShape, weights: npt.NDArray[np.integer], qmax: int | None, isa: Isa) -> Plan | None:
+def choose_plan(shape: ConvShape, weights: npt.NDArray[np.integer], qmax: int | None, isa: Isa) -> WinogradPlan | None:
     """The fastest plan that is exact for these weights; None where there is none.
 
     Args:
@@ -119,7 +119,7 @@ def choose_plan(shape: ConvShape, weights: npt.NDArray[np.integer], qmax: int | 
 
 
 def _applies(shape: ConvShape, isa: Isa, lines: Lines) -> bool:
-    """x86 without VNNI, whose own products are as fast."""
+    """x86 without VNNI: with it, direct products are as fast."""
     size = granularity(isa)
     return (
         not isa.arm
@@ -147,7 +147,7 @@ def fits(weights: npt.NDArray[np.integer], qmax: int, lines: Lines) -> bool:
     )
 
 
-def _plan(shape: ConvShape, isa: Isa, lines: Lines, planes: int) -> Plan:
+def _plan(shape: ConvShape, isa: Isa, lines: Lines, planes: int) -> WinogradPlan:
     rows, columns = (math.ceil(size / lines.outputs) for size in (shape.out_height, shape.out_width))
     windows = shape.batch * rows * columns
     ahead: Literal["weights", "windows"] = "weights" if shape.out_channels < windows else "windows"
@@ -157,14 +157,14 @@ def _plan(shape: ConvShape, isa: Isa, lines: Lines, planes: int) -> Plan:
     if ahead == "weights":
         most = min(most, _BATCH_BYTES // (2 * planes * lines.window**2 * shape.channels))
     plans = [
-        Plan(shape, lines, isa, ahead, tile, batch, chunk, planes)
+        WinogradPlan(shape, lines, isa, ahead, tile, batch, chunk, planes)
         for tile in (4, 5)
         for batch in range(tile, max(most, tile) + 1, tile)
     ]
     return min(plans, key=_waste)
 
 
-def _waste(plan: Plan) -> tuple[float, int]:
+def _waste(plan: WinogradPlan) -> tuple[float, int]:
     """Windows computed, those of the slowest of two and of four threads included; the largest batch among equals."""
     threads = (1, 2, 4) if plan.ahead == "weights" else (1,)
     computed = [math.ceil(plan.batches / n) * n * plan.batch for n in threads]

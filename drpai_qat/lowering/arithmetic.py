@@ -17,7 +17,7 @@ from drpai_qat.kernels.isa import Isa
 from drpai_qat.kernels.product import Product
 from drpai_qat.kernels.product_choice import DOT2_COST, LEAST_COST, product8
 from drpai_qat.kernels.products import DOT2, DOT2_WIDE, FMA, FMA_INT8, PLANES, dot4
-from drpai_qat.kernels.winograd_plan import Plan, choose_plan
+from drpai_qat.kernels.winograd_plan import WinogradPlan, choose_plan
 from drpai_qat.lowering.storage import Form
 
 AnyWeights = npt.NDArray[Any]  # integers or reals, in the same order
@@ -104,7 +104,7 @@ class LayerPlan:
     weights: npt.NDArray[np.generic]
     mul: npt.NDArray[np.float64]
     reason: str = ""
-    winograd: Plan | None = None
+    winograd: WinogradPlan | None = None
 
     @property
     def operand(self) -> Grid | None:
@@ -200,7 +200,7 @@ def _in_float32(real: npt.NDArray[np.float32], reason: str) -> LayerPlan:
 
 def _product(
     grid: Grid, values: npt.NDArray[np.int64], narrow: bool, isa: Isa, shape: ConvShape | None, groups: int
-) -> tuple[Product, Plan | None]:
+) -> tuple[Product, WinogradPlan | None]:
     """The fastest exact product of an integer layer, and Winograd's algorithm where that is faster."""
     if not narrow:
         return DOT2_WIDE, None

@@ -14,7 +14,7 @@ from drpai_qat.kernels.epilogue import Epilogue
 from drpai_qat.kernels.isa import AVX2, AVX512_VNNI, NEON, SSE42, Isa
 from drpai_qat.kernels.winograd import transformed_weights, transformed_windows, winograd
 from drpai_qat.kernels.winograd_lines import FOUR, TWO, Lines
-from drpai_qat.kernels.winograd_plan import Plan, choose_plan, fits
+from drpai_qat.kernels.winograd_plan import WinogradPlan, choose_plan, fits
 from tests.kernels.running import few, raw, requantized, run
 
 on_each_algorithm = pytest.mark.parametrize("lines", [TWO, FOUR], ids=["F(2x2)", "F(4x4)"])
@@ -33,7 +33,9 @@ def direct(shape: ConvShape, x: np.ndarray, w: np.ndarray) -> np.ndarray:
     return sum(view @ w[:, r, s].T.astype(np.int64) for view, (r, s) in zip(views, taps, strict=True))
 
 
-def compute(plan: Plan, epilogue: Epilogue, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
+def compute(
+    plan: WinogradPlan, epilogue: Epilogue, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None = None
+) -> np.ndarray:
     if plan.ahead == "weights":
         inputs = (x, run(transformed_weights(plan, w), plan.isa))
     else:
@@ -50,7 +52,7 @@ def operands(shape: ConvShape, seed: int, dtype: str = "uint8") -> tuple[np.ndar
 
 
 @st.composite
-def plans(draw: st.DrawFn, isa: Isa, lines: Lines, planes: int) -> Plan:
+def plans(draw: st.DrawFn, isa: Isa, lines: Lines, planes: int) -> WinogradPlan:
     """Sizes that windows do not divide, more batches than one, chunks of channels."""
     height, width = (draw(st.integers(lines.outputs, 11)) for _ in range(2))
     step = 2 * isa.lanes
@@ -59,7 +61,7 @@ def plans(draw: st.DrawFn, isa: Isa, lines: Lines, planes: int) -> Plan:
     chunk = draw(st.sampled_from([n for n in range(step, channels + 1, step) if channels % n == 0]))
     shape = sizes(height, width, channels, out_channels, draw(st.integers(1, 2)))
     ahead = draw(st.sampled_from(["weights", "windows"]))
-    return Plan(shape, lines, isa, ahead, tile, tile * draw(st.integers(1, 4)), chunk, planes)
+    return WinogradPlan(shape, lines, isa, ahead, tile, tile * draw(st.integers(1, 4)), chunk, planes)
 
 
 @on_sets_without_vnni
@@ -82,7 +84,7 @@ def test_accumulators_are_those_of_a_direct_convolution(
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int16"])
 def test_outputs_are_requantized(lines: Lines, ahead: str, dtype: str) -> None:
     shape = sizes(9, 7, 32, 48)
-    plan = Plan(shape, lines, AVX2, ahead, 4, 8, 16)  # type: ignore[arg-type]
+    plan = WinogradPlan(shape, lines, AVX2, ahead, 4, 8, 16)  # type: ignore[arg-type]
     x, w, bias = operands(shape, 1)
     acc = (direct(shape, x, w) + bias).astype(np.int32)
     epilogue = requantized(acc, dtype)
@@ -95,7 +97,7 @@ def test_outputs_are_requantized(lines: Lines, ahead: str, dtype: str) -> None:
 def test_int16_activations_may_take_all_of_int32(lines: Lines, ahead: str, sign: int) -> None:
     """Sums of the bytes fit what the factor leaves, all together need every bit; the start may wrap them back."""
     shape = sizes(lines.outputs, lines.outputs, 32, 16)
-    plan = Plan(shape, lines, AVX2, ahead, 4, 4, 16, planes=2)  # type: ignore[arg-type]
+    plan = WinogradPlan(shape, lines, AVX2, ahead, 4, 4, 16, planes=2)  # type: ignore[arg-type]
     w = np.full((16, 3, 3, 32), sign * 127, np.int8)
     x = np.full((1, shape.height, shape.width, 32), 32767, np.int16)
     x[..., ::2] = 24000
@@ -120,7 +122,7 @@ def test_the_largest_outputs_that_fit(lines: Lines, sign: int) -> None:
     w = np.full((16, 3, 3, channels), sign * 127, np.int8)
     shape = sizes(lines.outputs, lines.outputs, channels, 16)
     x = np.full((1, shape.height, shape.width, channels), 255, np.uint8)
-    plan = Plan(shape, lines, AVX2, "windows", 4, 4, 16)
+    plan = WinogradPlan(shape, lines, AVX2, "windows", 4, 4, 16)
     np.testing.assert_array_equal(compute(plan, raw(), x, w), direct(shape, x, w).astype(np.float32))
     assert 255 * 127 * 9 * channels * 2 ** (2 * lines.shift) > 2**31 * 0.95
     # What is refused would come out wrong.
@@ -154,7 +156,7 @@ def test_other_convolutions_have_no_plan(shape: ConvShape) -> None:
 
 
 def test_plans_suit_the_image() -> None:
-    def plan(size: int, channels: int, isa: Isa = AVX2, weight: int = 1) -> Plan | None:
+    def plan(size: int, channels: int, isa: Isa = AVX2, weight: int = 1) -> WinogradPlan | None:
         weights = np.full((channels, 3, 3, channels), weight, np.int8)
         return choose_plan(sizes(size, size, channels, channels), weights, 255, isa)
 

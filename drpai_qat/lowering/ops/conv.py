@@ -13,7 +13,7 @@ from drpai_qat.kernels.depthwise import depthwise
 from drpai_qat.kernels.epilogue import Epilogue, Kernel
 from drpai_qat.kernels.term import Term
 from drpai_qat.kernels.winograd import transformed_weights, transformed_windows, winograd
-from drpai_qat.kernels.winograd_plan import Plan
+from drpai_qat.kernels.winograd_plan import WinogradPlan
 from drpai_qat.lowering.arithmetic import LayerPlan, padded_channels, start_and_add
 from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.elementwise import Value
@@ -66,7 +66,9 @@ def _term(plan: ConvPlan, read: Read, start: np.ndarray | None) -> Term:
     return Term(product, padded_channels(read.layer.weights, product.pack), start, plan.ratio(read))
 
 
-def _winograd_sources(context: Context, plan: Plan, weights: np.ndarray, source: Stored | int) -> list[Stored | int]:
+def _winograd_sources(
+    context: Context, plan: WinogradPlan, weights: np.ndarray, source: Stored | int
+) -> list[Stored | int]:
     """What the kernel reads, one of its operands transformed ahead."""
     if plan.ahead == "windows":
         return [context.kernel(transformed_windows(plan), (source,), "winograd_windows")]
