@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -24,16 +25,25 @@ few = settings(
 )
 
 
-def run(kernel: Kernel, isa: Isa, *inputs: np.ndarray) -> np.ndarray:
-    """The kernel's output for these inputs (operands of the epilogue included), in its own shape."""
+def compiled(kernel: Kernel, isa: Isa) -> Callable[..., np.ndarray]:
+    """Function of the kernel's inputs (operands of the epilogue included) that gives its output, in its own shape."""
     name = str(kernel.func.attrs["global_symbol"])
     module = round_products(tvm.IRModule({name: kernel.func}))
-    compiled = tvm.compile(module, target=_TARGETS[isa.name].tvm_target)[name]
-    # Poisoned, so that an element that is never written shows up.
-    out = tvm.runtime.tensor(np.full(math.prod(kernel.out_shape), 77, kernel.out_dtype))
-    arguments = [np.ascontiguousarray(a).reshape(-1) for a in (*inputs, *kernel.constants)]
-    compiled(*map(tvm.runtime.tensor, arguments), out)
-    return out.numpy().reshape(kernel.out_shape)
+    function = tvm.compile(module, target=_TARGETS[isa.name].tvm_target)[name]
+
+    def call(*inputs: np.ndarray) -> np.ndarray:
+        # Poisoned, so that an element that is never written shows up.
+        out = tvm.runtime.tensor(np.full(math.prod(kernel.out_shape), 77, kernel.out_dtype))
+        arguments = [np.ascontiguousarray(a).reshape(-1) for a in (*inputs, *kernel.constants)]
+        function(*map(tvm.runtime.tensor, arguments), out)
+        return out.numpy().reshape(kernel.out_shape)
+
+    return call
+
+
+def run(kernel: Kernel, isa: Isa, *inputs: np.ndarray) -> np.ndarray:
+    """The output of a kernel that is called once."""
+    return compiled(kernel, isa)(*inputs)
 
 
 def raw(value: E.Expr | None = None, operands: tuple[Operand, ...] = ()) -> Epilogue:
