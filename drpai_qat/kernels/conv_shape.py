@@ -88,8 +88,9 @@ class ConvShape:
     def rows_as_pixels(self) -> ConvShape:
         """The same convolution with each row of the kernel as one tap, whose channels are those of the pixels under it.
 
-        Three channels padded to four would be multiplied with a zero each; padded at the end of the row, few are. What
-        is padded there reads on into the next pixels, so the input needs a row more, whatever it holds.
+        With three channels padded to four, a quarter of the products would be with zeros; with padding at the end of
+        the row alone, few are. There the kernel reads on into the next pixels, so the input needs one more row, with
+        any content.
         """
         return replace(
             self,

@@ -1,4 +1,4 @@
-"""The epilogue: what happens between a kernel's accumulator and the one store of its output element."""
+"""The epilogue: the steps between a kernel's accumulator and the one store of its output element."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Border:
 
     Attributes:
         pads: top, left, bottom, right.
-        value: what they hold, as stored: the output's zero point.
+        value: of these pixels, as stored: the output's zero point.
     """
 
     pads: tuple[int, int, int, int]
@@ -58,7 +58,7 @@ class Epilogue:
         expr: value of one output element; see `expr.py`.
         out_dtype: uint8, int8, int16, uint16, int32 or float32.
         zero_point: added after rounding; 0 for float32.
-        operands: what the tree's Load nodes index.
+        operands: the tensors that the tree's Load nodes index.
         out_shape: the output's dims as operands and constants broadcast against them, where they are not the
             kernel's own (the rows of a matrix product may be several dims); same element order, same last dim.
         border: of outputs (N, H, W, C), for kernels that call `EpilogueEmitter.fill_border`.
@@ -77,7 +77,7 @@ class Epilogue:
             raise ValueError(f"{self.out_dtype} output of an expression that is not rounded to integers")
 
     def evaluate(self, acc: Constant | None, operands: list[Constant]) -> Constant:
-        """The stored output in numpy: what the emitted code computes, bit for bit but for exp and its kin."""
+        """The stored output, computed in numpy: bit for bit as the emitted code does, except for exp and its kin."""
         value = E.evaluate(self.expr, acc, operands)
         if self.out_dtype == "float32":
             return value
@@ -350,7 +350,7 @@ class EpilogueEmitter:
 
 
 def after_wrap(first: Any, count: int, width: int, gap: int) -> list[Any]:
-    """What lies between neighbours beyond their distance: `gap` from the one on that begins the next line of `width`.
+    """Extra distance of each neighbour from the first: `gap` from the one on that begins the next line of `width`.
 
     One division for all; count is at most width.
     """

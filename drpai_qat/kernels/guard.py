@@ -1,9 +1,9 @@
-"""vpmaddubsw where the activations at hand leave int16 no chance to saturate; a slower exact way where they might.
+"""vpmaddubsw where the activations at hand cannot make int16 saturate; a slower, exact way where they might.
 
 With activations of the full 8 bits hardly any weights prove that sums of products fit int16. But behind a ReLU most
 activations are far below the largest, and by the inequality of Cauchy and Schwarz
 
-    |sum a * w|  <=  |a| * |w|        (Euclidean norms of what one int16 takes in)
+    |sum a * w|  <=  |a| * |w|        (Euclidean norms over the products that one int16 sums up)
 
 no more is needed than a look at the activations. Before a tile of pixels is multiplied, its activations are surveyed:
 groups of channels that are small enough for every pixel of the tile are listed from the front of a list, the others
@@ -30,7 +30,7 @@ from drpai_qat.kernels.isa import Isa, dot4_int16, nothing_set, saturating_add, 
 
 _PACK = 4
 _LARGEST = 32767
-_MEAN, _RMS = 1 / 14, 1 / 8  # typical of what a ReLU passes, as parts of the largest that was seen
+_MEAN, _RMS = 1 / 14, 1 / 8  # typical behind a ReLU, as parts of the largest activation seen
 # Typical norms over largest ones, so that few are beyond. Four steps gain a tenth over two and can lose a half.
 _LOADS = {4: 0.3, 2: 0.45, 1: 0.45}
 
@@ -66,11 +66,11 @@ def limits(weights: npt.NDArray[np.int8], steps: int, isa: Isa) -> npt.NDArray[n
 def likely_steps(weights: npt.NDArray[np.int8], zero_point: int, qmax: int, isa: Isa) -> int:
     """How many vpmaddubsw results to add in int16 so that the survey will find few exceptions; 0 where one is many.
 
-    A guess about speed: the range says what the largest activation is, nothing says how large the others are.
+    A guess about speed: the range tells how large the largest activation is, and nothing tells it of the others.
 
     Args:
         weights: int8, shape (out_channels, rows, columns, channels).
-        zero_point, qmax: of the stored activations (uint8); what is zero, as most are, is stored as `zero_point`.
+        zero_point, qmax: of the stored activations (uint8); zero, the most frequent one, is stored as `zero_point`.
     """
     above = qmax - zero_point
     typical = math.sqrt(zero_point**2 + 2 * zero_point * _MEAN * above + (_RMS * above) ** 2)

@@ -43,7 +43,7 @@ def interleave(isa: Isa, rows: list[Vector], dtype: str) -> list[Vector]:
     """Two registers from `load_row`s: lane i of register j holds channel j * lanes + i of each row.
 
     Args:
-        rows: four of 8 bits (four bytes a lane), two of uint8 or int16 (two int16 a lane).
+        rows: four of 8 bits (four bytes per lane), two of uint8 or int16 (two int16 per lane).
     """
     lanes = isa.lanes
     if len(rows) == 4:

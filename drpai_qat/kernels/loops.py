@@ -30,7 +30,7 @@ def function(name: str) -> Iterator[IRBuilder]:
 class Registers:
     """Vectors that a loop updates: a small buffer, which TVM puts on the stack and LLVM keeps in registers.
 
-    (Of scope "local" it would be a call for workspace, each time.)
+    (With scope "local", TVM would call for workspace each time.)
     """
 
     def __init__(self, count: int, lanes: int, dtype: str) -> None:

@@ -284,7 +284,7 @@ class _Moments:
         sweep(tile, self.isa.lanes, body, _REGISTERS)
 
     def _spread(self, values: Any, tile: int, change: Any) -> None:
-        """Replace sums by what they mean; a group's own sum first where a tile is a group."""
+        """Replace sums by means; a group's own sum first where a tile is a group."""
         if self.width > 1:
             add = lambda x, y: x + y  # noqa: E731
             total = fold(tile, self.isa.lanes, "float32", lambda i, n: values.vload([i], vector("float32", n)), add)

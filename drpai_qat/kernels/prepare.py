@@ -40,7 +40,7 @@ def prepare(
         shape: (N, H, W, C) as stored, C = groups * channels of one group.
         pads: top, left, bottom, right.
         pad_channels_to: channels of one group in the output.
-        fill: in units of the output: the zero point, 0 for what was centred and for float32.
+        fill: in units of the output: the zero point; 0 for centred values and for float32.
         extra_rows: rows of `fill` below the bottom padding.
     Returns: kernel of (data); out_shape (N, H + top + bottom + extra_rows, W + left + right, groups * pad_channels_to).
     """
@@ -71,7 +71,7 @@ def prepare(
 
 
 def _fill_as_stored(fill: float, subtract: int, in_dtype: str, out_dtype: str) -> float:
-    """What converts to `fill`, as near as the input's dtype has it."""
+    """The stored value that converts to `fill`, or the nearest to it that the input's dtype has."""
     if in_dtype == "float32":
         return fill
     shift = {("int8", "uint8"): -128, ("uint8", "int8"): 128}.get((in_dtype, out_dtype), subtract)

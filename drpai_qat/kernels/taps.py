@@ -96,7 +96,7 @@ def _arrange(blocks: Integers, slots: tuple[tuple[int, ...], ...]) -> Integers:
 
 
 def _relieve_pairs(taps: Integers, slots: tuple[tuple[int, ...], ...], limit: int) -> Integers:
-    """Move what a pair of slots exceeds `limit` by to a slot that repeats one of its rows.
+    """Move the part by which a pair of slots exceeds `limit` to a slot that repeats one of its rows.
 
     vpmaddubsw adds slots 0 and 1, and 2 and 3, in int16: their weights of one sign may sum to `limit`.
     """
