@@ -1,6 +1,7 @@
 """The passes that every framework's pipeline shares, in their order.
 
-A pipeline is PREPARE, what the framework needs of its own, FOLD, FINISH.
+A pipeline is PREPARE, what the framework needs of its own, FOLD, FINISH. Each "before" and "after" has a small model in
+tests/preprocess/test_pass_order.py that needs it.
 """
 
 from __future__ import annotations
@@ -11,53 +12,53 @@ from preprocess.arithmetic import recognize_arithmetic
 from preprocess.biases import canonical_biases
 from preprocess.channel_grids import fold_depthwise_scales, scale_channels_outside
 from preprocess.constants import fold_constants, unshare_small_constants
-from preprocess.data_movement import dequantize_before_moves
 from preprocess.detection import require_fake_quant
 from preprocess.fake_quantize import translate_fake_quantize
 from preprocess.inference import name_nodes, remove_identities, use_inference_batchnorm
 from preprocess.integers import canonical_weights
 from preprocess.opening import allow_16_bit_grids
+from preprocess.padding import explicit_pads
 from preprocess.pairs import drop_repeated_grids, match_pairs, merge_equal_nodes
 from preprocess.passlog import Pass
 from preprocess.precision import remove_idle_casts, use_float32
 from preprocess.quantize_nodes import complete_quantize_nodes
-from preprocess.shapes import infer_shapes, make_shapes_static, require_static_shapes
+from preprocess.shapes import make_shapes_static, require_static_shapes
 from preprocess.weights import fold_weight_fake_quant
 
 PREPARE: tuple[Pass, ...] = (
-    name_nodes,  # first: messages of all that follows name nodes
-    remove_identities,  # shared parameters hide behind Identity
+    name_nodes,  # first: the messages of all other passes name nodes
+    remove_identities,  # before patterns are looked for, node by node, in arithmetic and in views
     use_inference_batchnorm,
-    use_float32,  # before shape inference, which would hold on to the half-precision types
+    use_float32,  # before constants are evaluated: onnxruntime computes in few other types
     fold_constants,  # exports without constant folding leave scale factors as Sqrt, Div, Reshape, Mul, Cast
-    unshare_small_constants,
-    translate_fake_quantize,  # before shape inference, which does not know the operator
+    unshare_small_constants,  # after Constant nodes became initializers
+    translate_fake_quantize,  # after its ranges are constants, before shape inference, which does not know it
     make_shapes_static,
+    explicit_pads,  # needs shapes
     remove_idle_casts,  # needs the inferred types
-    recognize_arithmetic,
-    require_fake_quant,
-    complete_quantize_nodes,  # needs constant scales; every later pass reads Q/DQ nodes through params_of
+    recognize_arithmetic,  # after casts within it are gone
+    require_fake_quant,  # after every form of fake-quant is Q/DQ
+    complete_quantize_nodes,  # needs shapes and constant scales; every later pass reads Q/DQ nodes through params_of
 )
-"""After these: no Identity, Constant or Dropout; constants are initializers except behind Q/DQ; shapes are static."""
+"""Behind these, invariants 4 and 5 of validate.py hold, and nothing but Q/DQ nodes reads constants alone."""
 
 FOLD: tuple[Pass, ...] = (
     fold_weight_fake_quant,  # before the layers are looked at: their weights are then integers behind one DQ
-    dequantize_before_moves,  # before the clips: they look for the DQ right behind the integers
-    remove_identities,  # what the pass before leaves at outputs of the network
+    remove_identities,  # what dequantize_before_moves leaves at outputs of the network
     clip_before_quantize,
-    scale_channels_outside,  # after the clips, which need the integers next to their Q
-    match_pairs,
-    merge_equal_nodes,  # before the next: a pair that is a twin hides that its grid repeats
+    scale_channels_outside,  # after the clips and casts between Q and DQ are gone
+    match_pairs,  # likewise
     drop_repeated_grids,
-    fold_affine_steps,  # after the pairs are final: a rounding that stays stops it
+    merge_equal_nodes,  # after both: they let two DQ nodes become equal
+    fold_affine_steps,  # after channels are scaled outside: what then stands behind a layer goes into its scale
     fold_depthwise_scales,
-    canonical_weights,  # last on weights: affine folds may flip signs
-    canonical_biases,  # needs the final scales of weights
+    canonical_weights,  # after the affine folds, which may flip signs
+    canonical_biases,  # after all that changes the scales of weights or of a layer's input
 )
-"""Fake-quant and batch norm to canonical form."""
+"""Behind these, all invariants of the graph hold."""
 
 FINISH: tuple[Pass, ...] = (
     allow_16_bit_grids,
-    infer_shapes,  # value infos for the tensors that passes made
     require_static_shapes,
 )
+"""Behind these, the model is canonical."""

@@ -14,6 +14,7 @@ import onnx.version_converter
 import onnx_graphsurgeon as gs
 
 from drpai_qat.core.errors import ModelError
+from preprocess.constants import evaluate_constants
 from preprocess.dialects import STANDARD, refuse_dialects, rename_standard_nodes
 from preprocess.passlog import PassLog
 
@@ -48,7 +49,8 @@ def allow_16_bit_grids(graph: gs.Graph, log: PassLog) -> gs.Graph:
         node.op == "QuantizeLinear" and node.inputs[2].dtype in (np.int16, np.uint16) for node in graph.nodes
     ):
         return graph
-    return gs.import_onnx(_at_least_opset(gs.export_onnx(graph), MIN_OPSET_16_BIT, log))
+    raised = gs.import_onnx(_at_least_opset(gs.export_onnx(graph), MIN_OPSET_16_BIT, log))
+    return evaluate_constants(raised)  # axes that were attributes come as Constant nodes
 
 
 def opset_of(model: onnx.ModelProto) -> int:

@@ -12,11 +12,13 @@ MCT (fakely quantized), Quark     | float constants that lie on their grid      
 from __future__ import annotations
 
 from preprocess.common import FINISH, FOLD, PREPARE
+from preprocess.data_movement import dequantize_before_moves
 from preprocess.passlog import Pass
 from preprocess.recover_weights import recover_weights
 
 OWN: tuple[Pass, ...] = (
-    recover_weights,  # before affine folds: they scale the recovered integers, or would blur the grid
+    dequantize_before_moves,  # before the clips, which look for the DQ right behind the integers
+    recover_weights,  # before the affine folds, which would blur float weights
 )
 
 PASSES: tuple[Pass, ...] = (*PREPARE, *OWN, *FOLD, *FINISH)

@@ -11,22 +11,21 @@ from preprocess.clips import merge_clips
 from preprocess.common import FINISH, FOLD, PREPARE
 from preprocess.composites import write_layernorm, write_prelu
 from preprocess.data_movement import dequantize_before_moves, use_float_interface
-from preprocess.padding import explicit_pads, fold_pads
+from preprocess.padding import fold_pads
 from preprocess.passlog import Pass
 from preprocess.recover_weights import recover_weights
 from preprocess.views import merge_views, sink_views
 
 OWN: tuple[Pass, ...] = (
-    use_float_interface,  # TFLite files with int8 input: after it, every grid starts at a QuantizeLinear
+    use_float_interface,  # TFLite files with int8 input: before integers are moved, as every grid then starts at a Q
     write_layernorm,  # before the views move: its Reshape nodes are part of the pattern
-    write_prelu,  # before the limits: it is made of Relu nodes
-    merge_clips,
+    write_prelu,
+    merge_clips,  # before the pads, which pass a Clip and neither a Min nor a Max
     sink_views,  # a view between a layer and its Q goes behind the Q, so that bias, ReLU and Q are next to the layer
     dequantize_before_moves,
-    explicit_pads,
     fold_pads,
     merge_views,  # after all three: what wrapped one operator now meets what wrapped the next
-    recover_weights,  # before the affine folds: they multiply the recovered scales, and would blur float weights
+    recover_weights,  # before the affine folds, which would blur float weights
 )
 
 PASSES: tuple[Pass, ...] = (*PREPARE, *OWN, *FOLD, *FINISH)

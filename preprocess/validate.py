@@ -2,14 +2,16 @@
 
 1. The weights of a quantized layer are int8 behind one DequantizeLinear with three constant inputs.
 2. A quantized bias is int32 with scale s_x * s_w and zero point 0; any other is a float32 initializer.
-3. A quantized activation is QuantizeLinear -> DequantizeLinear of the same scalar parameters.
-4. No Identity, Constant, Dropout or training form; no integer arithmetic between Q and DQ.
+3. A quantized activation is QuantizeLinear -> DequantizeLinear of the same scalar parameters, without arithmetic on
+   the integers between them.
+4. No Identity, Constant, Dropout or training form; pads are numbers; each QuantizeLinear and DequantizeLinear has a
+   constant scale and a constant zero point of one shape.
 5. Static shapes and known types, standard domain, opset 13 or later, float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +20,7 @@ import onnx_graphsurgeon as gs
 
 from drpai_qat.core.errors import ModelError
 from preprocess.biases import accumulator_scale
+from preprocess.dialects import STANDARD
 from preprocess.graph import LAYERS, is_graph_output, optional_input, params_of, producer, readers
 from preprocess.moves import MOVES
 from preprocess.opening import MIN_OPSET, opset_of
@@ -25,6 +28,7 @@ from preprocess.precision import is_other_float
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
 from preprocess.shapes import is_static
 
+INVARIANTS = range(1, 6)
 _NEVER = ("Constant", "Dropout")
 _BIAS_SCALE_TOLERANCE = 1e-5
 
@@ -59,14 +63,18 @@ def find_violations(model: onnx.ModelProto) -> Iterator[Violation]:
         yield Violation(5, "model", f"opset {opset_of(model)} is older than {MIN_OPSET}")
     if model.functions:
         yield Violation(5, "model", "has local functions")
-    graph = gs.import_onnx(model)
-    yield from _tensor_violations(graph)
+    yield from broken_invariants(gs.import_onnx(model))
+
+
+def broken_invariants(graph: gs.Graph, invariants: Collection[int] = INVARIANTS) -> Iterator[Violation]:
+    """Where `graph`, which can be on its way through the passes, breaks one of `invariants`."""
+    if 5 in invariants:
+        yield from _tensor_violations(graph)
     for node in graph.nodes:
-        if node.domain not in (None, "", "ai.onnx"):
-            yield Violation(5, node.name, f"domain {node.domain}")
-        for check in _CHECKS:
-            for text in check(graph, node):
-                yield Violation(_CHECKS[check], node.name, text)
+        for check, number in _CHECKS.items():
+            if number in invariants:
+                for text in check(graph, node):
+                    yield Violation(number, node.name, text)
 
 
 def _tensor_violations(graph: gs.Graph) -> Iterator[Violation]:
@@ -87,7 +95,6 @@ def _check_weights(graph: gs.Graph, node: gs.Node) -> Iterator[str]:
     maker = producer(node.inputs[1])
     if maker is None or maker.op != DEQUANTIZE or not isinstance(maker.inputs[0], gs.Constant):
         return
-    yield from _check_three_inputs(maker)
     dtype = maker.inputs[0].dtype
     if dtype not in (np.int8, np.int16):
         yield f"weights {maker.inputs[0].name} are {np.dtype(dtype).name}"
@@ -105,20 +112,25 @@ def _check_bias(graph: gs.Graph, node: gs.Node) -> Iterator[str]:
         yield "scale of the bias isn't s_x * s_w"
 
 
-def _check_three_inputs(node: gs.Node) -> Iterator[str]:
-    if len(node.inputs) != 3 or not all(isinstance(tensor, gs.Constant) for tensor in node.inputs[1:]):
+def _check_parameters(graph: gs.Graph, node: gs.Node) -> Iterator[str]:
+    if node.op not in (QUANTIZE, DEQUANTIZE):
+        return
+    if not _is_complete(node):
         yield f"{node.op} needs a constant scale and zero point"
     elif tuple(node.inputs[1].shape) != tuple(node.inputs[2].shape):
         yield f"scale {list(node.inputs[1].shape)} and zero point {list(node.inputs[2].shape)} differ in shape"
 
 
+def _is_complete(node: gs.Node) -> bool:
+    """True if `params_of` can read `node`."""
+    return len(node.inputs) == 3 and all(isinstance(tensor, gs.Constant) for tensor in node.inputs[1:])
+
+
 def _check_pairs(graph: gs.Graph, node: gs.Node) -> Iterator[str]:
-    if node.op not in (QUANTIZE, DEQUANTIZE):
+    if node.op not in (QUANTIZE, DEQUANTIZE) or not _is_complete(node):
         return
-    wrong = list(_check_three_inputs(node))
-    yield from wrong
-    if wrong or isinstance(node.inputs[0], gs.Constant):
-        if not wrong and node.op == QUANTIZE:
+    if isinstance(node.inputs[0], gs.Constant):
+        if node.op == QUANTIZE:
             yield "quantizes a constant"
         return
     params = params_of(node)
@@ -128,7 +140,7 @@ def _check_pairs(graph: gs.Graph, node: gs.Node) -> Iterator[str]:
         return
     for reader in readers(node.outputs[0]):
         if reader.op == DEQUANTIZE:
-            if not list(_check_three_inputs(reader)) and params_of(reader) != params:
+            if _is_complete(reader) and params_of(reader) != params:
                 yield f"read by {reader.name} with other parameters"
         elif reader.op not in MOVES:  # moved integers can be an output of the network
             yield f"read by {reader.op} {reader.name}, not by DequantizeLinear"
@@ -137,6 +149,8 @@ def _check_pairs(graph: gs.Graph, node: gs.Node) -> Iterator[str]:
 def _check_inference_form(graph: gs.Graph, node: gs.Node) -> Iterator[str]:
     if node.op in _NEVER or (node.op == "Identity" and not is_graph_output(graph, node.outputs[0])):
         yield f"{node.op} node"
+    if "auto_pad" in node.attrs:
+        yield f"auto_pad {node.attrs['auto_pad']}"
     if node.op == "BatchNormalization":
         if node.attrs.get("training_mode", 0) or len(node.outputs) != 1:
             yield "BatchNormalization in training form"
@@ -144,9 +158,16 @@ def _check_inference_form(graph: gs.Graph, node: gs.Node) -> Iterator[str]:
             yield "BatchNormalization with computed parameters"
 
 
+def _check_domain(graph: gs.Graph, node: gs.Node) -> Iterator[str]:
+    if node.domain not in (None, *STANDARD):
+        yield f"domain {node.domain}"
+
+
 _CHECKS: dict[Callable[[gs.Graph, gs.Node], Iterator[str]], int] = {
     _check_weights: 1,
     _check_bias: 2,
     _check_pairs: 3,
     _check_inference_form: 4,
+    _check_parameters: 4,
+    _check_domain: 5,
 }

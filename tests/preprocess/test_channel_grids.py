@@ -57,3 +57,10 @@ def test_full_convolution_keeps_the_product_in_front() -> None:
     weights = {"q0": np.random.default_rng(3).integers(-127, 127, (4, 4, 3, 3)).astype(np.int8)}
     result = fold(model(text, p=np.full(4, 30, np.uint8), **(BASE | weights)))
     assert ops(result.model)["Mul"] == 1
+
+
+def test_a_raised_opset_leaves_no_constant_nodes() -> None:
+    """From opset 18 on, the axes of a reduction are an input."""
+    text = TEXT.replace("y = Conv", "c = Conv").replace("\n}", "\n  y = ReduceMean <axes=[2,3]> (c)\n}")
+    source = model(text.replace("[2,4,6,6] y", "[2,4,1,1] y"), p=np.array([30, 0, 128, 255], np.uint8), **BASE)
+    assert ops(fold(source, rtol=1e-6, spread=2).model)["Constant"] == 0

@@ -1,0 +1,431 @@
+"""The order of the passes is a contract: each reason for a place in the lists has a small model here that needs it.
+
+Every model is folded in the order of the lists, then with one pass moved behind the other, or left out: that must
+break it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+
+from drpai_qat.core.errors import DrpaiQatError, ModelError
+from preprocess import validate
+from preprocess.activations import clip_before_quantize
+from preprocess.affine import fold_affine_steps
+from preprocess.arithmetic import recognize_arithmetic
+from preprocess.biases import canonical_biases
+from preprocess.channel_grids import fold_depthwise_scales, scale_channels_outside
+from preprocess.clips import merge_clips
+from preprocess.composites import write_layernorm
+from preprocess.constants import fold_constants, unshare_small_constants
+from preprocess.data_movement import dequantize_before_moves, use_float_interface
+from preprocess.detection import require_fake_quant
+from preprocess.fake_quantize import translate_fake_quantize
+from preprocess.inference import name_nodes, remove_identities
+from preprocess.integers import canonical_weights
+from preprocess.opening import open_graph
+from preprocess.padding import explicit_pads, fold_pads
+from preprocess.pairs import drop_repeated_grids, match_pairs, merge_equal_nodes
+from preprocess.passlog import Note, Pass, PassLog, run
+from preprocess.pipeline import PIPELINES
+from preprocess.precision import remove_idle_casts, use_float32
+from preprocess.quantize_nodes import complete_quantize_nodes
+from preprocess.recover_weights import recover_weights
+from preprocess.shapes import make_shapes_static
+from preprocess.views import merge_views, sink_views
+from preprocess.weights import fold_weight_fake_quant
+from tests.preprocess.building import HEAD, constant, node, normal, ops, weights_of
+
+Folded = tuple[onnx.ModelProto, list[Note]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A small model, and what its canonical graph must be.
+
+    Attributes:
+        text: the model; opset 13 unless it has a head of its own.
+        constants: its initializers.
+        ops: operators of the canonical graph, checked if given.
+        holds: anything else that must be true.
+        refused: the message of the error that is due instead.
+    """
+
+    text: str
+    constants: dict[str, object]
+    ops: dict[str, int] | None = None
+    holds: Callable[[onnx.ModelProto, list[Note]], bool] = lambda made, log: True
+    refused: str | None = None
+    head: str = field(default=HEAD)
+
+    def check(self, passes: tuple[Pass, ...]) -> None:
+        """Fold the model with `passes` and compare."""
+        if self.refused is not None:
+            with pytest.raises(ModelError, match=self.refused):
+                self._folded(passes)
+            return
+        made, log = self._folded(passes)
+        validate(made)
+        assert self.ops is None or ops(made) == self.ops
+        assert self.holds(made, log)
+
+    def _folded(self, passes: tuple[Pass, ...]) -> Folded:
+        source = onnx.parser.parse_model(self.head + self.text)
+        source.graph.initializer.extend(
+            onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in self.constants.items()
+        )
+        log = PassLog()
+        graph = run(passes, open_graph(source, log), log)
+        return gs.export_onnx(graph), log.notes
+
+
+def vector(text: str) -> str:
+    """A network on 4 x 16 values."""
+    return f"net (float[4,16] x) => (float[4,16] y)\n{{\n{text}\n}}"
+
+
+def image(text: str, channels: int = 4) -> str:
+    """A network from a quantized 4-channel image `d` of 6 x 6 pixels to one of `channels` channels."""
+    return (
+        f"net (float[1,4,6,6] x) => (float[1,{channels},6,6] y)\n{{\n"
+        f"q = QuantizeLinear (x, s, z)\n d = DequantizeLinear (q, s, z)\n{text}\n}}"
+    )
+
+
+def nearly(value: object) -> np.ndarray:
+    """The next float32 up, as two exporters' roundings of one scale differ."""
+    return np.nextafter(np.asarray(value, np.float32), np.float32(9))
+
+
+def domain(name: str) -> str:
+    """Head of a file with another domain."""
+    return f'<ir_version: 8, opset_import: ["" : 13, "{name}" : 1]>\n'
+
+
+GRID = {"s": np.float32(0.0625), "z": np.uint8(100)}
+LSQ = {"s": np.float32(0.0625), "minus": np.float32(-8), "plus": np.float32(7)}
+PAIR = {"QuantizeLinear": 1, "DequantizeLinear": 1}
+BYTES = np.random.default_rng(3).integers(-127, 128, (4, 1, 3, 3)).astype(np.int8)
+CHANNELS = {
+    "p": np.full(4, 30, np.uint8), "s": np.float32([0.01, 0.02, 0.004, 0.03]), "w": BYTES, "sw": np.float32(0.01),
+    "zw": np.int8(0),
+}  # fmt: skip
+LAYER = {**GRID, "w": BYTES.reshape(4, 9)[:, :4].reshape(4, 4, 1, 1), "sw": np.float32(0.01), "zw": np.int8(0)}
+BATCHNORM = {name: np.abs(normal(4, seed=at)) + 1 for at, name in enumerate(("g", "b", "m", "v"))}
+DEPTHWISE = """net (float[1,4,6,6] x) => (float[1,4,4,4] y)
+{
+  q = QuantizeLinear <axis=1> (x, s, p)
+  d = DequantizeLinear <axis=1> (q, s, p)
+  r = DequantizeLinear (w, sw, zw)
+  y = Conv <group=4> (d, r BIAS)
+}"""
+TRAINED = np.float32([[0, 2, -4, 2, 4, 0, -2, 4], [1, -3, 127, 5, -8, 0, 2, 9]])
+"""Integers of two channels; those of the first have a common divisor."""
+KERAS = """net (float[2,3,8] x) => (float[2,3,8] y)
+{
+  q = QuantizeLinear (x, s, z)
+  r = DequantizeLinear (q, s, z)
+  f = Reshape (r, folded)
+  mean = ReduceMean <axes = [0,2,3], keepdims = 1> (f)
+  d = Sub (f, mean)
+  v = ReduceSumSquare <axes = [0,2,3], keepdims = 0> (d)
+  m = Squeeze (mean, axes)
+  var = Div (v, count)
+  n = BatchNormalization <epsilon = 0.001> (f, ones, zeros, m, var)
+  k = Reshape (n, back)
+  y = Mul (k, g)
+}"""
+NORMALIZED = {
+    "folded": np.int64([1, -1, 8, 1]), "axes": np.int64([0, 2, 3]), "ones": np.ones(6, np.float32),
+    "zeros": np.zeros(6, np.float32), "back": np.int64([2, 3, 8]), "count": np.float32(8), "g": normal(8),
+}  # fmt: skip
+TWO_READERS = """net ({0}[1,6,6,4] x) => (float[1,6,6,4] y)
+{{
+  {1}
+  t = Transpose <perm = [0,3,1,2]> (q)
+  a = DequantizeLinear (t, s, z)
+  b = DequantizeLinear (t, s, z)
+  ta = Transpose <perm = [0,2,3,1]> (a)
+  tb = Transpose <perm = [0,2,3,1]> (b)
+  n = Softmax (ta)
+  y = Add (n, tb)
+}}"""
+
+
+def _bias_is_int32(made: onnx.ModelProto, log: list[Note]) -> bool:
+    name = node(made, "Conv").input[2]
+    maker = next((one for one in made.graph.node if name in one.output), None)
+    return maker is not None and constant(made, maker.input[0]).dtype == np.int32
+
+
+def _most_readers(made: onnx.ModelProto) -> int:
+    names = [name for one in made.graph.node for name in one.input]
+    return max(map(names.count, names))
+
+
+def _trained_integers(made: onnx.ModelProto, log: list[Note]) -> bool:
+    q = weights_of(made, "Gemm")[0]
+    return bool((np.abs(q if q.shape == TRAINED.shape else q.T) == np.abs(TRAINED)).all())
+
+
+CASES: dict[str, Case] = {
+    "an Identity that stays is named": Case(
+        vector("q = QuantizeLinear (x, s, z)\n y = DequantizeLinear (q, s, z)\n w = Identity (y)")
+        .replace("[4,16] y)", "[4,16] y, float[4,16] w)"),
+        GRID, holds=lambda made, log: {"Identity_w"} == {one.node for one in log},
+    ),
+    "Identity within written-out fake-quant": Case(
+        vector("v = Div (x, s)\n c = Clip (v, minus, plus)\n n = Round (c)\n i = Identity (n)\n y = Mul (i, s)"),
+        LSQ, {**PAIR, "Clip": 1},
+    ),
+    "batch norm exported in training mode": Case(
+        image("y, m2, v2 = BatchNormalization <training_mode = 1> (d, g, b, m, v)"), {**GRID, **BATCHNORM},
+        {**PAIR, "BatchNormalization": 1}, head=HEAD.replace("13", "15"),
+    ),
+    "constants of a type that onnxruntime cannot compute with": Case(
+        vector("q = QuantizeLinear (x, s, z)\n d = DequantizeLinear (q, s, z)\n k = Mul (a, a)\n"
+               "c = Cast <to = 1> (k)\n y = Pow (d, c)"),
+        {**GRID, "a": np.asarray(1.5, ml_dtypes.bfloat16)}, {**PAIR, "Pow": 1},
+    ),
+    "a zero point in a Constant node that all share": Case(
+        vector("z = Constant <value = uint8 {100}> ()\n"
+               + "\n".join(f"q{at} = QuantizeLinear ({'x' if at == 0 else f'd{at - 1}'}, s{at}, z)\n"
+                           f"d{at} = DequantizeLinear (q{at}, s{at}, z)" for at in range(3)) + "\n y = Relu (d2)"),
+        {f"s{at}": np.float32(0.02 + 0.01 * at) for at in range(3)},
+        holds=lambda made, log: _most_readers(made) <= 4,
+    ),
+    "FakeQuantize with ranges in Constant nodes": Case(
+        vector("low = Constant <value = float {-1}> ()\n high = Constant <value = float {1.55}> ()\n"
+               "y = org.openvinotoolkit.FakeQuantize <levels = 256> (x, low, high, low, high)"),
+        {}, PAIR, head=domain("org.openvinotoolkit"),
+    ),
+    "shape arithmetic behind FakeQuantize": Case(
+        vector("a = org.openvinotoolkit.FakeQuantize <levels = 256> (x, low, high, low, high)\n"
+               "h = Shape (a)\n y = Reshape (a, h)"),
+        {"low": np.float32(-1), "high": np.float32(1.55)}, head=domain("org.openvinotoolkit"),
+        holds=lambda made, log: ops(made)["Shape"] == 0,
+    ),
+    "a Cast to the type that is inferred": Case(
+        vector("q = QuantizeLinear (x, s, z)\n d = DequantizeLinear (q, s, z)\n r = Relu (d)\n y = Cast <to = 1> (r)"),
+        GRID, {**PAIR, "Relu": 1},
+    ),
+    "a Cast within written-out fake-quant": Case(
+        vector("v = Div (x, s)\n c = Clip (v, minus, plus)\n n = Round (c)\n i = Cast <to = 1> (n)\n y = Mul (i, s)"),
+        LSQ, {**PAIR, "Clip": 1},
+    ),
+    "nothing but written-out fake-quant": Case(
+        vector("v = Div (x, s)\n c = Clip (v, minus, plus)\n n = Round (c)\n y = Mul (n, s)"), LSQ, {**PAIR, "Clip": 1}
+    ),
+    "no fake-quant": Case(vector("y = Relu (x)"), {}, refused="no fake-quant"),
+    "a scale that depends on a shape": Case(
+        vector("n = Size (x)\n f = Cast <to = 1> (n)\n s = Div (one, f)\n"
+               "q = QuantizeLinear (x, s, z)\n y = DequantizeLinear (q, s, z)"),
+        {"one": np.float32(1), "z": np.uint8(100)}, PAIR,
+    ),
+    "a scale of one element, and no zero point": Case(
+        vector("q = QuantizeLinear (x, s)\n y = DequantizeLinear (q, s)"), {"s": np.float32([0.02])}, PAIR
+    ),
+    "automatic padding": Case(
+        image("r = Relu (d)\n y = Conv <auto_pad = \"SAME_UPPER\"> (r, w)"), {**GRID, "w": normal(4, 4, 3, 3)},
+        holds=lambda made, log: [one.name for one in node(made, "Conv").attribute if "pad" in one.name] == ["pads"],
+    ),
+    "weights behind Q/DQ, batch norm behind the layer": Case(
+        image("qw = QuantizeLinear (w, s, z)\n dw = DequantizeLinear (qw, s, z)\n c = Conv (d, dw)\n"
+              "y = BatchNormalization (c, g, b, m, v)"),
+        {**GRID, "w": normal(4, 4, 1, 1), **BATCHNORM}, {"QuantizeLinear": 1, "DequantizeLinear": 2, "Conv": 1},
+    ),
+    "a range behind moved integers": Case(
+        vector("q = QuantizeLinear (x, s, z)\n t = Transpose (q)\n c = Clip (t, , top)\n"
+               "y = DequantizeLinear (c, s, z)")
+        .replace("(float[4,16] y)", "(float[16,4] y)"),
+        {**GRID, "top": np.uint8(120)}, {"QuantizeLinear": 2, "DequantizeLinear": 2, "Clip": 1, "Transpose": 1},
+    ),
+    "moved integers at an output": Case(
+        vector("q = QuantizeLinear (x, s, z)\n t = Gather (q, rows)\n y = DequantizeLinear (t, s, z)"),
+        {**GRID, "rows": np.int64([2, 0, 1, 3])}, {**PAIR, "Gather": 1},
+    ),
+    "a Cast between the halves of a per-channel pair": Case(
+        image("q2 = QuantizeLinear <axis = 1> (d, t, p)\n c = Cast <to = 6> (q2)\n"
+              "y = DequantizeLinear <axis = 1> (c, t, k)"),
+        {**GRID, "t": CHANNELS["s"], "p": CHANNELS["p"], "k": np.full(4, 30, np.int32)},
+        {"QuantizeLinear": 2, "DequantizeLinear": 2, "Div": 1, "Mul": 1},
+    ),
+    "a range between two roundings of one scale": Case(
+        vector("q = QuantizeLinear (x, s, z)\n c = Clip (q, , top)\n y = DequantizeLinear (c, t, z)"),
+        {**GRID, "top": np.uint8(120), "t": nearly(GRID["s"])}, {**PAIR, "Clip": 1},
+    ),
+    "two readers with two roundings of one scale": Case(
+        vector("q = QuantizeLinear (x, s, z)\n a = DequantizeLinear (q, s, z)\n b = DequantizeLinear (q, t, z)\n"
+               "r = Relu (a)\n y = Add (r, b)"),
+        {**GRID, "t": nearly(GRID["s"])}, {**PAIR, "Relu": 1, "Add": 1},
+    ),
+    "a per-channel pair behind a layer": Case(
+        image("dw = DequantizeLinear (w, sw, zw)\n c = Conv (d, dw)\n q2 = QuantizeLinear <axis = 1> (c, t, p)\n"
+              "y = DequantizeLinear <axis = 1> (q2, t, p)"),
+        {**LAYER, "t": CHANNELS["s"], "p": CHANNELS["p"]},
+        {"QuantizeLinear": 2, "DequantizeLinear": 3, "Conv": 1, "Mul": 1},
+    ),
+    "a grid that repeats behind another reader": Case(
+        vector("q = QuantizeLinear (x, s, z)\n a = DequantizeLinear (q, s, z)\n r = Relu (a)\n"
+               "q2 = QuantizeLinear (a, s, z)\n b = DequantizeLinear (q2, s, z)\n y = Add (r, b)"),
+        GRID, {**PAIR, "Relu": 1, "Add": 1},
+    ),
+    "a factor below zero": Case(
+        image("dw = DequantizeLinear (w, sw, zw)\n c = Conv (d, dw)\n y = Mul (c, k)"),
+        {**GRID, "w": np.uint8([[0, 228, 9, 7]] * 4).reshape(4, 4, 1, 1), "sw": np.float32(0.01), "zw": np.uint8(100),
+         "k": np.float32(-2)},
+        holds=lambda made, log: not weights_of(made, "Conv")[2].any(),
+    ),
+    "a factor behind a layer with an int32 bias": Case(
+        image("dw = DequantizeLinear (w, sw, zw)\n db = DequantizeLinear (b, sb, zb)\n c = Conv (d, dw, db)\n"
+              "y = Mul (c, k)"),
+        {**LAYER, "b": np.arange(4, dtype=np.int32) * 999, "sb": np.float32(0.0625) * np.float32(0.01),
+         "zb": np.int32(0), "k": np.float32(3)},
+        holds=_bias_is_int32,
+    ),
+    "a per-channel pair, a depthwise layer with an int32 bias": Case(
+        DEPTHWISE.replace(" BIAS", ", b"), {**CHANNELS, "b": np.float32(0.07) * CHANNELS["s"]},
+        holds=_bias_is_int32,
+    ),
+    "per-channel zero points, which take 16 bits": Case(
+        DEPTHWISE.replace(" BIAS", ""), {**CHANNELS, "p": np.uint8([30, 0, 128, 255])},
+        {"Div": 1, "Max": 1, "Min": 1, "QuantizeLinear": 1, "DequantizeLinear": 2, "Conv": 1},
+        holds=lambda made, log: made.opset_import[0].version == 21,
+    ),
+    "a size that depends on the data": Case(
+        vector("q = QuantizeLinear (x, s, z)\n d = DequantizeLinear (q, s, z)\n y = NonZero (d)")
+        .replace("(float[4,16] y)", "(int64[n,m] y)"),
+        GRID, refused="depends on the data",
+    ),
+    "float weights on a grid, batch norm behind the layer": Case(
+        "net (float[3,8] x) => (float[3,2] y)\n{\n q = QuantizeLinear (x, s, z)\n d = DequantizeLinear (q, s, z)\n"
+        "m = MatMul (d, w)\n y = Mul (m, k)\n}",
+        {**GRID, "w": (TRAINED * np.float32(0.01)).T.copy(), "k": np.float32([1.7, -0.3])}, holds=_trained_integers,
+    ),
+    "an int8 input behind a layout wrapper, read twice": Case(
+        TWO_READERS.format("uint8", "").replace("(q)", "(x)"), GRID, {**PAIR, "Softmax": 1, "Add": 1}
+    ),
+    "moved integers, read twice": Case(
+        TWO_READERS.format("float", "q = QuantizeLinear (x, s, z)"), GRID, {**PAIR, "Softmax": 1, "Add": 1}
+    ),
+    "layer normalization by Keras": Case(KERAS, {**GRID, **NORMALIZED}, {**PAIR, "LayerNormalization": 1}),
+    "PRelu": Case(
+        image("p = Relu (d)\n n = Neg (d)\n b = Relu (n)\n m = Mul (b, a)\n y = Add (p, m)"),
+        {**GRID, "a": normal(4, 1, 1)}, {**PAIR, "PRelu": 1},
+    ),
+    "padding in front of a maximum and a minimum": Case(
+        image("p = Pad (d, pads)\n a = Max (p, zero)\n b = Min (a, six)\n y = Conv (b, w)"),
+        {**GRID, "pads": np.int64([0, 0, 1, 1, 0, 0, 1, 1]), "zero": np.float32(0), "six": np.float32(6),
+         "w": normal(4, 4, 3, 3)},
+        {**PAIR, "Clip": 1, "Conv": 1},
+    ),
+    "a bias behind a view": Case(
+        "net (float[2,3,8] x) => (float[2,3,5] y)\n{\n f = Reshape (x, rows)\n q = QuantizeLinear (f, s, z)\n"
+        "d = DequantizeLinear (q, s, z)\n p = MatMul (d, w)\n k = Reshape (p, back)\n y = Add (k, b)\n}",
+        {**GRID, "rows": np.int64([6, 8]), "back": np.int64([2, 3, 5]), "w": normal(8, 5), "b": normal(5)},
+        {**PAIR, "Gemm": 1, "Reshape": 2},
+    ),
+    "layout wrappers around an elementwise step": Case(
+        image("t = Transpose <perm = [0,2,3,1]> (d)\n r = Relu (t)\n y = Transpose <perm = [0,3,1,2]> (r)"),
+        GRID, {**PAIR, "Relu": 1},
+    ),
+    "padding in front of automatic padding": Case(
+        image("p = Pad (d, pads)\n y = Conv <auto_pad = \"VALID\"> (p, w)"),
+        {**GRID, "pads": np.int64([0, 0, 1, 1, 0, 0, 1, 1]), "w": normal(4, 4, 3, 3)}, {**PAIR, "Conv": 1},
+    ),
+    "padding between layout wrappers": Case(
+        image("t = Transpose <perm = [0,2,3,1]> (d)\n p = Pad (t, pads)\n u = Transpose <perm = [0,3,1,2]> (p)\n"
+              "y = Conv (u, w)"),
+        {**GRID, "pads": np.int64([0, 1, 1, 0, 0, 1, 1, 0]), "w": normal(4, 4, 3, 3)}, {**PAIR, "Conv": 1},
+    ),
+}  # fmt: skip
+
+PYTORCH, TENSORFLOW = ("pytorch",), ("tensorflow",)
+BOTH = (*PYTORCH, *TENSORFLOW)
+ORDER: tuple[tuple[tuple[str, ...], Pass, Pass, str], ...] = (
+    (BOTH, name_nodes, remove_identities, "an Identity that stays is named"),
+    (BOTH, remove_identities, recognize_arithmetic, "Identity within written-out fake-quant"),
+    (BOTH, use_float32, fold_constants, "constants of a type that onnxruntime cannot compute with"),
+    (BOTH, fold_constants, unshare_small_constants, "a zero point in a Constant node that all share"),
+    (BOTH, fold_constants, translate_fake_quantize, "FakeQuantize with ranges in Constant nodes"),
+    (BOTH, translate_fake_quantize, make_shapes_static, "shape arithmetic behind FakeQuantize"),
+    (BOTH, make_shapes_static, remove_idle_casts, "a Cast to the type that is inferred"),
+    (BOTH, make_shapes_static, explicit_pads, "automatic padding"),
+    (BOTH, make_shapes_static, complete_quantize_nodes, "a scale that depends on a shape"),
+    (BOTH, remove_idle_casts, recognize_arithmetic, "a Cast within written-out fake-quant"),
+    (BOTH, recognize_arithmetic, require_fake_quant, "nothing but written-out fake-quant"),
+    (
+        TENSORFLOW,
+        use_float_interface,
+        dequantize_before_moves,
+        "an int8 input behind a layout wrapper, read twice",
+    ),
+    (TENSORFLOW, write_layernorm, sink_views, "layer normalization by Keras"),
+    (TENSORFLOW, merge_clips, fold_pads, "padding in front of a maximum and a minimum"),
+    (TENSORFLOW, explicit_pads, fold_pads, "padding in front of automatic padding"),
+    (TENSORFLOW, sink_views, merge_views, "layout wrappers around an elementwise step"),
+    (TENSORFLOW, sink_views, fold_affine_steps, "a bias behind a view"),
+    (TENSORFLOW, dequantize_before_moves, merge_views, "moved integers, read twice"),
+    (TENSORFLOW, fold_pads, merge_views, "padding between layout wrappers"),
+    (BOTH, recover_weights, fold_affine_steps, "float weights on a grid, batch norm behind the layer"),
+    (BOTH, fold_weight_fake_quant, fold_affine_steps, "weights behind Q/DQ, batch norm behind the layer"),
+    (BOTH, dequantize_before_moves, remove_identities, "moved integers at an output"),
+    (PYTORCH, dequantize_before_moves, clip_before_quantize, "a range behind moved integers"),
+    (BOTH, clip_before_quantize, scale_channels_outside, "a Cast between the halves of a per-channel pair"),
+    (BOTH, clip_before_quantize, match_pairs, "a range between two roundings of one scale"),
+    (BOTH, match_pairs, merge_equal_nodes, "two readers with two roundings of one scale"),
+    (BOTH, drop_repeated_grids, merge_equal_nodes, "a grid that repeats behind another reader"),
+    (BOTH, scale_channels_outside, fold_affine_steps, "a per-channel pair behind a layer"),
+    (BOTH, fold_affine_steps, canonical_weights, "a factor below zero"),
+    (BOTH, fold_affine_steps, canonical_biases, "a factor behind a layer with an int32 bias"),
+    (
+        BOTH,
+        fold_depthwise_scales,
+        canonical_biases,
+        "a per-channel pair, a depthwise layer with an int32 bias",
+    ),
+)
+"""Pipelines, a pass, the pass that must come later, and the case that shows it."""
+
+ROWS = [
+    pytest.param(qat_type, first, then, case, id=f"{qat_type}: {first.__name__} before {then.__name__}")
+    for qat_types, first, then, case in ORDER
+    for qat_type in qat_types
+]
+PLACES = [
+    pytest.param(qat_type, at, id=f"{qat_type}: {at} {one.__name__}")
+    for qat_type in BOTH
+    for at, one in enumerate(PIPELINES[qat_type])
+]
+
+
+def breaks(case: str, passes: tuple[Pass, ...]) -> bool:
+    """True if `passes` don't give what the case wants."""
+    try:
+        CASES[case].check(passes)
+    except (AssertionError, DrpaiQatError, LookupError, StopIteration, pytest.fail.Exception):
+        return True
+    return False
+
+
+@pytest.mark.parametrize(("qat_type", "first", "then", "case"), ROWS)
+def test_a_pass_comes_before_what_needs_it(qat_type: str, first: Pass, then: Pass, case: str) -> None:
+    passes = PIPELINES[qat_type]
+    at = passes.index(first)
+    behind = passes.index(then, at)
+    CASES[case].check(passes)
+    assert breaks(case, (*passes[:at], *passes[at + 1 : behind + 1], first, *passes[behind + 1 :]))
+
+
+@pytest.mark.parametrize(("qat_type", "at"), PLACES)
+def test_a_pass_is_needed_where_it_stands(qat_type: str, at: int) -> None:
+    passes = PIPELINES[qat_type]
+    without = (*passes[:at], *passes[at + 1 :])
+    assert any(breaks(case, without) and not breaks(case, passes) for case in CASES)
