@@ -16,6 +16,7 @@ from preprocess.detection import require_fake_quant
 from preprocess.fake_quantize import translate_fake_quantize
 from preprocess.inference import name_nodes, remove_identities, use_inference_batchnorm
 from preprocess.integers import canonical_weights
+from preprocess.layer_norm import write_layer_norm
 from preprocess.opening import allow_16_bit_grids
 from preprocess.padding import explicit_pads
 from preprocess.pairs import drop_repeated_grids, match_pairs, merge_equal_nodes
@@ -36,6 +37,7 @@ PREPARE: tuple[Pass, ...] = (
     make_shapes_static,
     explicit_pads,  # needs shapes
     remove_idle_casts,  # needs the inferred types
+    write_layer_norm,  # needs shapes, and the chains without casts; its Reshape nodes must not move before
     recognize_arithmetic,  # after casts within it are gone
     require_fake_quant,  # after every form of fake-quant is Q/DQ
     complete_quantize_nodes,  # needs shapes and constant scales; every later pass reads Q/DQ nodes through params_of

@@ -1,6 +1,6 @@
 """Padding in the layer's own attributes, as explicit numbers.
 
-    auto_pad = SAME_UPPER                              =>   pads, from the static shapes
+    auto_pad = SAME_UPPER, output_shape                =>   pads, from the static shapes
     Pad(zeros) -> Conv                                 =>   Conv(pads)
     Pad(zeros) -> Relu -> Q -> DQ -> Transpose -> Conv =>   Relu -> Q -> DQ -> Transpose -> Conv(pads)
     Relu -> Q -> DQ -> Pad(zeros) -> MaxPool           =>   Relu -> Q -> DQ -> MaxPool(pads)
@@ -32,36 +32,46 @@ _KEEP_ZERO = ("Relu", "LeakyRelu", "QuantizeLinear", "DequantizeLinear", "Clip",
 
 
 def explicit_pads(graph: gs.Graph, log: PassLog) -> gs.Graph:
-    """Replace auto_pad by pads wherever shapes are static."""
+    """Replace auto_pad and output_shape by pads, wherever shapes are static."""
     for node in graph.nodes:
-        mode = node.attrs.get("auto_pad", "NOTSET")
         if node.op not in _WINDOWED:
             continue
-        if mode == "NOTSET":
-            node.attrs.pop("auto_pad", None)
-        elif is_static(node.inputs[0].shape) and is_static(node.outputs[0].shape):
-            node.attrs["pads"] = [0] * (2 * (len(node.inputs[0].shape) - 2)) if mode == "VALID" else _same(node, mode)
-            del node.attrs["auto_pad"]
+        mode = node.attrs.get("auto_pad", "NOTSET")
+        sized = node.op == "ConvTranspose" and "output_shape" in node.attrs
+        if mode != "NOTSET" or sized:
+            if not (is_static(node.inputs[0].shape) and is_static(node.outputs[0].shape)):
+                continue
+            if mode == "VALID" and not sized:
+                node.attrs["pads"] = [0] * (2 * (len(node.inputs[0].shape) - 2))
+            else:
+                _write_pads(node, smaller_first=mode == "SAME_UPPER")
+        for name in ("auto_pad", "output_shape"):
+            node.attrs.pop(name, None)
     return graph
 
 
-def _same(node: gs.Node, mode: str) -> list[int]:
-    """Pads that make output = ceil(input / stride), or for ConvTranspose input * stride."""
+def _write_pads(node: gs.Node, *, smaller_first: bool) -> None:
+    """Pads that make the output as large as it is: ceil(input / stride), for ConvTranspose input * stride or as given.
+
+    A transposed convolution that would come out too small gets the rest as output_padding.
+    """
     source, target = node.inputs[0].shape[2:], node.outputs[0].shape[2:]
     rank = len(source)
     kernel = node.attrs.get("kernel_shape") or list(node.inputs[1].shape[2:])
     strides, dilations = node.attrs.get("strides") or [1] * rank, node.attrs.get("dilations") or [1] * rank
-    extra = node.attrs.get("output_padding") or [0] * rank
+    extra = list(node.attrs.get("output_padding") or [0] * rank)
     before, after = [], []
     for at in range(rank):
         small, large = (target[at], source[at]) if node.op != "ConvTranspose" else (source[at], target[at])
-        total = max((small - 1) * strides[at] + (kernel[at] - 1) * dilations[at] + 1 + extra[at] - large, 0)
-        half = total // 2 if mode == "SAME_UPPER" else total - total // 2
-        before.append(half)
-        after.append(total - half)
-    if node.op == "ConvTranspose":
-        node.attrs.pop("output_shape", None)
-    return before + after
+        total = (small - 1) * strides[at] + (kernel[at] - 1) * dilations[at] + 1 + extra[at] - large
+        if total < 0:
+            extra[at], total = extra[at] - total, 0
+        half = total // 2
+        before.append(half if smaller_first else total - half)
+        after.append(total - before[-1])
+    node.attrs["pads"] = before + after
+    if node.op == "ConvTranspose" and any(extra):
+        node.attrs["output_padding"] = extra
 
 
 def fold_pads(graph: gs.Graph, log: PassLog) -> gs.Graph:

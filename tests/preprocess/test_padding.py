@@ -101,7 +101,25 @@ net (float[1,4,8,8] x) => (float[1,4,{size},{size}] y)
 }}""",
         w=normal(4, 4, kernel, kernel), **GRID,
     )  # fmt: skip
-    fold(source, "tensorflow", rtol=1e-6)
+    for qat_type in ("pytorch", "tensorflow"):
+        result = fold(source, qat_type, rtol=1e-6)
+        assert attribute(result, "ConvTranspose", "auto_pad") is None
+
+
+@pytest.mark.parametrize("size", [15, 16, 17, 18])
+@pytest.mark.parametrize("mode", ["NOTSET", "SAME_UPPER", "SAME_LOWER"])
+def test_a_given_output_shape_becomes_pads(mode: str, size: int) -> None:
+    source = model(
+        f"""
+net (float[1,4,8,8] x) => (float[1,4,{size},{size}] y)
+{{
+  q = QuantizeLinear (x, s, z)
+  r = DequantizeLinear (q, s, z)
+  y = ConvTranspose <auto_pad = "{mode}", strides = [2,2], output_shape = [{size},{size}]> (r, w)
+}}""",
+        w=normal(4, 4, 3, 3), **GRID,
+    )  # fmt: skip
+    assert attribute(fold(source, rtol=1e-6), "ConvTranspose", "output_shape") is None
 
 
 def test_causal_padding_in_front_of_a_wrapped_one_dimensional_convolution() -> None:

@@ -23,13 +23,13 @@ from preprocess.arithmetic import recognize_arithmetic
 from preprocess.biases import canonical_biases
 from preprocess.channel_grids import fold_depthwise_scales, scale_channels_outside
 from preprocess.clips import merge_clips
-from preprocess.composites import write_layernorm
 from preprocess.constants import fold_constants, unshare_small_constants
 from preprocess.data_movement import dequantize_before_moves, use_float_interface
 from preprocess.detection import require_fake_quant
 from preprocess.fake_quantize import translate_fake_quantize
 from preprocess.inference import name_nodes, remove_identities
 from preprocess.integers import canonical_weights
+from preprocess.layer_norm import write_layer_norm
 from preprocess.opening import open_graph
 from preprocess.padding import explicit_pads, fold_pads
 from preprocess.pairs import drop_repeated_grids, match_pairs, merge_equal_nodes
@@ -367,7 +367,7 @@ ORDER: tuple[tuple[tuple[str, ...], Pass, Pass, str], ...] = (
         dequantize_before_moves,
         "an int8 input behind a layout wrapper, read twice",
     ),
-    (TENSORFLOW, write_layernorm, sink_views, "layer normalization by Keras"),
+    (TENSORFLOW, write_layer_norm, sink_views, "layer normalization by Keras"),
     (TENSORFLOW, merge_clips, fold_pads, "padding in front of a maximum and a minimum"),
     (TENSORFLOW, explicit_pads, fold_pads, "padding in front of automatic padding"),
     (TENSORFLOW, sink_views, merge_views, "layout wrappers around an elementwise step"),
