@@ -17,7 +17,6 @@ from drpai_qat.core.coverage import LoweredNode
 from drpai_qat.core.errors import LoweringError
 from drpai_qat.core.tensor_info import TensorInfo
 from drpai_qat.graph.canonical import Graph, read_graph
-from drpai_qat.graph.layer_norm import fuse_layer_norm
 from drpai_qat.graph.recurrent import expand_recurrent
 from drpai_qat.graph.rewrite import hoist_fake_quant
 from drpai_qat.graph.tables import fold_constant_nodes
@@ -64,7 +63,7 @@ def lower(model: onnx.ModelProto, isa: Isa) -> Lowered:
         isa: instruction set of the kernels.
     Raises: LoweringError: an operator has no implementation here nor in TVM's importer.
     """
-    graph = fuse_layer_norm(fold_constant_nodes(hoist_fake_quant(read_graph(expand_recurrent(model)))))
+    graph = fold_constant_nodes(hoist_fake_quant(read_graph(expand_recurrent(model))))
     context = Context(graph, isa, plan_network(graph, isa))
     for name in graph.inputs:
         context.stored[name] = context.program.add_input(name, graph.shapes[name], graph.dtypes[name], None)
