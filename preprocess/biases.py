@@ -11,18 +11,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from drpai_qat.core.moving import KEEPS_GRID
 from drpai_qat.core.quantization import QuantParams
 from preprocess.affine import output_channels
 from preprocess.graph import Array, Names, channel_axis, make_dequantize, optional_input, params_of, producer
 from preprocess.passlog import PassLog
 from preprocess.quantize_nodes import DEQUANTIZE
 from preprocess.weights import is_dequantized_constant
-
-KEEPS_GRID = (
-    "Relu", "MaxPool", "GlobalMaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split",
-    "Gather", "Expand", "DepthToSpace", "SpaceToDepth",
-)  # fmt: skip
-"""Operators whose output lies on the grid of their first input."""
 
 _ON_GRID = 1e-3
 """A bias within this part of a step is on the grid; float32 rounding of a large bias is allowed on top."""

@@ -46,7 +46,6 @@ PREPARE: tuple[Pass, ...] = (
 
 FOLD: tuple[Pass, ...] = (
     fold_weight_fake_quant,  # before the layers are looked at: their weights are then integers behind one DQ
-    remove_identities,  # what dequantize_before_moves leaves at outputs of the network
     clip_before_quantize,
     scale_channels_outside,  # after the clips and casts between Q and DQ are gone
     match_pairs,  # likewise

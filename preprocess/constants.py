@@ -6,9 +6,8 @@ QuantizeLinear and DequantizeLinear stay: they carry what training learned, and 
 from __future__ import annotations
 
 import onnx_graphsurgeon as gs
-import onnxruntime
 
-from drpai_qat.core.errors import ModelError
+from drpai_qat.runtimes.onnxruntime import Reference
 from preprocess.graph import Names
 from preprocess.passlog import PassLog
 
@@ -16,7 +15,6 @@ _KEPT = (
     "QuantizeLinear", "DequantizeLinear", "FakeQuantize",
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli",
 )  # fmt: skip
-_ERRORS_ONLY = 3
 _FEW_READERS = 4
 _SMALL = 4096
 
@@ -67,11 +65,12 @@ def evaluate_constants(graph: gs.Graph) -> gs.Graph:
     if not frontier:
         return graph
     part = gs.Graph(nodes, [], frontier, name="constants", opset=graph.opset, ir_version=graph.ir_version)
-    values = _run(gs.export_onnx(part, do_type_check=False).SerializeToString(), [tensor.name for tensor in frontier])
+    session = Reference(gs.export_onnx(part, do_type_check=False), "a constant expression", threads=1)
+    values = session.run({})
     for node in nodes:
         node.outputs.clear()
-    for tensor, value in zip(frontier, values, strict=True):
-        tensor.to_constant(value)
+    for tensor in frontier:
+        tensor.to_constant(values[tensor.name])
     return graph.cleanup()
 
 
@@ -107,15 +106,3 @@ def _constant_nodes(graph: gs.Graph) -> tuple[list[gs.Node], list[gs.Tensor]]:
         if not output.is_empty() and any(id(reader) not in inside for reader in output.outputs)
     ]
     return nodes, frontier
-
-
-def _run(model: bytes, names: list[str]) -> list[object]:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = _ERRORS_ONLY
-    options.intra_op_num_threads = 1
-    try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        return list(session.run(names, {}))
-    except Exception as error:  # onnxruntime's exceptions, one class a status code, derive from Exception alone
-        raise ModelError(f"a constant expression can't be evaluated: {str(error).strip().splitlines()[0]}") from error

@@ -4,7 +4,8 @@
     Q, Q -> Concat -> DQ (one grid)    =>   Q -> DQ, Q -> DQ -> Concat
 
 tf2onnx pushes QuantizeLinear up and DequantizeLinear down through whatever moves elements; TFLite files come with
-integer inputs and outputs. Moving and dequantizing per tensor commute exactly. Afterwards each QuantizeLinear is read
+integer inputs and outputs. Moving and dequantizing per tensor commute exactly, and dequantizing keeps the order that
+MaxPool compares by. Afterwards each QuantizeLinear is read
 by DequantizeLinear nodes only, and the network's input and output are float32.
 """
 
@@ -15,17 +16,11 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from drpai_qat.core.moving import MOVING
 from drpai_qat.core.quantization import QuantParams
 from preprocess.graph import Names, is_graph_output, params_of, produced_by, producer, readers
 from preprocess.passlog import PassLog
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
-
-MOVERS = (
-    "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Expand", "Tile", "Slice", "Split", "Gather",
-    "GatherND", "GatherElements", "DepthToSpace", "SpaceToDepth", "ReverseSequence", "Compress", "MaxPool", "Concat",
-)  # fmt: skip
-"""Their outputs hold elements of their first input (Concat: of all inputs) and nothing else. MaxPool picks elements,
-and dequantizing keeps their order."""
 
 
 def use_float_interface(graph: gs.Graph, log: PassLog) -> gs.Graph:
@@ -69,9 +64,9 @@ def dequantize_before_moves(graph: gs.Graph, log: PassLog) -> gs.Graph:
     moved: dict[int, QuantParams] = {}  # tensors that held integers of a grid and now hold its reals
     made: list[gs.Node] = []
     for node in list(graph.nodes):
-        if node.op not in MOVERS or not node.inputs:
+        if node.op not in MOVING or not node.inputs:
             continue
-        data = list(node.inputs) if node.op == "Concat" else node.inputs[:1]
+        data = list(node.inputs) if MOVING[node.op].joins else node.inputs[:1]
         grids = [moved.get(id(tensor)) or _grid_of_integers(tensor) for tensor in data]
         params = grids[0]
         if params is None or any(one != params for one in grids):
@@ -79,7 +74,7 @@ def dequantize_before_moves(graph: gs.Graph, log: PassLog) -> gs.Graph:
         for index, tensor in enumerate(data):
             if id(tensor) not in moved:
                 node.inputs[index] = _dequantized(tensor, names, made)
-        for output in node.outputs:
+        for output in _elements(node):
             moved[id(output)] = params
             output.dtype = np.dtype(np.float32)
     for output in [tensor for node in graph.nodes for tensor in node.outputs if id(tensor) in moved]:
@@ -97,17 +92,23 @@ def _first_dequantize(tensor: gs.Tensor) -> gs.Node | None:
     for node in readers(tensor):
         if node.op == DEQUANTIZE:
             return node
-        if node.op in MOVERS:
+        if node.op in MOVING:
             return _first_dequantize(node.outputs[0])
     return None
 
 
 def _last_quantize(tensor: gs.Tensor) -> gs.Node | None:
     """The QuantizeLinear that `tensor` comes from through data movement alone."""
-    node = producer(tensor)
-    while node is not None and node.op in MOVERS:
-        node = producer(node.inputs[0])
+    while (node := producer(tensor)) is not None and node.op in MOVING:
+        if not any(tensor is one for one in _elements(node)):
+            return None
+        tensor = node.inputs[0]
     return node if node is not None and node.op == QUANTIZE else None
+
+
+def _elements(node: gs.Node) -> list[gs.Tensor]:
+    """Outputs of a moving operator that hold elements; the second of a MaxPool tells where they were."""
+    return list(node.outputs[:1] if MOVING[node.op].by_value else node.outputs)
 
 
 def _grid_of_integers(tensor: gs.Tensor) -> QuantParams | None:
@@ -140,7 +141,7 @@ def _requantize_for_others(
     for node in readers(tensor):
         if node.op == DEQUANTIZE and node.inputs[0] is tensor and params_of(node) == params:
             _bypass_dequantize(graph, node, tensor)
-        elif not (node.op in MOVERS and node.outputs and id(node.outputs[0]) in moved):
+        elif not (node.op in MOVING and node.outputs and id(node.outputs[0]) in moved):
             others.append(node)
     if others:
         integers = gs.Variable(names(f"{tensor.name}_integers"), params.dtype, tensor.shape)

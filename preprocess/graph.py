@@ -174,11 +174,9 @@ def clip_bounds(node: gs.Node, data: gs.Tensor) -> tuple[float, float] | None:
 
 def params_of(node: gs.Node) -> QuantParams:
     """Parameters of a completed QuantizeLinear or DequantizeLinear (three constant inputs)."""
-    scale, zero_point = node.inputs[1].values, node.inputs[2].values
-    axis = node.attrs.get("axis", 1) if np.ndim(scale) else None
-    return QuantParams.of(
-        scale, zero_point, zero_point.dtype, axis=axis, where=f"node {node.name}, tensor {node.inputs[1].name}"
-    )
+    scale, zero_point = node.inputs[1], node.inputs[2]
+    where = f"node {node.name}, tensor {scale.name}"
+    return QuantParams.read(scale.values, zero_point.values, axis=node.attrs.get("axis", 1), where=where)
 
 
 def make_dequantize(

@@ -15,11 +15,9 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from drpai_qat.core.quantization import QuantParams
 from preprocess.graph import Array, value_of
 
-MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather")
-
 
 def move(node: gs.Node, q: Array, params: QuantParams, opset: int) -> list[tuple[Array, QuantParams]] | None:
-    """Evaluate `node`, one of MOVES, whose first input is the reals of `q`.
+    """Evaluate `node`, one of PLACED, whose first input is the reals of `q`.
 
     Args:
         opset: version of the operator set that node is written in.

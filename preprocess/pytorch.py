@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from preprocess.common import FINISH, FOLD, PREPARE
 from preprocess.data_movement import dequantize_before_moves
+from preprocess.inference import remove_identities
 from preprocess.passlog import Pass
 from preprocess.recover_weights import recover_weights
 
 OWN: tuple[Pass, ...] = (
     dequantize_before_moves,  # before the clips, which look for the DQ right behind the integers
+    remove_identities,  # what the pass before leaves at outputs of the network
     recover_weights,  # before the affine folds, which would blur float weights
 )
 

@@ -19,10 +19,10 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from drpai_qat.core.errors import ModelError
+from drpai_qat.core.moving import MOVING
 from preprocess.biases import accumulator_scale
 from preprocess.dialects import STANDARD
 from preprocess.graph import LAYERS, is_graph_output, optional_input, params_of, producer, readers
-from preprocess.moves import MOVES
 from preprocess.opening import MIN_OPSET, opset_of
 from preprocess.precision import is_other_float
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
@@ -142,7 +142,7 @@ def _check_pairs(graph: gs.Graph, node: gs.Node) -> Iterator[str]:
         if reader.op == DEQUANTIZE:
             if _is_complete(reader) and params_of(reader) != params:
                 yield f"read by {reader.name} with other parameters"
-        elif reader.op not in MOVES:  # moved integers can be an output of the network
+        elif reader.op not in MOVING:  # moved integers can be an output of the network
             yield f"read by {reader.op} {reader.name}, not by DequantizeLinear"
 
 

@@ -16,11 +16,11 @@ import math
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from drpai_qat.core.moving import VIEWS
 from preprocess.graph import Array, Names, bypass, is_graph_output, produced_by, readers, value_of
 from preprocess.passlog import PassLog
 from preprocess.shapes import is_static
 
-RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 _ELEMENTWISE = frozenset((
     "Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Erf",
     "Softplus", "Softsign", "Exp", "Log", "Sqrt", "Reciprocal", "Abs", "Neg", "Round", "Add", "Sub", "Mul", "Div",
@@ -33,7 +33,7 @@ def sink_views(graph: gs.Graph, log: PassLog) -> gs.Graph:
     graph.toposort()
     names = Names(graph)
     for view in reversed(list(graph.nodes)):  # from the outputs up: a view that moved leaves room for the one before it
-        if (view.op == "Transpose" or view.op in RESHAPES) and view.outputs and _is_static(view):
+        if (view.op == "Transpose" or view.op in VIEWS) and view.outputs and _is_static(view):
             while region := _region(graph, view):
                 _sink(graph, view, region, names)
     return graph.cleanup().toposort()
@@ -46,7 +46,7 @@ def merge_views(graph: gs.Graph, log: PassLog) -> gs.Graph:
     for view in list(graph.nodes):
         if not view.outputs or not _is_static(view):
             continue
-        inner = produced_by(view.inputs[0], "Transpose", *RESHAPES)
+        inner = produced_by(view.inputs[0], "Transpose", *VIEWS)
         if view.op == "Transpose" and inner is not None and inner.op == "Transpose":
             perm = [_perm(inner)[axis] for axis in _perm(view)]
             view.inputs[0], view.attrs["perm"] = inner.inputs[0], perm
@@ -70,7 +70,7 @@ def _perm(node: gs.Node) -> list[int]:
 def _is_reshape(node: gs.Node) -> bool:
     """True if `node` keeps the order of the elements."""
     if node.op != "Transpose":
-        return node.op in RESHAPES
+        return node.op in VIEWS
     wide = [axis for axis in _perm(node) if node.inputs[0].shape[axis] != 1]
     return wide == sorted(wide)
 

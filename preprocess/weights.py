@@ -14,10 +14,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from drpai_qat.core.errors import QuantizationError
+from drpai_qat.core.moving import PLACED
 from drpai_qat.core.quantization import QuantParams
 from preprocess.constants import evaluate_constants
 from preprocess.graph import LAYERS, Array, Names, is_graph_output, make_dequantize, optional_input, params_of, value_of
-from preprocess.moves import MOVES, move
+from preprocess.moves import move
 from preprocess.passlog import PassLog
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
 from preprocess.scaling import scale_channels
@@ -68,13 +69,13 @@ def _absorb_into_dequantize(graph: gs.Graph, log: PassLog) -> bool:
     names = Names(graph)
     made: list[gs.Node] = []
     for node in graph.nodes:
-        if node.op not in MOVES and node.op not in ("Mul", "Div"):
+        if node.op not in PLACED and node.op not in ("Mul", "Div"):
             continue
-        source = _dequantize_input(node.inputs[:1] if node.op in MOVES else node.inputs)
+        source = _dequantize_input(node.inputs[:1] if node.op in PLACED else node.inputs)
         if source is None or any(is_graph_output(graph, output) for output in node.outputs):
             continue
         params, q = params_of(source), source.inputs[0].values
-        parts = move(node, q, params, graph.opset) if node.op in MOVES else _scaled(node, q, params)
+        parts = move(node, q, params, graph.opset) if node.op in PLACED else _scaled(node, q, params)
         if parts is None:
             continue
         base = source.inputs[0].name

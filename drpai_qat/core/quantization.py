@@ -88,6 +88,29 @@ class QuantParams:
             )
         return cls(scales, points, kind, low, high, axis)
 
+    @classmethod
+    def read(
+        cls,
+        scale: FloatArray,
+        zero_point: IntArray | None,
+        *,
+        axis: int = 1,
+        default: object = np.uint8,
+        where: str = "",
+    ) -> QuantParams:
+        """Parameters of a QuantizeLinear or DequantizeLinear from its constants.
+
+        Args:
+            scale: second input.
+            zero_point: third input; None if omitted, which is 0.
+            axis: attribute, counted from the front; means nothing if scale has a single element.
+            default: type of an omitted zero point: uint8 for QuantizeLinear, that of the data for DequantizeLinear.
+            where: node and tensor, for the message.
+        Raises: QuantizationError: as `of`.
+        """
+        points = np.zeros((), default) if zero_point is None else zero_point  # type: ignore[call-overload]
+        return cls.of(scale, points, points.dtype, axis=axis if np.size(scale) > 1 else None, where=where)
+
     @property
     def per_channel(self) -> bool:
         """True if scale has one entry a channel."""

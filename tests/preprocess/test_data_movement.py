@@ -13,6 +13,7 @@ MOVES = {
     "two of them": ("u = Unsqueeze (q, zero)  m = Transpose <perm = [1,0,2,3]> (u)", "2,1,4,6"),
     "slice": ("m = Slice (q, zero, one, zero)", "1,4,6"),
     "gather": ("m = Gather <axis = 1> (q, zero)", "2,1,6"),
+    "reduce max": ("m = ReduceMax <axes = [1], keepdims = 0> (q)", "2,6"),
     "max pool": ("m = MaxPool <kernel_shape = [2]> (q)", "2,4,5"),
 }
 
@@ -87,3 +88,21 @@ net (int8[1,4,6,6] x) => (int8[1,6,6,3] y)
     (got,) = run(result.model, {"x": (integers.astype(np.float32) + 3) * np.float32(0.05)})
     np.testing.assert_array_equal(got, (expected.astype(np.float32) - 5) * np.float32(0.1))
     assert [note.node for note in result.log if note.pass_name == "use_float_interface"] == ["x", "y"]
+
+
+def test_places_that_max_pooling_tells_are_no_elements() -> None:
+    """The second output holds places: int64, and on no grid."""
+    source = model(
+        """
+net (float[2,4,6] x) => (float[2,4,5] y, int64[2,4,5] places)
+{
+  q = QuantizeLinear (x, s, z)
+  m, places = MaxPool <kernel_shape = [2]> (q)
+  y = DequantizeLinear (m, s, z)
+}""",
+        **GRID,
+    )
+    made = preprocess(source, "tensorflow").model
+    feeds = {"x": normal(2, 4, 6)}
+    for expected, got in zip(run(source, feeds), run(made, feeds), strict=True):
+        np.testing.assert_array_equal(got, expected)

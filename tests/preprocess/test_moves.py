@@ -34,6 +34,8 @@ CASES = [
     ("Split", (), {"axis": 0}, lambda x: [x[:3], x[3:]]),
     ("Gather", ([0, 3],), {"axis": 1}, lambda x: [x[:, [0, 3]]]),
     ("Gather", (2,), {"axis": 0}, lambda x: [x[2]]),
+    ("Tile", ([1, 1, 3],), {}, lambda x: [np.tile(x, (1, 1, 3))]),
+    ("Expand", ([2, 6, 4, 2],), {}, lambda x: [np.broadcast_to(x, (2, 6, 4, 2))]),
 ]
 
 
@@ -53,3 +55,5 @@ def test_moved_integers_have_the_moved_reals(op, constants, attrs, expected, axi
 def test_operands_computed_at_run_time_are_no_move() -> None:
     made = gs.Node("Reshape", "n", {}, [gs.Variable("x"), gs.Variable("shape")], [gs.Variable("y")])
     assert move(made, Q, params(None), 17) is None
+
+

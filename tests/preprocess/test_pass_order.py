@@ -376,7 +376,7 @@ ORDER: tuple[tuple[tuple[str, ...], Pass, Pass, str], ...] = (
     (TENSORFLOW, fold_pads, merge_views, "padding between layout wrappers"),
     (BOTH, recover_weights, fold_affine_steps, "float weights on a grid, batch norm behind the layer"),
     (BOTH, fold_weight_fake_quant, fold_affine_steps, "weights behind Q/DQ, batch norm behind the layer"),
-    (BOTH, dequantize_before_moves, remove_identities, "moved integers at an output"),
+    (PYTORCH, dequantize_before_moves, remove_identities, "moved integers at an output"),
     (PYTORCH, dequantize_before_moves, clip_before_quantize, "a range behind moved integers"),
     (BOTH, clip_before_quantize, scale_channels_outside, "a Cast between the halves of a per-channel pair"),
     (BOTH, clip_before_quantize, match_pairs, "a range between two roundings of one scale"),
