@@ -16,9 +16,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from drpai_qat.core.quantization import QuantParams
-from preprocess.graph import Names, clip_bounds, is_graph_output, params_of, readers
 from preprocess.passlog import PassLog
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
+from preprocess.surgery import Names, clip_bounds, is_graph_output, params_of, readers
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from preprocess.graph import (
+from preprocess.passlog import PassLog
+from preprocess.scaling import scale_channels
+from preprocess.surgery import (
     LAYERS,
     Names,
     channel_axis,
@@ -32,8 +34,6 @@ from preprocess.graph import (
     take_over,
     value_of,
 )
-from preprocess.passlog import PassLog
-from preprocess.scaling import scale_channels
 from preprocess.weights import is_dequantized_constant
 
 

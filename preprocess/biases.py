@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from drpai_qat.core.moving import KEEPS_GRID
 from drpai_qat.core.quantization import QuantParams
 from preprocess.affine import output_channels
-from preprocess.graph import Array, Names, channel_axis, make_dequantize, optional_input, params_of, producer
 from preprocess.passlog import PassLog
 from preprocess.quantize_nodes import DEQUANTIZE
+from preprocess.surgery import Array, Names, channel_axis, make_dequantize, optional_input, params_of, producer
 from preprocess.weights import is_dequantized_constant
 
 _ON_GRID = 1e-3

@@ -14,7 +14,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from drpai_qat.core.quantization import QuantParams
-from preprocess.graph import (
+from preprocess.passlog import PassLog
+from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
+from preprocess.scaling import scale_channels
+from preprocess.surgery import (
     Names,
     channel_vector,
     make_dequantize,
@@ -25,9 +28,6 @@ from preprocess.graph import (
     sole_consumer,
     value_of,
 )
-from preprocess.passlog import PassLog
-from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
-from preprocess.scaling import scale_channels
 from preprocess.weights import is_dequantized_constant
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from preprocess.graph import Names, optional_input, produced_by, sole_consumer, value_of
 from preprocess.passlog import PassLog
+from preprocess.surgery import Names, optional_input, produced_by, sole_consumer, value_of
 
 
 def merge_clips(graph: gs.Graph, log: PassLog) -> gs.Graph:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from preprocess.activations import clip_before_quantize
 from preprocess.affine import fold_affine_steps
-from preprocess.arithmetic import recognize_arithmetic
 from preprocess.biases import canonical_biases
 from preprocess.channel_grids import fold_depthwise_scales, scale_channels_outside
 from preprocess.constants import fold_constants, unshare_small_constants
 from preprocess.detection import require_fake_quant
 from preprocess.fake_quantize import translate_fake_quantize
-from preprocess.inference import name_nodes, remove_identities, use_inference_batchnorm
-from preprocess.integers import canonical_weights
+from preprocess.inference_form import name_nodes, remove_identities, use_inference_batchnorm
+from preprocess.int8_weights import canonical_weights
 from preprocess.layer_norm import write_layer_norm
 from preprocess.opening import allow_16_bit_grids
 from preprocess.padding import explicit_pads
@@ -23,8 +22,9 @@ from preprocess.pairs import drop_repeated_grids, match_pairs, merge_equal_nodes
 from preprocess.passlog import Pass
 from preprocess.precision import remove_idle_casts, use_float32
 from preprocess.quantize_nodes import complete_quantize_nodes
-from preprocess.shapes import make_shapes_static, require_static_shapes
+from preprocess.shape_inference import make_shapes_static, require_static_shapes
 from preprocess.weights import fold_weight_fake_quant
+from preprocess.written_out import recognize_arithmetic
 
 PREPARE: tuple[Pass, ...] = (
     name_nodes,  # first: the messages of all other passes name nodes

@@ -8,8 +8,8 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from drpai_qat.runtimes.onnxruntime import Reference
-from preprocess.graph import Names
 from preprocess.passlog import PassLog
+from preprocess.surgery import Names
 
 _KEPT = (
     "QuantizeLinear", "DequantizeLinear", "FakeQuantize",

@@ -18,9 +18,9 @@ import onnx_graphsurgeon as gs
 
 from drpai_qat.core.moving import MOVING
 from drpai_qat.core.quantization import QuantParams
-from preprocess.graph import Names, is_graph_output, params_of, produced_by, producer, readers
 from preprocess.passlog import PassLog
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
+from preprocess.surgery import Names, is_graph_output, params_of, produced_by, producer, readers
 
 
 def use_float_interface(graph: gs.Graph, log: PassLog) -> gs.Graph:

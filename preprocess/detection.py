@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from drpai_qat.core.errors import ModelError
-from preprocess.graph import LAYERS, producer
 from preprocess.passlog import PassLog
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
+from preprocess.surgery import LAYERS, producer
 
 _PRODUCERS = {"pytorch": "pytorch", "tf2onnx": "tensorflow", "keras2onnx": "tensorflow"}
 

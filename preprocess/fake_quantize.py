@@ -14,9 +14,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from drpai_qat.core.errors import QuantizationError
-from preprocess.graph import Array, Names, value_of
 from preprocess.passlog import PassLog
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
+from preprocess.surgery import Array, Names, value_of
 
 FAKE_QUANTIZE = "FakeQuantize"
 _ON_GRID = 0.02

@@ -22,7 +22,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from preprocess.graph import (
+from preprocess.passlog import PassLog
+from preprocess.shape_inference import is_static
+from preprocess.surgery import (
     Array,
     Names,
     channel_vector,
@@ -32,8 +34,6 @@ from preprocess.graph import (
     sole_consumer,
     value_of,
 )
-from preprocess.passlog import PassLog
-from preprocess.shapes import is_static
 
 _LAYERNORM_OPSET = 17
 _STATISTICS_AXES = [0, 2, 3]

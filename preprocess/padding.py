@@ -19,9 +19,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from preprocess.graph import bypass, is_graph_output, optional_input, producer, readers, value_of
 from preprocess.passlog import PassLog
-from preprocess.shapes import is_static
+from preprocess.shape_inference import is_static
+from preprocess.surgery import bypass, is_graph_output, optional_input, producer, readers, value_of
 
 Amounts: TypeAlias = NDArray[np.int64]
 """Padding before (row 0) and after (row 1) each axis."""

@@ -13,7 +13,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from drpai_qat.core.quantization import QuantParams
-from preprocess.graph import (
+from preprocess.passlog import PassLog
+from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
+from preprocess.surgery import (
     Names,
     clip_bounds,
     detach,
@@ -23,8 +25,6 @@ from preprocess.graph import (
     replace_input,
     value_of,
 )
-from preprocess.passlog import PassLog
-from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
 
 _SAME_SCALE = 1e-6
 """Two exporters' roundings of one trained scale differ by less than this, relatively."""

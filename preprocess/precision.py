@@ -15,8 +15,8 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from preprocess.constants import evaluate_constants
-from preprocess.graph import Names, bypass
 from preprocess.passlog import PassLog
+from preprocess.surgery import Names, bypass
 
 _OTHERS = {
     onnx.TensorProto.FLOAT16: np.dtype(np.float16),

@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from preprocess.graph import Names, produced_by, value_of
 from preprocess.passlog import PassLog
-from preprocess.shapes import is_static
+from preprocess.shape_inference import is_static
+from preprocess.surgery import Names, produced_by, value_of
 
 
 def write_prelu(graph: gs.Graph, log: PassLog) -> gs.Graph:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from preprocess.common import FINISH, FOLD, PREPARE
 from preprocess.data_movement import dequantize_before_moves
-from preprocess.inference import remove_identities
+from preprocess.inference_form import remove_identities
 from preprocess.passlog import Pass
 from preprocess.recover_weights import recover_weights
 

@@ -17,8 +17,8 @@ from numpy.typing import DTypeLike
 
 from drpai_qat.core.errors import ModelError, QuantizationError
 from drpai_qat.core.quantization import check_scale
-from preprocess.graph import Array, Names, optional_input, value_of
 from preprocess.passlog import PassLog
+from preprocess.surgery import Array, Names, optional_input, value_of
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 

@@ -12,8 +12,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from drpai_qat.core.quantization import QuantParams
-from preprocess.graph import LAYERS, Names, channel_axis, make_dequantize
 from preprocess.passlog import PassLog
+from preprocess.surgery import LAYERS, Names, channel_axis, make_dequantize
 from preprocess.weight_grid import Misfit, WeightGrid, recover_grid
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drpai_qat.core.quantization import SMALLEST_SCALE, QuantParams
-from preprocess.graph import Array
+from preprocess.surgery import Array
 
 
 def scale_channels(

@@ -22,11 +22,11 @@ from drpai_qat.core.errors import ModelError
 from drpai_qat.core.moving import MOVING
 from preprocess.biases import accumulator_scale
 from preprocess.dialects import STANDARD
-from preprocess.graph import LAYERS, is_graph_output, optional_input, params_of, producer, readers
 from preprocess.opening import MIN_OPSET, opset_of
 from preprocess.precision import is_other_float
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
-from preprocess.shapes import is_static
+from preprocess.shape_inference import is_static
+from preprocess.surgery import LAYERS, is_graph_output, optional_input, params_of, producer, readers
 
 INVARIANTS = range(1, 6)
 _NEVER = ("Constant", "Dropout")

@@ -17,9 +17,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from drpai_qat.core.moving import VIEWS
-from preprocess.graph import Array, Names, bypass, is_graph_output, produced_by, readers, value_of
 from preprocess.passlog import PassLog
-from preprocess.shapes import is_static
+from preprocess.shape_inference import is_static
+from preprocess.surgery import Array, Names, bypass, is_graph_output, produced_by, readers, value_of
 
 _ELEMENTWISE = frozenset((
     "Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Erf",

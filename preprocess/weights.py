@@ -17,11 +17,20 @@ from drpai_qat.core.errors import QuantizationError
 from drpai_qat.core.moving import PLACED
 from drpai_qat.core.quantization import QuantParams
 from preprocess.constants import evaluate_constants
-from preprocess.graph import LAYERS, Array, Names, is_graph_output, make_dequantize, optional_input, params_of, value_of
-from preprocess.moves import move
+from preprocess.moved_weights import move
 from preprocess.passlog import PassLog
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
 from preprocess.scaling import scale_channels
+from preprocess.surgery import (
+    LAYERS,
+    Array,
+    Names,
+    is_graph_output,
+    make_dequantize,
+    optional_input,
+    params_of,
+    value_of,
+)
 
 _MAX_ROUNDS = 8
 

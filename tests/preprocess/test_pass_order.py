@@ -19,28 +19,28 @@ from drpai_qat.core.errors import DrpaiQatError, ModelError
 from preprocess import validate
 from preprocess.activations import clip_before_quantize
 from preprocess.affine import fold_affine_steps
-from preprocess.arithmetic import recognize_arithmetic
 from preprocess.biases import canonical_biases
+from preprocess.canonicalization import PIPELINES
 from preprocess.channel_grids import fold_depthwise_scales, scale_channels_outside
 from preprocess.clips import merge_clips
 from preprocess.constants import fold_constants, unshare_small_constants
 from preprocess.data_movement import dequantize_before_moves, use_float_interface
 from preprocess.detection import require_fake_quant
 from preprocess.fake_quantize import translate_fake_quantize
-from preprocess.inference import name_nodes, remove_identities
-from preprocess.integers import canonical_weights
+from preprocess.inference_form import name_nodes, remove_identities
+from preprocess.int8_weights import canonical_weights
 from preprocess.layer_norm import write_layer_norm
 from preprocess.opening import open_graph
 from preprocess.padding import explicit_pads, fold_pads
 from preprocess.pairs import drop_repeated_grids, match_pairs, merge_equal_nodes
 from preprocess.passlog import Note, Pass, PassLog, run
-from preprocess.pipeline import PIPELINES
 from preprocess.precision import remove_idle_casts, use_float32
 from preprocess.quantize_nodes import complete_quantize_nodes
 from preprocess.recover_weights import recover_weights
-from preprocess.shapes import make_shapes_static
+from preprocess.shape_inference import make_shapes_static
 from preprocess.views import merge_views, sink_views
 from preprocess.weights import fold_weight_fake_quant
+from preprocess.written_out import recognize_arithmetic
 from tests.preprocess.building import HEAD, constant, node, normal, ops, weights_of
 
 Folded = tuple[onnx.ModelProto, list[Note]]

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drpai_qat.core.quantization import QuantParams
-from preprocess.integers import to_int8
+from preprocess.int8_weights import to_int8
 from preprocess.scaling import scale_channels
 
 DTYPES = st.sampled_from([np.int8, np.uint8, np.int16])

@@ -16,9 +16,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from drpai_qat.core.quantization import check_scale
-from preprocess.graph import Array, Names, clip_bounds, readers, take_over, value_of
 from preprocess.passlog import PassLog
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
+from preprocess.surgery import Array, Names, clip_bounds, readers, take_over, value_of
 
 _SAME = 1e-5
 """Two float32 roundings of one scale, and of a whole number, are this near, relatively and in steps."""

@@ -5,7 +5,7 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from drpai_qat.core.quantization import QuantParams
-from preprocess.moves import move
+from preprocess.moved_weights import move
 
 Q = np.random.default_rng(0).integers(-127, 127, (6, 4, 2)).astype(np.int8)
 

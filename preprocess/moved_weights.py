@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from drpai_qat.core.quantization import QuantParams
-from preprocess.graph import Array, value_of
+from preprocess.surgery import Array, value_of
 
 
 def move(node: gs.Node, q: Array, params: QuantParams, opset: int) -> list[tuple[Array, QuantParams]] | None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from preprocess.graph import bypass, is_graph_output
 from preprocess.passlog import PassLog
+from preprocess.surgery import bypass, is_graph_output
 
 
 def name_nodes(graph: gs.Graph, log: PassLog) -> gs.Graph:

@@ -11,9 +11,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from drpai_qat.core.quantization import QuantParams
-from preprocess.graph import Array, Names, make_dequantize, params_of
 from preprocess.passlog import PassLog
 from preprocess.quantize_nodes import DEQUANTIZE
+from preprocess.surgery import Array, Names, make_dequantize, params_of
 from preprocess.weights import is_dequantized_constant, weight_reader
 
 
