@@ -37,7 +37,7 @@ PREPARE: tuple[Pass, ...] = (
     make_shapes_static,
     explicit_pads,  # needs shapes
     remove_idle_casts,  # needs the inferred types
-    write_layer_norm,  # needs shapes, and the chains without casts; its Reshape nodes must not move before
+    write_layer_norm,  # needs shapes; after casts within it are gone, before its Reshape nodes move as views do
     recognize_arithmetic,  # after casts within it are gone
     require_fake_quant,  # after every form of fake-quant is Q/DQ
     complete_quantize_nodes,  # needs shapes and constant scales; every later pass reads Q/DQ nodes through params_of

@@ -85,7 +85,7 @@ class _Planner:
     def _convolution(self, node: Node, weight: Weight, parts: tuple[Part, ...]) -> ConvPlan:
         """The plan of a convolution that reads these stored tensors."""
         in_shape, out_shape = self._graph.shapes[node.inputs[0]], self._graph.shapes[node.output]
-        window = window_of(node, weight.shape[2:], in_shape[2:], out_shape[2:])
+        window = window_of(node, weight.shape[2:])
         shape, weights = convolution_shape(node, window, in_shape, out_shape), convolution_weights(weight)
         alone, groups = len(parts) == 1, shape.groups
         shares = [weights.of_channels(part.start, part.channels) for part in parts]

@@ -24,23 +24,12 @@ class Window:
     pads: tuple[int, int, int, int]
 
 
-def window_of(node: Node, kernel: tuple[int, ...], in_size: tuple[int, ...], out_size: tuple[int, ...]) -> Window:
-    """Geometry from a node's attributes, auto_pad included."""
+def window_of(node: Node, kernel: tuple[int, ...]) -> Window:
+    """Geometry from a node's attributes; in a canonical graph there is no auto_pad."""
     rank = len(kernel)
     strides = tuple(node.attributes.get("strides", [1] * rank))
     dilations = tuple(node.attributes.get("dilations", [1] * rank))
     pads = tuple(node.attributes.get("pads", [0] * 2 * rank))
-    auto = node.attributes.get("auto_pad", "NOTSET")
-    if auto in ("SAME_UPPER", "SAME_LOWER"):
-        begin, end = [], []
-        for i in range(rank):
-            total = max(0, (out_size[i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 - in_size[i])
-            small, large = total // 2, total - total // 2
-            begin.append(small if auto == "SAME_UPPER" else large)
-            end.append(large if auto == "SAME_UPPER" else small)
-        pads = (*begin, *end)
-    elif auto == "VALID":
-        pads = (0,) * (2 * rank)
     if rank == 1:
         return Window((1, kernel[0]), (1, strides[0]), (1, dilations[0]), (0, pads[0], 0, pads[1]))
     return Window(

@@ -316,6 +316,12 @@ CASES: dict[str, Case] = {
         TWO_READERS.format("float", "q = QuantizeLinear (x, s, z)"), GRID, {**PAIR, "Softmax": 1, "Add": 1}
     ),
     "layer normalization by Keras": Case(KERAS, {**GRID, **NORMALIZED}, {**PAIR, "LayerNormalization": 1}),
+    "a Cast within spelled-out layer normalization": Case(
+        vector("q = QuantizeLinear (x, s, z)\n a = DequantizeLinear (q, s, z)\n m = ReduceMean <axes = [-1]> (a)\n"
+               "d = Sub (a, m)\n f = Cast <to = 1> (d)\n p = Mul (f, f)\n v = ReduceMean <axes = [-1]> (p)\n"
+               "e = Add (v, eps)\n r = Sqrt (e)\n y = Div (d, r)"),
+        {**GRID, "eps": np.float32(1e-5)}, {**PAIR, "LayerNormalization": 1},
+    ),
     "PRelu": Case(
         image("p = Relu (d)\n n = Neg (d)\n b = Relu (n)\n m = Mul (b, a)\n y = Add (p, m)"),
         {**GRID, "a": normal(4, 1, 1)}, {**PAIR, "PRelu": 1},
@@ -367,6 +373,8 @@ ORDER: tuple[tuple[tuple[str, ...], Pass, Pass, str], ...] = (
         dequantize_before_moves,
         "an int8 input behind a layout wrapper, read twice",
     ),
+    (BOTH, make_shapes_static, write_layer_norm, "layer normalization by Keras"),
+    (BOTH, remove_idle_casts, write_layer_norm, "a Cast within spelled-out layer normalization"),
     (TENSORFLOW, write_layer_norm, sink_views, "layer normalization by Keras"),
     (TENSORFLOW, merge_clips, fold_pads, "padding in front of a maximum and a minimum"),
     (TENSORFLOW, explicit_pads, fold_pads, "padding in front of automatic padding"),

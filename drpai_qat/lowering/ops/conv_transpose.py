@@ -64,10 +64,9 @@ def lower_conv_transpose(context: Context, node: Node) -> bool:
     bias = context.graph.weight(bias_name) if bias_name else None
     if weight is None or len(in_shape) not in (3, 4) or (bias_name and bias is None):
         return False
-    rank = len(in_shape) - 2
     batch, height, width, channels = image_dims(in_shape)
     _, out_height, out_width, out_channels = image_dims(out_shape)
-    rows, columns = _axes(node, weight.shape[2:], in_shape[2:], out_shape[2:], rank)
+    rows, columns = _axes(node, weight.shape[2:], out_shape[2:])
     data = context.ordered(context.operand(node.inputs[0]), channels_last(len(in_shape)))
     produced = kernel_channels(rows, columns, groups, out_channels)
     layer = plan_layer(data.grid, _phase_weights(weight, rows, columns, groups, produced), context.isa, groups=groups)
@@ -130,21 +129,11 @@ def _phase_weights(weight: Weight, rows: Phases, columns: Phases, groups: int, p
     return replace(weights, integers=replace(weights.integers, scale=scale[produced % len(scale)]))
 
 
-def _axes(
-    node: Node, kernel: tuple[int, ...], in_size: tuple[int, ...], out_size: tuple[int, ...], rank: int
-) -> tuple[Phases, Phases]:
+def _axes(node: Node, kernel: tuple[int, ...], out_size: tuple[int, ...]) -> tuple[Phases, Phases]:
+    rank = len(kernel)
     strides = node.attributes.get("strides", [1] * rank)
     dilations = node.attributes.get("dilations", [1] * rank)
-    pads = list(node.attributes.get("pads", [0] * 2 * rank))
-    extra = node.attributes.get("output_padding", [0] * rank)
-    auto = node.attributes.get("auto_pad", "NOTSET")
-    if auto in ("SAME_UPPER", "SAME_LOWER") or "output_shape" in node.attributes:
-        for i in range(rank):
-            total = strides[i] * (in_size[i] - 1) + extra[i] + (kernel[i] - 1) * dilations[i] + 1 - out_size[i]
-            total = max(0, total)
-            pads[i] = total - total // 2 if auto == "SAME_LOWER" else total // 2
-            if auto == "NOTSET":  # ONNX: the larger half first unless SAME_UPPER
-                pads[i] = total - total // 2
+    pads = node.attributes.get("pads", [0] * 2 * rank)
     axes = [phases_of(kernel[i], strides[i], dilations[i], pads[i], out_size[i]) for i in range(rank)]
     axes = [replace(a, low=min(a.low, 0)) for a in axes]
     return (axes[0], axes[1]) if rank == 2 else (Phases((((0, 0),),), 0, 0, 1), axes[0])

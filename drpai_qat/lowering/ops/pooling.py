@@ -36,7 +36,7 @@ def lower_max_pool(context: Context, node: Node) -> bool:
     data = context.ordered(context.operand(node.inputs[0]), order)
     if data.dtype not in STORABLE:
         return False
-    window = window_of(node, tuple(node.attributes["kernel_shape"]), in_shape[2:], out_shape[2:])
+    window = window_of(node, tuple(node.attributes["kernel_shape"]))
     dims, out_size = image_dims(in_shape), image_dims(out_shape)[1:3]
     kernel = max_pool(
         dims, window.kernel, window.stride, window.pads, window.dilation, out_size, data.dtype, context.isa
@@ -61,7 +61,7 @@ def lower_average_pool(context: Context, node: Node) -> bool:
     data = context.ordered(context.operand(node.inputs[0]), order)
     if data.dtype not in STORABLE:
         return False
-    window = window_of(node, tuple(node.attributes["kernel_shape"]), in_shape[2:], out_shape[2:])
+    window = window_of(node, tuple(node.attributes["kernel_shape"]))
     dims, out_size = image_dims(in_shape), image_dims(out_shape)[1:3]
     include_pad = bool(node.attributes.get("count_include_pad", 0))
     counts = pool_counts(dims[1:3], window.kernel, window.stride, window.pads, window.dilation, out_size, include_pad)
