@@ -6,8 +6,8 @@ Fused QAT modules compute, with W* = fake_quant(W * f) and f = gamma / sqrt(var 
 
 Any chain of Mul, Div, Add, Sub by per-channel constants and BatchNormalization is Y = a * (W* X) + c, a and c of shape
 (channels,), composed in float64. Then scale(W*)' = scale(W*) * a and bias' = c, rounded once; the trained integers
-stay. Where a can't be expressed in the scale (scales that run along the input channels, grouped transposed
-convolutions), the chain stays as one BatchNormalization, which is a per-channel multiply-add behind the layer.
+do not change. Where the scale cannot express a (scales along the input channels, grouped transposed convolutions),
+the chain becomes one BatchNormalization, a per-channel multiply-add behind the layer.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _chain_behind(graph: gs.Graph, layer: gs.Node) -> _Chain | None:
 
 
 def _own_bias(layer: gs.Node, channels: int) -> NDArray[np.float64] | None:
-    """Bias as float64, shape (channels,), zeros if there is none; None if it isn't one number a channel."""
+    """Bias as float64, shape (channels,), zeros if there is none; None if it is not one number per channel."""
     tensor = optional_input(layer, 2)
     if tensor is None:
         return np.zeros(channels)
@@ -138,7 +138,7 @@ def _own_bias(layer: gs.Node, channels: int) -> NDArray[np.float64] | None:
 def _step(
     node: gs.Node, data: gs.Tensor, rank: int, axis: int, channels: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Factor and offset of one elementwise node on `data`; None if it is something else."""
+    """Factor and offset of one elementwise node on `data`; None for any other node."""
     zeros, ones = np.zeros(channels), np.ones(channels)
     if node.op == "BatchNormalization":
         return _batchnorm_step(node, channels) if axis == 1 and node.inputs[0] is data else None
@@ -173,7 +173,7 @@ def _batchnorm_step(node: gs.Node, channels: int) -> tuple[NDArray[np.float64], 
 def _fold(graph: gs.Graph, layer: gs.Node, chain: _Chain, names: Names, log: PassLog) -> list[gs.Node]:
     """Rewrite `layer` so that it computes the whole chain; returns new nodes."""
     if not (np.isfinite(chain.factor).all() and np.isfinite(chain.offset).all()):
-        log.skipped(layer, "what follows it isn't finite")
+        log.skipped(layer, "the arithmetic behind it is not finite")
         return []
     weights = _scaled_weights(layer, chain.factor, names)
     if weights is None:
@@ -183,7 +183,7 @@ def _fold(graph: gs.Graph, layer: gs.Node, chain: _Chain, names: Names, log: Pas
     maker = producer(layer.inputs[1])
     layer.inputs[1], made = weights
     if made and maker is not None:
-        log.folded(maker, f"its scale holds what followed {layer.name}")
+        log.folded(maker, f"its scale now includes the arithmetic behind {layer.name}")
     last = chain.nodes[-1].outputs[0] if chain.nodes else layer.outputs[0]
     for node in chain.nodes:
         detach(node)
@@ -201,7 +201,7 @@ def _fold(graph: gs.Graph, layer: gs.Node, chain: _Chain, names: Names, log: Pas
 def _scaled_weights(
     layer: gs.Node, factor: NDArray[np.float64], names: Names
 ) -> tuple[gs.Tensor, list[gs.Node]] | None:
-    """Weights times one factor an output channel; None if their scale can't hold it."""
+    """Weights times one factor per output channel; None if their scale cannot express it."""
     weights, maker = layer.inputs[1], producer(layer.inputs[1])
     if (factor == 1).all():
         return weights, []

@@ -27,7 +27,7 @@ class Preprocessed:
 
     Attributes:
         model: valid ONNX with the source's input and output names; the invariants are in validate.py.
-        log: what was folded, what was skipped and why, in order.
+        log: the nodes that were folded or skipped, with reasons, in order.
         qat_type: "pytorch" or "tensorflow": the pipeline that was used.
     """
 
@@ -41,10 +41,10 @@ def preprocess(model: onnx.ModelProto, qat_type: str | None = None) -> Preproces
 
     Args:
         model: loaded ONNX model with static input shapes; not changed.
-        qat_type: "pytorch" or "tensorflow"; None looks at the file.
+        qat_type: "pytorch" or "tensorflow"; None: detected from the file.
     Raises:
-        ModelError: the model is not QDQ, has no fake-quant, or can't be made static.
-        QuantizationError: a scale or zero point means nothing; names node and tensor.
+        ModelError: the model is not QDQ, has no fake-quant, or cannot be made static.
+        QuantizationError: a scale or zero point is invalid; names node and tensor.
     """
     if qat_type is not None and qat_type not in PIPELINES:
         raise ModelError(f"unknown QAT type {qat_type}; choose one of {', '.join(PIPELINES)}")
@@ -57,6 +57,6 @@ def preprocess(model: onnx.ModelProto, qat_type: str | None = None) -> Preproces
     graph = run(PIPELINES[chosen], graph, log)
     canonical = gs.export_onnx(graph)
     log.running = "validate"
-    for violation in find_violations(canonical):  # computed in float32 by lowering, so no reason to refuse the model
+    for violation in find_violations(canonical):  # lowering computes it in float32: no reason to refuse the model
         log.note(violation.where, f"not canonical: {violation.what}")
     return Preprocessed(canonical, tuple(log.notes), chosen)

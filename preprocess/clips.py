@@ -38,7 +38,7 @@ def merge_clips(graph: gs.Graph, log: PassLog) -> gs.Graph:
 
 
 def _limits(node: gs.Node) -> tuple[gs.Tensor, float, float] | None:
-    """What `node` limits, and its bounds; None if it is something else or the bounds aren't constant scalars."""
+    """The tensor that `node` limits, and its bounds; None unless they are constant scalars."""
     if node.op == "Relu":
         return node.inputs[0], 0.0, np.inf
     if node.op in ("Min", "Max") and len(node.inputs) == 2:
@@ -62,7 +62,7 @@ def _limits(node: gs.Node) -> tuple[gs.Tensor, float, float] | None:
 
 
 def _scalar(tensor: gs.Tensor, data: gs.Tensor) -> float | None:
-    """A float constant of one element that doesn't enlarge `data`."""
+    """Value of a float constant of one element that does not enlarge `data` by broadcasting."""
     value = value_of(tensor)
     if value is None or value.size != 1 or value.dtype != np.float32 or np.isnan(value).any():
         return None

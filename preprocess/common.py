@@ -51,7 +51,7 @@ FOLD: tuple[Pass, ...] = (
     match_pairs,  # likewise
     drop_repeated_grids,
     merge_equal_nodes,  # after both: they let two DQ nodes become equal
-    fold_affine_steps,  # after channels are scaled outside: what then stands behind a layer goes into its scale
+    fold_affine_steps,  # after channels are scaled outside: a division behind a layer goes into its scale
     fold_depthwise_scales,
     canonical_weights,  # after the affine folds, which may flip signs
     canonical_biases,  # after all that changes the scales of weights or of a layer's input

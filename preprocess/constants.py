@@ -1,6 +1,6 @@
 """Constant folding: everything that depends on constants alone is evaluated once, by onnxruntime.
 
-QuantizeLinear and DequantizeLinear stay: they carry what training learned, and passes of their own fold them.
+QuantizeLinear and DequantizeLinear stay: they carry the trained ranges, and have passes of their own.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _SMALL = 4096
 
 
 def fold_constants(graph: gs.Graph, log: PassLog) -> gs.Graph:
-    """Replace every node whose inputs are all constants by its value; branches on constants by what they choose."""
+    """Replace every node whose inputs are all constants by its value, and If nodes on constants by the branch taken."""
     evaluate_constants(graph)
     if any(node.op == "If" and isinstance(node.inputs[0], gs.Constant) for node in graph.nodes):
         graph.fold_constants(fold_shapes=False, recurse_functions=False)
         graph.cleanup().toposort()
     for node in graph.nodes:
         if next(node.subgraphs(), None) is not None:
-            log.note(node.name, f"{node.op} is decided at run time: what is inside stays as it is")
+            log.note(node.name, f"{node.op} is decided at run time: its branches are left unchanged")
     return graph
 
 
@@ -44,7 +44,7 @@ def unshare_small_constants(graph: gs.Graph, log: PassLog) -> gs.Graph:
         if tensor.values.size > _SMALL:
             continue
         shared = list(tensor.outputs)
-        list.clear(tensor.outputs)  # past the list that keeps both sides in step, which is what is slow
+        list.clear(tensor.outputs)  # bypasses the slow list that keeps both sides in step
         for node in shared:
             for index, one in enumerate(node.inputs):
                 if one is tensor:
@@ -57,7 +57,7 @@ def unshare_small_constants(graph: gs.Graph, log: PassLog) -> gs.Graph:
 def evaluate_constants(graph: gs.Graph) -> gs.Graph:
     """Evaluate all constant expressions in one onnxruntime session.
 
-    Raises: ModelError: onnxruntime can't evaluate one of them.
+    Raises: ModelError: onnxruntime cannot evaluate one of them.
     """
     _lower_constant_nodes(graph)
     graph.cleanup().toposort()

@@ -3,10 +3,10 @@
     Q -> Transpose -> DQ               =>   Q -> DQ -> Transpose
     Q, Q -> Concat -> DQ (one grid)    =>   Q -> DQ, Q -> DQ -> Concat
 
-tf2onnx pushes QuantizeLinear up and DequantizeLinear down through whatever moves elements; TFLite files come with
-integer inputs and outputs. Moving and dequantizing per tensor commute exactly, and dequantizing keeps the order that
-MaxPool compares by. Afterwards each QuantizeLinear is read
-by DequantizeLinear nodes only, and the network's input and output are float32.
+tf2onnx pushes QuantizeLinear up and DequantizeLinear down through every operator that moves elements; TFLite files
+come with integer inputs and outputs. Moving and dequantizing per tensor commute exactly, and dequantizing keeps the
+order that MaxPool compares by. Afterwards each QuantizeLinear is read by DequantizeLinear nodes only, and the network's
+input and output are float32.
 """
 
 from __future__ import annotations

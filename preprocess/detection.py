@@ -1,7 +1,7 @@
 """Which framework a file comes from, and whether it is a QAT export at all.
 
-The exporter signs its files. Where another tool rewrote them (a simplifier, a merger), the weights tell: PyTorch's
-exports quantize weights in the graph, tf2onnx leaves float constants that already lie on their grid.
+Exporters sign their files. Where another tool (a simplifier, a merger) rewrote one, its weights give the answer:
+PyTorch exports quantize weights in the graph, tf2onnx leaves float constants that already lie on their grid.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Framework:
 
     Attributes:
         qat_type: "pytorch" or "tensorflow".
-        reason: what tells so.
-        certain: False if the file could come from either.
+        reason: the evidence for it, for messages.
+        certain: False if the file could come from either framework.
     """
 
     qat_type: str
@@ -34,7 +34,7 @@ class Framework:
 
 
 def detect_framework(producer_name: str, graph: gs.Graph) -> Framework:
-    """Tell from the exporter's signature, else from how weights are quantized."""
+    """Decide by the exporter's signature, else by how weights are quantized."""
     known = _PRODUCERS.get(producer_name.lower())
     if known is not None:
         return Framework(known, f"written by {producer_name}", True)
@@ -48,7 +48,7 @@ def detect_framework(producer_name: str, graph: gs.Graph) -> Framework:
         return Framework("pytorch", f"{through} layers quantize their weights in the graph", not constant)
     if constant and any(node.op == QUANTIZE for node in graph.nodes):
         return Framework("tensorflow", "activations are quantized, weights are plain constants", False)
-    return Framework("pytorch", "nothing tells", False)
+    return Framework("pytorch", "no sign of either framework", False)
 
 
 def require_fake_quant(graph: gs.Graph, log: PassLog) -> gs.Graph:

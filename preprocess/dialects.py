@@ -1,4 +1,4 @@
-"""Which ONNX dialects are read: standard QDQ. Others are refused by name, with what to do about it.
+"""The ONNX dialects that are read: standard QDQ. Others are refused by name, with advice.
 
 onnxruntime's own QuantizeLinear and DequantizeLinear (domain com.microsoft, written for 16-bit types before opset 21)
 mean the same as the standard ones and are renamed. OpenVINO's FakeQuantize, which stripped NNCF models still hold, is
@@ -40,7 +40,7 @@ _TRANSLATED = {
 def refuse_dialects(model: onnx.ModelProto) -> None:
     """Refuse files that are not standard QDQ.
 
-    Raises: ModelError: names the dialect, the first such node and what to do.
+    Raises: ModelError: names the dialect and the first such node, with advice.
     """
     for node in all_nodes(model.graph):
         where = f"node {node.name or (node.output[0] if node.output else '?')} ({node.op_type})"

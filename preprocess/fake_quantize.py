@@ -4,7 +4,7 @@
     s = (high - low) / (levels - 1),   z = -low / s
 
 z is a whole number up to float32 rounding where NNCF tuned the range so that zero is on the grid. Elsewhere it is
-rounded, which moves the range by less than half a step: what nncf.strip does where it writes Q/DQ itself.
+rounded, which moves the range by less than half a step, as nncf.strip does when it writes Q/DQ itself.
 Source: OpenVINO's operation set, FakeQuantize-1.
 """
 
@@ -61,7 +61,7 @@ def _as_pair(node: gs.Node, names: Names, log: PassLog) -> list[gs.Node]:
 
 
 def _grid(node: gs.Node, log: PassLog) -> tuple[Array, Array, int, int | None]:
-    """Scale and zero point, scalars or one a channel; levels; channel axis."""
+    """Scale and zero point (scalars, or one per channel), levels, channel axis."""
     ranges = [value_of(tensor) for tensor in node.inputs[1:5]]
     levels = int(node.attrs.get("levels", 256))
     if len(ranges) != 4 or any(value is None for value in ranges) or not 2 <= levels <= 65536:

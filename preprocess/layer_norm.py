@@ -41,7 +41,7 @@ _STATISTICS_AXES = [0, 2, 3]
 
 @dataclass(frozen=True)
 class _Spelled:
-    """A layer normalization in steps: what is normalized, the step that ends it, and what keeps it from 1 / 0."""
+    """A layer normalization in steps: its input, its last step, its epsilon."""
 
     data: gs.Tensor
     last: gs.Node
@@ -73,7 +73,7 @@ def _spelled(graph: gs.Graph, node: gs.Node) -> _Spelled | None:
 
 
 def _as_one_node(graph: gs.Graph, node: gs.Node, found: _Spelled, names: Names) -> gs.Node:
-    """LayerNormalization in place of what was found, and of the scale and bias behind it."""
+    """The LayerNormalization that replaces the steps, and the scale and bias behind them."""
     output, size = found.last.outputs[0], found.data.shape[-1]
     scale, bias = np.ones(size, np.float32), np.zeros(size, np.float32)
     for op in ("Mul", "Add"):

@@ -28,8 +28,8 @@ def open_graph(model: onnx.ModelProto, log: PassLog) -> gs.Graph:
 
     Args:
         model: loaded model with static input shapes; not changed.
-        log: receives what was converted.
-    Raises: ModelError: another dialect, an opset that can't be converted.
+        log: receives a note of each conversion.
+    Raises: ModelError: another dialect, an opset that cannot be converted.
     """
     log.running = "open_graph"
     if model.functions:

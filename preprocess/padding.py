@@ -7,7 +7,7 @@
 
 Conv pads with the real value 0. Q -> DQ of a per-tensor grid keeps 0, since the zero point lies within its type, and so
 do Relu and the like; so a Pad of zeros may come after them, and there it is the convolution's own. Transpose, Squeeze
-and Unsqueeze change which axis it is. MaxPool ignores what it pads, which is the same where nothing is below 0.
+and Unsqueeze renumber the padded axes. MaxPool ignores its own padding, which equals zeros where no value is below 0.
 TensorFlow's `same` padding of a strided convolution is asymmetric: one more at the end than at the start.
 """
 
@@ -92,7 +92,7 @@ def fold_pads(graph: gs.Graph, log: PassLog) -> gs.Graph:
 
 
 def _zeros(pad: gs.Node) -> Amounts | None:
-    """How many zeros `pad` adds before and after each axis; None if it does something else."""
+    """The zeros that `pad` adds before and after each axis; None if it does anything else."""
     amounts, value, axes = (
         None if tensor is None else value_of(tensor) for tensor in (optional_input(pad, at) for at in (1, 2, 3))
     )

@@ -4,7 +4,7 @@
     DQ(s) -> Q(s)                         =>   nothing: a grid rounds to itself
     two equal nodes on one tensor         =>   one node
 
-Exporters write a pair for each reader of a tensor; lowering wants to see that they are one.
+Exporters write a pair for each reader of a tensor; lowering needs to know that they are the same.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from preprocess.surgery import (
 )
 
 _SAME_SCALE = 1e-6
-"""Two exporters' roundings of one trained scale differ by less than this, relatively."""
+"""Relative difference up to which two scales are roundings of the same trained one."""
 
 
 def match_pairs(graph: gs.Graph, log: PassLog) -> gs.Graph:
@@ -50,7 +50,7 @@ def match_pairs(graph: gs.Graph, log: PassLog) -> gs.Graph:
 
 
 def _rescaled(node: gs.Node, wrote: QuantParams, reads: QuantParams, names: Names) -> list[gs.Node]:
-    """What turns reals of the grid that was written into those of the grid that is read."""
+    """Nodes that turn reals of the written grid into those of the grid that is read."""
     output = node.outputs[0]
     ratio = np.float64(reads.scale) / np.float64(wrote.scale)
     offset = np.float64(wrote.zero_point - reads.zero_point) * np.float64(reads.scale)

@@ -1,4 +1,4 @@
-"""What a pass is, and what it tells: every fake-quant of the source ends in the graph or in this log."""
+"""Passes, and the log they write: every fake-quant of the source ends up in the graph or in this log."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Note:
     """One line of the log.
 
     Attributes:
-        action: "folded": absorbed without changing what is computed; "skipped": left as it was; "note": for the reader.
-        pass_name: pass that says so.
+        action: "folded": absorbed without changing any result; "skipped": left as it was; "note": information.
+        pass_name: the pass that wrote it.
         node: name of the node, or of its first output if it has none.
-        reason: why, in a few words.
+        reason: a few words.
     """
 
     action: Action
@@ -62,7 +62,7 @@ def label(node: gs.Node) -> str:
 
 
 def run(passes: tuple[Pass, ...], graph: gs.Graph, log: PassLog) -> gs.Graph:
-    """Apply `passes` in order; what graphsurgeon has to say is for us, not for the user."""
+    """Apply `passes` in order; graphsurgeon's own messages are not for the user."""
     with G_LOGGER.suppress():
         for one in passes:
             log.running = one.__name__

@@ -1,8 +1,8 @@
 """One float type: float32.
 
 Half-precision exports (ModelOpt, autocast) compute in float16 between Cast nodes. The integer network has float32
-scales and float32 input and output; float16 values are float32 values, so nothing but the intermediate rounding to
-half precision goes away.
+scales and float32 input and output; float16 values are float32 values, so all that is lost is the intermediate rounding
+to half precision.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What PyTorch QAT exports write, and the passes that fold it.
+"""The forms of fake-quant in PyTorch QAT exports, and the passes that fold them.
 
 Exporter or tool                  | weights                                     | activations
 ----------------------------------|-------------------------------------------|---------------------------------------
@@ -19,7 +19,7 @@ from preprocess.recover_weights import recover_weights
 
 OWN: tuple[Pass, ...] = (
     dequantize_before_moves,  # before the clips, which look for the DQ right behind the integers
-    remove_identities,  # what the pass before leaves at outputs of the network
+    remove_identities,  # which the pass before leaves at outputs of the network
     recover_weights,  # before the affine folds, which would blur float weights
 )
 

@@ -104,7 +104,7 @@ def _simplest(node: gs.Node, scale: Array, zero_point: Array, where: str) -> tup
 
 
 def _implied_type(node: gs.Node) -> DTypeLike:
-    """Type of an omitted zero point: what the node is told to write, or what it reads; uint8 by default."""
+    """Type of an omitted zero point: that of the output if stated, else that of the input; uint8 by default."""
     if node.op == QUANTIZE:
         return _OUTPUT_TYPES.get(node.attrs.get("output_dtype", 0), np.uint8)
     source = node.inputs[0]

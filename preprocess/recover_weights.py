@@ -3,7 +3,7 @@
     Conv(x, W)   =>   Conv(x, DequantizeLinear(q, scale, zero_point))        W = scale * (q - zero_point)
 
 tf2onnx evaluates the fake-quant of weights, and often batch norm on top, so the file holds no trace of the scale but
-the numbers themselves. `recover_grid` proves the grid or refuses; what it refuses stays float32.
+the numbers themselves. `recover_grid` proves the grid or refuses; refused weights stay float32.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""What the deployed network is compared with: the source as it is meant to run, in onnxruntime, with float32 input.
+"""The reference for the deployed network: the source as it is meant to run, in onnxruntime, with float32 input.
 
 Some files need a change first. Training-mode exports compute batch statistics and drop activations at random: their
-inference form doesn't. Files with OpenVINO's FakeQuantize don't load: the same arithmetic in Q/DQ does. Half-precision
-and integer inputs and outputs get a Cast, QuantizeLinear or DequantizeLinear, as the deployed network has float32 ones.
+inference form does not. Files with OpenVINO's FakeQuantize do not load: the same arithmetic in Q/DQ does.
+Half-precision and integer inputs and outputs get a Cast, QuantizeLinear or DequantizeLinear, as the deployed network
+has float32 ones.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _CONVERTED = {
 
 
 def reference_model(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model to take reference outputs from: `model` itself unless it can't run as it is.
+    """The model to take reference outputs from: `model` itself unless it cannot run as it is.
 
     Args:
         model: loaded model with static input shapes; not changed.

@@ -1,4 +1,4 @@
-"""Multiply quantized weights by a constant without touching what training rounded: only scales and signs change.
+"""Multiply quantized weights by a constant without a new rounding: only scales and signs change.
 
 c > 0:  s' = s * c                  float64, rounded once to float32
 c < 0:  s' = s * |c|,  real = -s(q - z) = s((-q) - (-z));  where -q leaves the type (-128): q' = ~q, z' = ~z

@@ -20,7 +20,7 @@ _MAX_ROUNDS = 8
 
 
 def make_shapes_static(graph: gs.Graph, log: PassLog) -> gs.Graph:
-    """Infer all shapes, evaluate what depends on shapes alone, until nothing changes.
+    """Infer all shapes and evaluate all that depends on shapes alone, until nothing changes.
 
     Raises: ModelError: shapes contradict each other.
     """
@@ -54,7 +54,7 @@ def infer_shapes(graph: gs.Graph, log: PassLog) -> gs.Graph:
 
 
 def require_static_shapes(graph: gs.Graph, log: PassLog) -> gs.Graph:
-    """Refuse what has no size at compile time.
+    """Refuse tensors whose size is not known at compile time.
 
     Raises: ModelError: shapes contradict each other, or depend on the data; names node and tensor.
     """

@@ -99,7 +99,7 @@ def detach(node: gs.Node) -> None:
 
 
 def take_over(node: gs.Node, output: gs.Tensor) -> None:
-    """Make `node` the producer of `output` in place of what produced it."""
+    """Make `node` the producer of `output`, in place of the present one."""
     for old in list(output.inputs):
         old.outputs.clear()
     node.outputs.clear()
@@ -107,7 +107,7 @@ def take_over(node: gs.Node, output: gs.Tensor) -> None:
 
 
 def bypass(graph: gs.Graph, node: gs.Node) -> bool:
-    """Connect what reads the first output of `node` to its first input.
+    """Let readers of the first output of `node` read its first input.
 
     Returns: False if node joins a graph input, a constant or another output to a graph output: it has to stay.
     """
@@ -139,7 +139,7 @@ def channel_axis(layer: gs.Node) -> int:
 
 
 def channel_vector(value: Array, rank: int, axis: int, channels: int) -> NDArray[np.float64] | None:
-    """Constant operand of an elementwise node as one number a channel.
+    """Constant operand of an elementwise node as one number per channel.
 
     Args:
         value: operand, broadcast by ONNX rules to a tensor of `rank` dimensions with `channels` along `axis`.

@@ -1,4 +1,4 @@
-"""What tf2onnx writes from TensorFlow models, and the passes that fold it.
+"""The forms of fake-quant that tf2onnx writes from TensorFlow models, and the passes that fold them.
 
 From tfmot: activations as QuantizeLinear -> DequantizeLinear with uint8 scalars, weights as float constants on their
 grid, often with batch norm multiplied in, NHWC tensors between Transpose nodes. From int8 TFLite files: Q/DQ on
@@ -23,7 +23,7 @@ OWN: tuple[Pass, ...] = (
     sink_views,  # a view between a layer and its Q goes behind the Q, so that bias, ReLU and Q are next to the layer
     dequantize_before_moves,
     fold_pads,
-    merge_views,  # after all three: what wrapped one operator now meets what wrapped the next
+    merge_views,  # after all three: the views around one operator now meet those around the next
     recover_weights,  # before the affine folds, which would blur float weights
 )
 

@@ -35,7 +35,7 @@ _BIAS_SCALE_TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Violation:
-    """One broken invariant: its number in this module's list, the node or tensor, what is wrong."""
+    """One broken invariant: its number in this module's list, the node or tensor, the defect."""
 
     invariant: int
     where: str

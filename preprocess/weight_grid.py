@@ -2,8 +2,8 @@
 
     w[c] = scale[c] * (q[c] - zero_point[c])
 
-A grid for all channels is preferred (per-tensor training leaves one to 1 ulp, also where a channel alone would allow a
-coarser grid), then one a channel. The integers k of the lattice become q = k where they fit -128..127, else
+A grid for all channels is preferred (per-tensor training leaves one to 1 ulp, even where one channel alone would allow
+a coarser grid), else one grid per channel. The integers k of the lattice become q = k where they fit -128..127, else
 q = k + zero_point with the zero point that fits: asymmetric training, or a range -127..128 from a batch norm that
 flipped the sign.
 

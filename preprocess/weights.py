@@ -36,7 +36,7 @@ _MAX_ROUNDS = 8
 
 
 def fold_weight_fake_quant(graph: gs.Graph, log: PassLog) -> gs.Graph:
-    """Evaluate Q/DQ on constants; what reaches a layer's weights stays as integers behind DequantizeLinear.
+    """Evaluate Q/DQ on constants; the weights of layers stay integers behind DequantizeLinear.
 
     Raises: QuantizationError: weights that are NaN.
     """
@@ -74,7 +74,7 @@ def _quantize_constants(graph: gs.Graph, log: PassLog) -> bool:
 
 
 def _absorb_into_dequantize(graph: gs.Graph, log: PassLog) -> bool:
-    """Fold what only moves or scales the reals of a constant into its integers and scale; one sweep."""
+    """Fold movements and scalings of the reals of a constant into its integers and scale; one sweep."""
     names = Names(graph)
     made: list[gs.Node] = []
     for node in graph.nodes:

@@ -28,7 +28,7 @@ _Grid: TypeAlias = tuple[np.dtype[np.integer], int]
 
 @dataclass(frozen=True)
 class _Steps:
-    """What arithmetic makes of x: a number of steps, x / scale + offset, limited to low..high."""
+    """The result of the arithmetic on x so far: a number of steps, x / scale + offset, limited to low..high."""
 
     scale: float
     offset: float = 0.0
@@ -120,7 +120,7 @@ def _steps_behind(tensor: gs.Tensor, steps: _Steps, chain: list[gs.Tensor]) -> t
 
 
 def _real_output(tensor: gs.Tensor, chain: list[gs.Tensor]) -> gs.Tensor:
-    """`tensor`, or what a straight-through pair behind it gives."""
+    """`tensor`, or the output of a straight-through pair behind it."""
     followers = list(readers(tensor))
     through = _straight_through(followers[0], tensor, chain) if len(followers) == 1 else None
     return tensor if through is None else through
@@ -204,7 +204,7 @@ def _pair(
         gs.Constant(names(f"{node.name}_{side}"), np.array(round(bound) + zero_point, dtype))
         for side, bound in (("min", steps.low), ("max", steps.high))
     ]
-    integers, limited = (gs.Variable(names(f"{output.name}_{what}"), dtype, source.shape) for what in ("q", "limited"))
+    integers, limited = (gs.Variable(names(f"{output.name}_{role}"), dtype, source.shape) for role in ("q", "limited"))
     last = gs.Node(DEQUANTIZE, names(f"{node.name}_dequantize"), {}, [limited, scale, point])
     take_over(last, output)
     return [
