@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import shutil
 import subprocess
@@ -20,8 +19,9 @@ from drpai_qat.backends.cpu.targets import Target, by_name
 from drpai_qat.backends.cpu.toolchain import Linker, find_linker
 from drpai_qat.core.errors import DeploymentError, OptionError
 from drpai_qat.core.text import one_line
-from drpai_qat.deployment import folder as deployment
+from drpai_qat.core.user_cache import user_cache
 from drpai_qat.deployment import manifest
+from drpai_qat.deployment.folder import hashes, staged
 
 LIBRARIES = {"apache-tvm": "tvm/lib/libtvm_runtime.so", "apache-tvm-ffi": "tvm_ffi/lib/libtvm_ffi.so"}
 """The runtime's shared libraries, by package, as they lie in its wheel."""
@@ -62,7 +62,7 @@ def bundle(
         raise OptionError(f"{folder} was compiled for {compiled_for}: compile it with --target {target} first")
     machine = by_name(compiled_for)
     linker = _cxx(find_linker(machine.machine, toolchain_dir, cross_compiler))
-    with deployment.staged(output_dir) as staging:
+    with staged(output_dir) as staging:
         for name in found.files:
             if name in _NOT_FOR_THE_BOARD:
                 continue
@@ -79,7 +79,7 @@ def bundle(
         for name in _SOURCES:
             shutil.copyfile(source / name, staging / "src" / name)
         _compile_runner(staging, linker)
-        replace(found, files=deployment.hashes(staging)).write(staging)
+        replace(found, files=hashes(staging)).write(staging)
 
 
 def sources() -> Path:
@@ -138,9 +138,11 @@ def _installed(inside: str) -> Path:
 def _from_wheel(package: str, versions: Mapping[str, str], machine: str) -> Path:
     """A library for another machine, of the version that compiled; pip fetches its wheel once, then it is kept."""
     version = versions.get(package) or importlib.metadata.version(package)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drpai-qat" / "runtime"
+    cache = user_cache()
+    if cache is None:
+        raise DeploymentError("no folder to keep the board's libraries in: set DRPAI_QAT_CACHE_DIR, or give --runtime")
     inside = LIBRARIES[package]
-    kept = cache / machine / f"{package}-{version}" / Path(inside).name
+    kept = cache / "runtime" / machine / f"{package}-{version}" / Path(inside).name
     if not kept.is_file():
         with tempfile.TemporaryDirectory() as scratch:
             wheel = _download(package, version, machine, Path(scratch))

@@ -5,7 +5,7 @@ goes on without. Any number of processes may share a folder: files appear whole 
 hold what was written (its first 32 bytes are the SHA-256 of the rest) is removed and made again.
 
 Folder: $DRPAI_QAT_CACHE_DIR, else $XDG_CACHE_HOME/drpai-qat, else ~/.cache/drpai-qat; kernels lie in kernels/ below it.
-Size: $DRPAI_QAT_CACHE_MB, default 256; 0 keeps nothing. Beyond it, what was not used for longest goes first.
+Size: $DRPAI_QAT_CACHE_MB, default 256; 0 keeps nothing. Beyond it, the least recently used go first.
 Whoever may write there can put code into your networks: the folder is made readable to its owner alone.
 """
 
@@ -16,9 +16,10 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from drpai_qat.core.user_cache import user_cache
 
 DEFAULT_MEGABYTES = 256
 _ENDING = ".o"
@@ -40,14 +41,15 @@ class KernelCache:
     limit: int = DEFAULT_MEGABYTES << 20
 
     @classmethod
-    def of_user(cls, environment: Mapping[str, str] = os.environ) -> KernelCache:
+    def of_user(cls) -> KernelCache:
         """The cache that the environment names; see the head of this file."""
-        size = environment.get("DRPAI_QAT_CACHE_MB", "")
+        size = os.environ.get("DRPAI_QAT_CACHE_MB", "")
         limit = (int(size) if size.isdecimal() else DEFAULT_MEGABYTES) << 20
-        return cls(_user_folder(environment) if limit else None, limit)
+        folder = user_cache()
+        return cls(folder / "kernels" if folder and limit else None, limit)
 
     def get(self, key: str) -> bytes | None:
-        """What was kept under this key; None where there is nothing, or nothing whole."""
+        """The content kept under this key; None if there is none, or it is damaged."""
         path = self._path(key)
         if path is None:
             return None
@@ -65,7 +67,7 @@ class KernelCache:
         return content if whole else None
 
     def put(self, key: str, content: bytes) -> None:
-        """Keep this; silently nothing where that is not possible."""
+        """Keep this content; where that is not possible, do nothing."""
         path = self._path(key)
         if path is None:
             return
@@ -82,7 +84,7 @@ class KernelCache:
                     os.unlink(partial)
 
     def trim(self) -> None:
-        """Remove what was not used for longest until the limit holds, and what killed writers left."""
+        """Remove the least recently used files until the limit holds, and leftovers of killed writers."""
         if self.folder is None:
             return
         kept: list[tuple[float, int, str]] = []
@@ -107,14 +109,3 @@ class KernelCache:
 
 
 NO_CACHE = KernelCache(None)
-
-
-def _user_folder(environment: Mapping[str, str]) -> Path | None:
-    named = environment.get("DRPAI_QAT_CACHE_DIR")
-    if named:
-        return Path(named) / "kernels"
-    base = environment.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(base):  # a relative one is invalid, says the specification
-        return Path(base) / "drpai-qat" / "kernels"
-    home = environment.get("HOME", "")
-    return Path(home) / ".cache" / "drpai-qat" / "kernels" if os.path.isabs(home) else None

@@ -113,13 +113,25 @@ def test_a_read_only_cache_is_used(cache: KernelCache, monkeypatch: pytest.Monke
     assert cache.get("a") == b"x"
 
 
-def test_where_it_lies() -> None:
-    of = KernelCache.of_user
-    assert of({"HOME": "/home/me"}) == KernelCache(Path("/home/me/.cache/drpai-qat/kernels"), DEFAULT_MEGABYTES << 20)
-    assert of({"HOME": "/home/me", "XDG_CACHE_HOME": "/big"}).folder == Path("/big/drpai-qat/kernels")
-    assert of({"HOME": "/home/me", "XDG_CACHE_HOME": "big"}).folder == Path("/home/me/.cache/drpai-qat/kernels")
-    assert of({"DRPAI_QAT_CACHE_DIR": "/fast", "XDG_CACHE_HOME": "/big"}).folder == Path("/fast/kernels")
-    assert of({"HOME": "/home/me", "DRPAI_QAT_CACHE_MB": "10"}).limit == 10 << 20
-    assert of({"HOME": "/home/me", "DRPAI_QAT_CACHE_MB": "0"}).folder is None
-    assert of({}).folder is None
+@pytest.mark.parametrize(
+    ("environment", "folder"),
+    [
+        ({"HOME": "/home/me"}, "/home/me/.cache/drpai-qat/kernels"),
+        ({"HOME": "/home/me", "XDG_CACHE_HOME": "/big"}, "/big/drpai-qat/kernels"),
+        ({"DRPAI_QAT_CACHE_DIR": "/fast", "XDG_CACHE_HOME": "/big"}, "/fast/kernels"),
+    ],
+)
+def test_where_it_lies(environment: dict[str, str], folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DRPAI_QAT_CACHE_DIR", "DRPAI_QAT_CACHE_MB", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert KernelCache.of_user() == KernelCache(Path(folder), DEFAULT_MEGABYTES << 20)
+
+
+def test_how_large_it_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRPAI_QAT_CACHE_MB", "10")
+    assert KernelCache.of_user().limit == 10 << 20
+    monkeypatch.setenv("DRPAI_QAT_CACHE_MB", "0")
+    assert KernelCache.of_user().folder is None
     assert NO_CACHE.get("a") is None
