@@ -38,7 +38,7 @@ from drpai_qat.data.samples import make_samples
 from drpai_qat.deployment import folder as deployment
 from drpai_qat.deployment import manifest
 from drpai_qat.options import CompileOptions, compile_options
-from drpai_qat.report.content import FoldNote, NodeCoverage, Report
+from drpai_qat.report.content import Report
 from drpai_qat.report.size import MemoryUse, Size, count_quantized, count_weights
 from drpai_qat.runtimes.network import Network
 from drpai_qat.runtimes.onnxruntime import Reference
@@ -120,7 +120,7 @@ class _Folded:
     static: onnx.ModelProto
     canonical: onnx.ModelProto
     qat_type: str
-    notes: tuple[FoldNote, ...]
+    notes: tuple[preprocess.Note, ...]
 
 
 def run(options: CompileOptions, progress: Stages) -> Report:
@@ -160,8 +160,7 @@ def _fold(options: CompileOptions, progress: Stages) -> _Folded:
         static = specialize(source.path.name, source.model, options.input_shapes)
     with progress.stage("folding the fake-quant"), _blaming(source):
         result = preprocess.preprocess(static, options.qat_type)
-    notes = tuple(FoldNote(note.action, note.node, note.reason) for note in result.log)
-    return _Folded(source, static, result.model, result.qat_type, notes)
+    return _Folded(source, static, result.model, result.qat_type, result.log)
 
 
 def _build(
@@ -271,8 +270,7 @@ def _report(
         weights=weights,
         activations=activations,
         notes=folded.notes,
-        coverage=tuple(NodeCoverage(one.node, one.op, one.compute, one.macs, one.reason) for one in lowered.coverage),
-        int8_mac_fraction=lowered.int8_mac_fraction,
+        coverage=lowered.coverage,
         size=size,
         check=check,
         seconds=dict(progress.seconds),
@@ -280,10 +278,6 @@ def _report(
 
 
 def _manifest(report: Report, lowered: Lowered, target: Target, folder: Path) -> manifest.Manifest:
-    check = None
-    if report.check is not None:
-        outputs = [one.to_json() for one in report.check.outputs]
-        check = {"passed": report.check.passed, "samples": report.check.samples, "outputs": outputs}
     versions = {name: importlib.metadata.version(name) for name in _VERSIONS_OF}
     return manifest.Manifest(
         model=report.model,
@@ -292,7 +286,7 @@ def _manifest(report: Report, lowered: Lowered, target: Target, folder: Path) ->
         target=target.to_json(),
         int8_mac_fraction=report.int8_mac_fraction,
         versions={"drpai-qat": __version__, **versions},
-        check=check,
+        check=report.summary(),
         files=deployment.hashes(folder),
     )
 

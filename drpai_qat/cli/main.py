@@ -159,6 +159,7 @@ def _options(context: click.Context, values: dict[str, Any]) -> CompileOptions:
 def _compile(options: CompileOptions, interrupts: Interrupts, quiet: bool, verbose: bool) -> int:
     from drpai_qat import pipeline
     from drpai_qat.core import progress
+    from drpai_qat.report import terminal
 
     stages = progress.Silent() if quiet else progress.for_console(Console(stderr=True))
     report = pipeline.run(options, interrupts.watch(stages))
@@ -166,7 +167,7 @@ def _compile(options: CompileOptions, interrupts: Interrupts, quiet: bool, verbo
         console = Console()
         if not console.is_terminal:
             console = Console(width=_PLAIN_WIDTH)  # rich would wrap at 80
-        report.print(console, notes=verbose)
+        terminal.show(report, console, notes=verbose)
     elif not report.passed and report.check is not None:
         say("; ".join(filter(None, (*report.check.shortfalls, report.check.divergence))))
     return DONE if report.passed else CHECK_FELL_SHORT

@@ -1,8 +1,12 @@
-"""What became of each node of the canonical model: said by the lowering, told by the report."""
+"""What became of each node of the canonical model: said by whoever compiles it, told by the report."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+INTEGER = ("int8", "int16")
+"""What `compute` says of arithmetic in integers."""
 
 
 @dataclass(frozen=True)
@@ -21,3 +25,10 @@ class LoweredNode:
     compute: str
     macs: int = 0
     reason: str = ""
+
+
+def int8_mac_fraction(coverage: Iterable[LoweredNode]) -> float:
+    """Share of multiply-accumulates done in integers (int8 weights; int8 or int16 activations); 1.0 without any."""
+    nodes = list(coverage)
+    total = sum(node.macs for node in nodes)
+    return sum(node.macs for node in nodes if node.compute in INTEGER) / total if total else 1.0

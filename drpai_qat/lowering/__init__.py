@@ -47,13 +47,6 @@ class Lowered:
     outputs: tuple[TensorInfo, ...]
     coverage: tuple[LoweredNode, ...]
 
-    @property
-    def int8_mac_fraction(self) -> float:
-        """Share of multiply-accumulates done in integers (int8 weights; int8 or int16 activations); 1.0 without any."""
-        total = sum(node.macs for node in self.coverage)
-        integer = sum(node.macs for node in self.coverage if node.compute in ("int8", "int16"))
-        return integer / total if total else 1.0
-
 
 def lower(model: onnx.ModelProto, isa: Isa) -> Lowered:
     """Lower a canonical QDQ model.

@@ -15,7 +15,7 @@ class MemoryUse:
 
     Attributes:
         workspace: all blocks that hold intermediate tensors and outputs.
-        live: the largest total of tensors alive at one time: no placement needs less.
+        live: the largest total of tensors in use at one time: no placement needs less.
     """
 
     workspace: int = 0
@@ -50,18 +50,6 @@ class Size:
             "workspace": self.memory.workspace,
             "largest_live_activations": self.memory.live,
         }
-
-    def __str__(self) -> str:
-        share = f" ({self.params / self.weights:.2f} bytes a weight)" if self.weights else ""
-        work, live = _megabytes(self.memory.workspace), _megabytes(self.memory.live)
-        return (
-            f"code {_megabytes(self.library)}, parameters {_megabytes(self.params)}{share}; "
-            f"while running {work} of activations (alive at once {live})"
-        )
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
 def count_weights(model: onnx.ModelProto) -> int:

@@ -1,0 +1,154 @@
+"""The short form of a report, for people: facts, outputs, the layers that differ most."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from drpai_qat.check.fidelity import CheckResult
+from drpai_qat.check.figures import OutputFigures
+from drpai_qat.core.text import listed, one_line, seconds
+from drpai_qat.report.content import Report
+from drpai_qat.report.size import Size
+
+_MOST_LAYERS = 8
+
+
+def show(report: Report, console: Console, *, notes: bool = False) -> None:
+    """Print a report; with `notes` also what preprocess folded, line by line."""
+    if notes:
+        for note in report.notes:
+            console.print(Text(one_line(f"{note.action} {note.node}: {note.reason}")), soft_wrap=True)
+    console.print(Group(*_parts(report)))
+
+
+def _parts(report: Report) -> Iterable[RenderableType]:
+    yield _facts(report)
+    if report.check is not None:
+        yield Text()
+        yield _outputs_table(report.check)
+        if report.check.layers is not None:
+            yield Text()
+            yield from _layers(report.check)
+        for text in report.check.shortfalls:
+            yield Text(f"check failed: {text}", style="bold red")
+        for text in report.check.excused:
+            yield Text(f"excused: {text}", style="yellow")
+        if report.check.divergence:
+            yield Text(report.check.divergence, style="red")
+
+
+def _facts(report: Report) -> Table:
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="bold", no_wrap=True)
+    facts.add_column(overflow="fold")
+    rows = {
+        "model": f"{report.model['name']} ({report.model['qat_type']} QAT)",
+        "quantized": f"{report.weights} weights, {report.activations} activations",
+        "integer MACs": f"{report.int8_mac_fraction:.1%}{_int16_share(report)}",
+        "float nodes": "; ".join(_float_nodes(report)) or "none",
+        "skipped": "; ".join(_grouped((note.reason, note.node) for note in report.notes if note.action == "skipped")),
+        "target": report.target,
+        "size": _size(report.size),
+        "time": f"{seconds(sum(report.seconds.values()))} ({_slowest(report)})",
+        "check": _verdict(report),
+        "output": str(report.output_dir),
+    }
+    for key, value in rows.items():
+        if value:
+            facts.add_row(key, Text(one_line(value, 1000)))
+    return facts
+
+
+def _size(size: Size) -> str:
+    share = f" ({size.params / size.weights:.2f} bytes per weight)" if size.weights else ""
+    work, least = _megabytes(size.memory.workspace), _megabytes(size.memory.live)
+    return (
+        f"code {_megabytes(size.library)}, parameters {_megabytes(size.params)}{share}; "
+        f"a run takes {work} for activations, of which at most {least} hold data at any one time"
+    )
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+def _int16_share(report: Report) -> str:
+    total = sum(node.macs for node in report.coverage)
+    wide = sum(node.macs for node in report.coverage if node.compute == "int16")
+    return f" ({wide / total:.1%} with int16 activations)" if wide else ""
+
+
+def _float_nodes(report: Report) -> list[str]:
+    nodes = (node for node in report.coverage if node.compute in ("float32", "tvm"))
+    return _grouped((node.reason or node.compute, node.op) for node in nodes)
+
+
+def _slowest(report: Report) -> str:
+    name, value = max(report.seconds.items(), key=lambda item: item[1], default=("", 0.0))
+    return f"{name} {seconds(value)}"
+
+
+def _verdict(report: Report) -> str:
+    if report.check is None:
+        return "not checked"
+    runs = f"{report.check.samples} sample{'s' if report.check.samples > 1 else ''}"
+    verdict = "passed" if report.check.passed else "FAILED"
+    return f"{verdict} against onnxruntime, optimisations off, {runs}"
+
+
+def _grouped(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """("why", "what") pairs as "3 Softmax, 2 Add: why", most frequent first."""
+    by_reason: dict[str, Counter[str]] = {}
+    for reason, what in pairs:
+        by_reason.setdefault(reason, Counter())[what] += 1
+    ordered = sorted(by_reason.items(), key=lambda item: -item[1].total())
+    return [
+        f"{listed([f'{count} {what}' if count > 1 else what for what, count in counts.most_common()])}: {reason}"
+        for reason, counts in ordered
+    ]
+
+
+def _outputs_table(check: CheckResult) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("output", "max error", "SQNR", "cosine", "top-1", "fold alone"):
+        table.add_column(column, justify="left" if column == "output" else "right", overflow="fold")
+    for found, fold in zip(check.outputs, check.fold, strict=True):
+        table.add_row(
+            Text(one_line(found.name)), _lsb(found), _decibel(found), f"{found.cosine:.6f}",
+            str(found.top1) if found.top1 else "-", _decibel(fold),
+        )  # fmt: skip
+    return table
+
+
+def _lsb(figures: OutputFigures) -> str:
+    if figures.max_error == 0:
+        return "exact"
+    return f"{figures.max_error_lsb:.2f} LSB" + ("" if figures.lsb_trained else " of max|y|/127")
+
+
+def _decibel(figures: OutputFigures) -> str:
+    return (
+        "exact" if figures.max_error == 0 else f"{figures.sqnr_db:.1f} dB" if math.isfinite(figures.sqnr_db) else "none"
+    )
+
+
+def _layers(check: CheckResult) -> Sequence[RenderableType]:
+    """The layers that differ most, and a line on the others."""
+    layers = check.layers or ()
+    differing = sorted((one for one in layers if one.equal < 1), key=lambda one: (-one.max_lsb, one.equal))
+    exact = len(layers) - len(differing)
+    summary = Text(f"{len(layers)} quantized tensors, {exact} equal to the last bit when fed the reference's integers")
+    if not differing:
+        return [summary]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("tensor", "made by", "equal", "max"):
+        table.add_column(column, justify="left" if column in ("tensor", "made by") else "right", overflow="fold")
+    for one in differing[:_MOST_LAYERS]:
+        table.add_row(Text(one_line(one.tensor)), Text(one_line(one.node)), f"{one.equal:.3%}", f"{one.max_lsb} LSB")
+    return [summary, table]
