@@ -139,9 +139,9 @@ def test_no_check(small, tmp_path):
 
 def test_check_that_falls_short_is_status_3_and_names_the_layer(small, tmp_path, monkeypatch, capsys):
     """One kernel's weights are falsified after lowering: everything is written, and the layer is named."""
-    import drpai_qat.lowering as lowering
+    from drpai_qat.backends.cpu import compilation
 
-    lower = lowering.lower
+    lower = compilation.lower
 
     def falsified(model, isa):
         wrong = onnx.ModelProto()
@@ -151,7 +151,7 @@ def test_check_that_falls_short_is_status_3_and_names_the_layer(small, tmp_path,
                 tensor.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(tensor), tensor.name))
         return lower(wrong, isa)
 
-    monkeypatch.setattr(lowering, "lower", falsified)
+    monkeypatch.setattr(compilation, "lower", falsified)
     assert compile_main([str(small), "-a", "-m", "pytorch", "-o", str(tmp_path / "out")]) == 3
     printed = capsys.readouterr().out
     assert "FAILED" in printed

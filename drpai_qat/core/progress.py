@@ -1,4 +1,4 @@
-"""What the command is doing, and for how long: a live line in a terminal, one plain line a stage elsewhere."""
+"""What the command is doing, and for how long: a live line in a terminal, one plain line per stage elsewhere."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Plain(Silent):
 
 
 class Live(Silent):
-    """A line a stage with a running clock."""
+    """One line per stage, with a running clock."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()

@@ -113,7 +113,7 @@ class QuantParams:
 
     @property
     def per_channel(self) -> bool:
-        """True if scale has one entry a channel."""
+        """True if scale has one entry per channel."""
         return self.axis is not None
 
     @property

@@ -12,7 +12,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from drpai_qat.core.errors import DeploymentError
 from drpai_qat.core.text import INSTALL_LINKER, listed, one_line
 from drpai_qat.deployment import manifest
 
+CANONICAL = "model_int8.onnx"
 INTERPRETER_OUT = "interpreter_out"
 
 
@@ -128,19 +129,6 @@ def write_arrays(
 def write_float32(path: Path, array: NDArray) -> None:
     """Write an array as raw little-endian float32."""
     path.write_bytes(np.ascontiguousarray(array, "<f4").tobytes())
-
-
-def write_params(path: Path, params: Mapping[str, NDArray]) -> None:
-    """Write deploy.params in TVM's own format.
-
-    Args:
-        params: in the order in which `main` takes them, which has to be that of their names: readers go by it.
-    Raises: OSError: the disk is full (TVM's writer would leave half a file without a word).
-    """
-    from tvm import runtime
-
-    assert list(params) == sorted(params), "parameters are not in the order of their names"
-    path.write_bytes(runtime.save_param_dict(dict(params)))
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -8,6 +8,7 @@ Knows neither TVM nor ONNX, so a board's Python can read it.
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any
 
 from drpai_qat.core.errors import DeploymentError, DrpaiQatError
 from drpai_qat.core.tensor_info import TensorInfo
+from drpai_qat.version import __version__
 
 FORMAT = "drpai-qat/1"
 """Changes where a reader of the number before would misunderstand the file."""
@@ -23,6 +25,8 @@ FORMAT = "drpai-qat/1"
 FILE = "deploy.json"
 LIBRARY = "deploy.so"
 PARAMS = "deploy.params"
+
+_VERSIONS_OF = ("apache-tvm", "numpy", "onnx", "onnx-graphsurgeon", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,11 @@ def read(folder: Path) -> Manifest:
         raise DeploymentError(
             f"{path} is damaged ({type(error).__name__}: {error}): compile or copy it again"
         ) from None
+
+
+def versions() -> dict[str, str]:
+    """Of this package, and of those that compile."""
+    return {"drpai-qat": __version__, **{name: importlib.metadata.version(name) for name in _VERSIONS_OF}}
 
 
 def is_ours(folder: Path) -> bool:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from drpai_qat.core.errors import DeploymentError
 from drpai_qat.core.tensor_info import TensorInfo
-from drpai_qat.deployment import folder as deployment
+from drpai_qat.deployment.folder import INTERPRETER_OUT, named_os_errors, write_float32
 
 ABSOLUTE, RELATIVE = 0.01, 0.001
 """Tolerance of the DRP-AI SDK's comparison tool: |y - reference| <= ABSOLUTE + RELATIVE * |reference|."""
@@ -75,10 +75,10 @@ class SampleRun:
 
     def write(self, folder: Path) -> None:
         """Write output_<i>.bin, raw float32."""
-        with deployment.named_os_errors(folder):
+        with named_os_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for index, array in enumerate(self.arrays):
-                deployment.write_float32(folder / f"output_{index}.bin", array)
+                write_float32(folder / f"output_{index}.bin", array)
 
     def __str__(self) -> str:
         times = self.milliseconds
@@ -91,7 +91,7 @@ def run(network: Runs, folder: Path, loops: int) -> SampleRun:
 
     Raises: DeploymentError: the sample files are missing or don't fit.
     """
-    samples = folder / deployment.INTERPRETER_OUT
+    samples = folder / INTERPRETER_OUT
     feeds = {
         info.name: _read(samples / f"input_{i}.bin", info).astype(info.dtype) for i, info in enumerate(network.inputs)
     }

@@ -10,8 +10,8 @@ import shlex
 import onnx
 
 from drpai_qat.core.errors import ModelError, OptionError
-from drpai_qat.core.input_shape import InputShape
 from drpai_qat.core.text import listed, one_line
+from drpai_qat.source.input_shape import InputShape
 from drpai_qat.source.structure import network_inputs
 
 LARGEST_TENSOR = 2**31

@@ -1,4 +1,4 @@
-"""The command line without compiling: options, exit status, one line an error. Compiling is in test_pipeline.py."""
+"""The command line without compiling: options, exit status, one line per error. Compiling is in test_pipeline.py."""
 
 import os
 import signal
@@ -11,6 +11,7 @@ import pytest
 
 from drpai_qat.cli.main import compile_main, main
 from drpai_qat.core.errors import ModelError
+from tests.cli import options_page
 from tests.small_models import qdq_model
 
 ROOT = Path(__file__).parents[2]
@@ -244,6 +245,8 @@ def test_help_is_quick_and_complete():
         "--target",
         "--check",
         "--seed",
+        "--quiet",
+        "--version",
     ]:
         assert option in result.stdout
     for package in ("tvm", "onnx", "onnxruntime", "numpy"):
@@ -264,3 +267,7 @@ def test_unwritable_output(tmp_path):
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
     assert "/proc/out can't be written" in result.stderr
+
+
+def test_the_page_of_options_is_that_of_the_code():
+    assert options_page.PAGE.read_text() == options_page.page(), "python -m tests.cli.options_page writes it"

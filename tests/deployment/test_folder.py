@@ -7,16 +7,15 @@ import numpy as np
 import pytest
 
 from drpai_qat.core.errors import DeploymentError
-from drpai_qat.deployment import folder as deployment
 from drpai_qat.deployment import manifest
-from drpai_qat.deployment.folder import staged, write_arrays
+from drpai_qat.deployment.folder import hashes, staged, write_arrays
 from drpai_qat.deployment.manifest import Manifest
 
 
 def write_output(folder, text="one"):
     """What a compile leaves: a file and a deploy.json that lists it."""
     (folder / "deploy.params").write_text(text)
-    Manifest({}, (), (), {}, 1.0, {}, files=deployment.hashes(folder)).write(folder)
+    Manifest({}, (), (), {}, 1.0, {}, files=hashes(folder)).write(folder)
 
 
 def compile_into(out, text="one"):

@@ -2,7 +2,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from drpai_qat.core.errors import ModelError, OptionError
-from drpai_qat.core.input_shape import InputShape
+from drpai_qat.source.input_shape import InputShape
 from drpai_qat.source.static_shapes import specialize
 
 

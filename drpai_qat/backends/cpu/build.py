@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import tvm
-from tvm import relax
+from numpy.typing import NDArray
+from tvm import relax, runtime
 from tvm.relax.backend.cpu_generic import pipeline as cpu
 from tvm.support import cc
 
@@ -43,6 +45,17 @@ def build(
         objects = outline_kernels(target, cache, Path(folder))
         compile_module(lowered.module, target, plan, objects).export_library(str(library), fcompile=link)
     return plan.use
+
+
+def write_params(path: Path, params: Mapping[str, NDArray]) -> None:
+    """Write deploy.params in TVM's own format.
+
+    Args:
+        params: in the order in which `main` takes them, which has to be that of their names: readers go by it.
+    Raises: OSError: the disk is full (TVM's writer would leave half a file without a word).
+    """
+    assert list(params) == sorted(params), "parameters are not in the order of their names"
+    path.write_bytes(runtime.save_param_dict(dict(params)))
 
 
 def compile_module(

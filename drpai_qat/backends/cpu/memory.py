@@ -1,7 +1,8 @@
-"""Where a network's intermediate tensors lie: in blocks of memory that tensors share which do not live together.
+"""Where a network's intermediate tensors lie: in blocks of memory, shared by tensors that are not
+needed at the same time.
 
-TVM's own planner gives a block to later tensors of the same type only, which takes up to 2.5 times the memory that is
-alive at once. Here any type may follow any other. A tensor starts where its block does: kernels take no offsets.
+TVM's own planner gives a block to later tensors of the same type only, which takes up to 2.5 times the memory in use at
+any one time. Here any type may follow any other. A tensor starts where its block does: kernels take no offsets.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tvm import relax
 from drpai_qat.report.size import MemoryUse
 
 _WASTE = 1.25
-"""A result may keep a block alive that is so much larger than itself."""
+"""A result that its caller keeps may hold on to a block that is so many times its own size."""
 
 _NOISY = 32  # orders with noise
 _WORK = 20_000  # tensors placed in them at most
@@ -46,7 +47,7 @@ def place(tensors: Sequence[Lifetime]) -> tuple[list[int], list[int]]:
     """The block of each tensor, and the size of each block.
 
     Tensors are placed in several orders, and the result that needs least is taken; on most of our models that is below
-    1.3 times what is alive at once.
+    1.3 times the memory in use at any one time.
     Source: Pisarchyk and Lee, Efficient Memory Management for Deep Neural Net Inference, 2020: "shared objects", greedy
     by size and by breadth. To these come the order of time, and orders by size with some noise.
     """
@@ -117,7 +118,7 @@ def largest_live(tensors: Sequence[Lifetime]) -> int:
 
 
 def _totals(tensors: Sequence[Lifetime]) -> list[int]:
-    """Bytes alive at each step."""
+    """Bytes in use at each step."""
     totals = [0] * (max((tensor.last for tensor in tensors), default=-1) + 1)
     for tensor in tensors:
         for step in range(tensor.first, tensor.last + 1):

@@ -86,7 +86,7 @@ def find_linker(
 
 
 def _check_own_compiler(environment: Mapping[str, str]) -> None:
-    """TVM links with what CXX, CC or PATH names, and breaks without a word where there is nothing."""
+    """TVM links with the compiler that CXX, CC or PATH names, and fails without a message if there is none."""
     if environment.get("CXX") or environment.get("CC"):
         return
     if not any(shutil.which(name, path=environment.get("PATH")) for name in _OWN_NAMES):

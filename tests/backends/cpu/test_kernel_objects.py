@@ -11,9 +11,8 @@ import pytest
 
 import preprocess
 from drpai_qat.backends.cpu import targets
-from drpai_qat.backends.cpu.build import build
+from drpai_qat.backends.cpu.build import build, write_params
 from drpai_qat.backends.cpu.cache import NO_CACHE, KernelCache
-from drpai_qat.deployment import folder as deployment
 from drpai_qat.lowering import Lowered, lower
 from drpai_qat.runtimes.network import Network
 from tests.small_models import qdq_model
@@ -31,7 +30,7 @@ def lowered() -> Lowered:
 def run(lowered: Lowered, folder: Path, cache: KernelCache) -> dict[str, np.ndarray]:
     folder.mkdir()
     build(lowered, targets.host(), folder / "deploy.so", cache=cache)
-    deployment.write_params(folder / "deploy.params", lowered.params)
+    write_params(folder / "deploy.params", lowered.params)
     network = Network(folder / "deploy.so", folder / "deploy.params", lowered.inputs, lowered.outputs)
     rng = np.random.default_rng(0)
     return network.run({info.name: rng.normal(0, 1, info.shape).astype(info.dtype) for info in lowered.inputs})

@@ -1,54 +1,13 @@
-"""The commands after compiling: `drpai-qat run` and `drpai-qat bundle`."""
+"""`drpai-qat run`: a deployed network on its sample input, here or on a board."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from drpai_qat.cli.exit_status import CHECK_FELL_SHORT, DONE, guarded
-
-PATH = click.Path(path_type=Path)
-FOLDER = click.argument("folder", metavar="OUT", type=PATH)
-
-
-@click.command(short_help="Write a folder to copy to the board.")
-@FOLDER
-@click.option("--target", metavar="NAME", help="What OUT was compiled for, to be sure.  [default: whatever it is]")
-@click.option("-o", "--output_dir", metavar="DIR", type=PATH, required=True, help="Folder to write.")
-@click.option(
-    "--runtime",
-    metavar="DIR",
-    type=PATH,
-    help="Holds libtvm_runtime.so and libtvm_ffi.so for the board.  [default: from the wheels, with pip]",
-)
-@click.option("-t", "--toolchain_dir", metavar="DIR", help="Cross compilation SDK.  [default: $SDK]")
-@click.option("--cross_compiler", metavar="CC", help="C or C++ cross compiler.  [default: aarch64-linux-gnu-g++]")
-@click.pass_context
-def bundle_command(context: click.Context, /, **values: Any) -> None:
-    """Write a folder to copy to the board.
-
-    Network, sample data, runtime libraries, a compiled runner and a Python one: copy it and start ./run_inference.
-    """
-    context.exit(guarded(lambda _: _bundle(values), verbose=False))
-
-
-def _bundle(values: dict[str, Any]) -> int:
-    from drpai_qat.backends.cpu.bundle import RUNNER, bundle
-
-    output = values["output_dir"]
-    bundle(
-        values["folder"],
-        output,
-        target=values["target"],
-        runtime_dir=values["runtime"],
-        toolchain_dir=values["toolchain_dir"],
-        cross_compiler=values["cross_compiler"],
-    )
-    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file()) / 1e6
-    click.echo(f"{output}: {size:.1f} MB; copy it to the board and run ./{RUNNER}")
-    return DONE
+from drpai_qat.cli.folder_argument import FOLDER, PATH
 
 
 @click.command(short_help="Run a deployed network on its sample input, here or on a board.")

@@ -1,0 +1,55 @@
+"""The CPU as a backend. TVM is loaded when there is a model to compile: bad input is refused before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from drpai_qat.backends.cpu.cache import NO_CACHE, KernelCache
+from drpai_qat.backends.cpu.target_names import MACHINES
+from drpai_qat.backends.cpu.toolchain import Linker, find_linker
+from drpai_qat.backends.protocol import Artifact
+from drpai_qat.backends.target_options import TargetOptions
+from drpai_qat.core import cpu_features as cpu
+from drpai_qat.core.progress import Stages
+
+
+class CpuBackend:
+    """Integer kernels for x86-64 and Arm64, by TVM; see drpai_qat.backends.protocol.Backend."""
+
+    def __init__(self) -> None:
+        self._options = TargetOptions()
+        self._linker: Linker | None = None
+
+    def prepare(self, options: TargetOptions) -> None:
+        """Find what links for the target.
+
+        Raises:
+            OptionError: no such CPU, or a compiler that is named, or needed, is not there.
+            DeploymentError: this machine has no compiler of its own.
+        """
+        folder = None if options.toolchain_dir is None else str(options.toolchain_dir)
+        self._options, self._linker = options, find_linker(_machine(options), folder, options.cross_compiler)
+
+    def compile(self, canonical: onnx.ModelProto, folder: Path, progress: Stages) -> Artifact:
+        """Write deploy.so and deploy.params.
+
+        Raises:
+            LoweringError: an operator has no implementation here nor in TVM's importer.
+            OptionError: there are no kernels for this machine's CPU.
+        """
+        with progress.stage("starting the compiler"):
+            from drpai_qat.backends.cpu import compilation, targets
+
+            target = targets.by_name(self._options.target, self._options.mcpu)
+        cache = KernelCache.of_user() if self._options.cache else NO_CACHE
+        return compilation.compile_network(canonical, target, self._linker, cache, folder, progress)
+
+
+def _machine(options: TargetOptions) -> str:
+    if options.mcpu is not None:  # it may name another machine's CPU; LLVM knows them
+        from drpai_qat.backends.cpu import targets
+
+        return targets.by_name(options.target, options.mcpu).machine
+    return MACHINES.get(options.target, cpu.machine())

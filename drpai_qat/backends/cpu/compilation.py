@@ -1,0 +1,98 @@
+"""From the canonical model to deploy.so and deploy.params, and to a network that runs here."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import onnx
+
+from drpai_qat.backends.cpu import targets
+from drpai_qat.backends.cpu.build import build, write_params
+from drpai_qat.backends.cpu.cache import KernelCache
+from drpai_qat.backends.cpu.targets import Target
+from drpai_qat.backends.cpu.toolchain import Linker
+from drpai_qat.backends.protocol import Artifact, RunOnce
+from drpai_qat.core.isolation import run_isolated
+from drpai_qat.core.progress import Stages
+from drpai_qat.deployment.manifest import LIBRARY, PARAMS
+from drpai_qat.lowering import Lowered, lower
+from drpai_qat.report.size import MemoryUse, Size, count_weights
+from drpai_qat.runtimes.network import Network
+
+
+def compile_network(
+    canonical: onnx.ModelProto,
+    target: Target,
+    linker: Linker | None,
+    cache: KernelCache,
+    folder: Path,
+    progress: Stages,
+) -> Artifact:
+    """Compile for the target, and for this machine too where it can't run the target's code.
+
+    Args:
+        canonical: canonical QDQ model.
+        linker: for another machine than this one; None: the compiler of this one.
+        cache: of compiled kernels.
+        folder: gets deploy.so and deploy.params.
+        progress: told of the stages.
+    Raises: LoweringError: an operator has no implementation here nor in TVM's importer.
+    """
+    with progress.stage("lowering"):
+        lowered = lower(canonical, target.isa)
+    with progress.stage(f"compiling for {target.name}" + (f" with {linker}" if linker else "")):
+        memory = _build(lowered, target, folder, cache, linker)
+    here = partial(_compile_here, scratch=folder, cache=cache)
+    if target.runs_here:
+        network = _network(lowered, folder)
+    else:
+        with progress.stage(f"compiling for {targets.host().name}, to check here"):
+            network = here(canonical)
+    library, params = ((folder / name).stat().st_size for name in (LIBRARY, PARAMS))
+
+    def compile_here(model: onnx.ModelProto) -> RunOnce:
+        return here(model).run
+
+    return Artifact(
+        inputs=lowered.inputs,
+        outputs=lowered.outputs,
+        coverage=lowered.coverage,
+        target=target.to_json(),
+        size=Size(library, params, count_weights(canonical), memory),
+        files=(LIBRARY, PARAMS),
+        network=network,
+        compile_here=compile_here,
+    )
+
+
+def _compile_here(model: onnx.ModelProto, scratch: Path, cache: KernelCache) -> Network:
+    """Compile into a folder that is gone afterwards: the code stays mapped."""
+    host = targets.host()
+    with tempfile.TemporaryDirectory(dir=scratch) as name:
+        lowered = lower(model, host.isa)
+        _build(lowered, host, Path(name), cache)
+        return _network(lowered, Path(name))
+
+
+def _build(
+    lowered: Lowered, target: Target, folder: Path, cache: KernelCache, linker: Linker | None = None
+) -> MemoryUse:
+    """Generate code in a child process, which LLVM may end, and write both files."""
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        answer = Path(scratch) / "memory.json"
+
+        def work() -> None:
+            use = build(lowered, target, folder / LIBRARY, linker, cache)
+            answer.write_text(json.dumps(asdict(use)))
+
+        run_isolated(work, Path(scratch))
+        write_params(folder / PARAMS, lowered.params)
+        return MemoryUse(**json.loads(answer.read_text()))
+
+
+def _network(lowered: Lowered, folder: Path) -> Network:
+    return Network(folder / LIBRARY, folder / PARAMS, lowered.inputs, lowered.outputs)

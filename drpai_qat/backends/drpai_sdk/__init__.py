@@ -1,0 +1,1 @@
+"""The DRP-AI SDK's tools: today its options, which are refused by name."""

@@ -1,0 +1,66 @@
+"""What a backend is: it takes the canonical model and writes what its target runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import onnx
+from numpy.typing import NDArray
+
+from drpai_qat.backends.target_options import TargetOptions
+from drpai_qat.core.coverage import LoweredNode
+from drpai_qat.core.progress import Stages
+from drpai_qat.core.tensor_info import TensorInfo
+from drpai_qat.report.size import Size
+
+RunOnce = Callable[[Mapping[str, NDArray]], Mapping[str, NDArray]]
+
+
+class Runs(Protocol):
+    """A network that runs on this machine."""
+
+    def run(self, feeds: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        """Outputs by name."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A compiled network.
+
+    Attributes:
+        inputs, outputs: in the order in which the network takes and returns them.
+        coverage: what became of each node of the canonical model.
+        target: what it was compiled for, as JSON; `name` is what the user calls it.
+        size: of its files, and of the memory that a run takes.
+        files: what was written, relative to the folder.
+        network: computes here what the target computes; the compiled network itself where this machine can run it.
+        compile_here: compiles another model in the same way and returns what runs it; for the check layer by layer.
+    """
+
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    coverage: tuple[LoweredNode, ...]
+    target: Mapping[str, Any]
+    size: Size
+    files: tuple[str, ...]
+    network: Runs
+    compile_here: Callable[[onnx.ModelProto], RunOnce]
+
+
+class Backend(Protocol):
+    """A way to deploy. One object serves one compilation."""
+
+    def prepare(self, options: TargetOptions) -> None:
+        """Find tools and extras, before the model is read.
+
+        Raises: DrpaiQatError: something is missing, or the options do not fit each other.
+        """
+
+    def compile(self, canonical: onnx.ModelProto, folder: Path, progress: Stages) -> Artifact:
+        """Compile a canonical QDQ model into files in `folder`.
+
+        Raises: DrpaiQatError: it can't be compiled for the target.
+        """

@@ -1,0 +1,45 @@
+"""Which backend serves which target: names that are known without loading any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from drpai_qat.backends.cpu.target_names import MACHINES
+from drpai_qat.core.errors import OptionError
+
+if TYPE_CHECKING:  # it imports onnx, and --help does not
+    from drpai_qat.backends.protocol import Backend
+
+
+def _cpu() -> Backend:
+    from drpai_qat.backends.cpu.backend import CpuBackend
+
+    return CpuBackend()
+
+
+BACKENDS: Mapping[str, Callable[[], Backend]] = {
+    **dict.fromkeys(("host", *MACHINES), _cpu),
+    "native": _cpu,  # another word for host
+}
+"""A backend for each name that --target takes."""
+
+
+def known(target: str) -> str:
+    """The name itself.
+
+    Raises: OptionError: no backend serves it; the message lists those there are.
+    """
+    if target not in BACKENDS:
+        raise OptionError(
+            f"--target {target!r} is unknown: give {', '.join(name for name in BACKENDS if name != 'native')}"
+        )
+    return target
+
+
+def backend(target: str) -> Backend:
+    """A backend for one compilation.
+
+    Raises: OptionError: no backend serves this target.
+    """
+    return BACKENDS[known(target)]()

@@ -1,0 +1,66 @@
+"""The check that follows a compilation: outputs first, and layer by layer where that is asked for or needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+from numpy.typing import NDArray
+
+import preprocess
+from drpai_qat.check.fidelity import (
+    CheckResult,
+    RunOnce,
+    check_layers,
+    check_outputs,
+    excuse,
+    first_divergence,
+    fold_divergence,
+)
+from drpai_qat.check.thresholds import CheckOptions
+from drpai_qat.core.progress import Stages
+from drpai_qat.core.quantization import QuantParams
+from drpai_qat.runtimes.onnxruntime import Reference
+
+
+def check_compiled(
+    source: Path,
+    static: onnx.ModelProto,
+    canonical: onnx.ModelProto,
+    deployed: RunOnce,
+    compile_here: Callable[[onnx.ModelProto], RunOnce],
+    grids: Mapping[str, QuantParams | None],
+    samples: Sequence[Mapping[str, NDArray]],
+    options: CheckOptions,
+    progress: Stages,
+) -> CheckResult | None:
+    """Compare a compiled network with what was trained.
+
+    Args:
+        source: the source file.
+        static: its model with static inputs.
+        canonical: the folded model.
+        deployed: runs the compiled network.
+        compile_here: compiles another model in the same way, for the check layer by layer.
+        grids: trained grid of each output, by name.
+        samples: network inputs.
+    Returns: None if nothing is to be checked.
+    """
+    if options.check == "none":
+        return None
+    thresholds = options.thresholds
+    with progress.stage("checking against onnxruntime"):
+        runnable = preprocess.reference_model(static)
+        reference = Reference(source if runnable is static else runnable, source.name)
+        middle = Reference(canonical, "model_int8.onnx")
+        result = check_outputs(reference, middle, deployed, grids, samples, thresholds)
+    if options.check == "layers" or not result.passed:
+        with progress.stage("checking layer by layer"):
+            layers = check_layers(canonical, lambda cut: compile_here(cut.model), samples)
+            result = replace(result, layers=layers, divergence=first_divergence(layers))
+            if not result.passed and not result.divergence:
+                result = replace(result, divergence=fold_divergence(runnable, canonical, samples[0]))
+            result = excuse(result, reference, grids, samples, thresholds)
+    return result
