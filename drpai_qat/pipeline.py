@@ -16,7 +16,8 @@ from drpai_qat.backends.protocol import Artifact
 from drpai_qat.check.compiled import check_compiled
 from drpai_qat.core.option_groups import takes
 from drpai_qat.core.progress import Silent, Stages
-from drpai_qat.data.samples import make_samples
+from drpai_qat.data.given_samples import read_samples
+from drpai_qat.data.samples import choose_samples
 from drpai_qat.deployment.folder import CANONICAL, hashes, staged, write_arrays
 from drpai_qat.deployment.manifest import Manifest, versions
 from drpai_qat.options import CompileOptions
@@ -40,6 +41,7 @@ def compile(call: _Call) -> Report:
 
     Args: the options of the command under their long names, as docs/options.md lists them; besides,
         model: the ONNX file.
+        samples: a .npz file, a folder of .npy files, arrays by name of the network input, or the number of random ones.
         thresholds: what the check must reach; see drpai_qat.check.thresholds.
         cache: False does what --no_cache does.
         progress: told of each stage; default: silent.
@@ -56,13 +58,14 @@ def run(options: CompileOptions, progress: Stages) -> Report:
     """
     backend = table.backend(options.target)
     backend.prepare(options)
+    given = None if options.given is None else read_samples(options.given)
     with staged(options.folder) as folder:
         with progress.stage("loading the model"):
             source = load(Path(options.model))
             static = specialize(source.path.name, source.model, options.input_shapes)
         with progress.stage("folding the fake-quant"), naming(source.path):
             folded = preprocess.preprocess(static, options.qat_type)
-        samples = make_samples(folded.model, options.samples, options.seed)
+        samples = choose_samples(folded.model, given, options)
         with naming(source.path):
             artifact = backend.compile(folded.model, folder, progress)
         with progress.stage("running the samples"):
@@ -85,6 +88,7 @@ def run(options: CompileOptions, progress: Stages) -> Report:
                 notes=folded.log,
                 coverage=artifact.coverage,
                 size=artifact.size,
+                samples=None if given is None else given.to_json(len(samples)),
                 check=check,
                 seconds=dict(progress.seconds),
             )
@@ -106,5 +110,6 @@ def _manifest(report: Report, artifact: Artifact, folder: Path) -> Manifest:
         int8_mac_fraction=report.int8_mac_fraction,
         versions=versions(),
         check=report.summary(),
+        samples=report.samples,
         files=hashes(folder),
     )

@@ -31,6 +31,8 @@ def test_defaults():
         ({"output_dir": ""}, "-o"),
         ({"target": "pdp11"}, "--target 'pdp11' is unknown: give host, x86-64-v2, avx2, "),
         ({"mcpu": "z80"}, "no CPU 'z80'"),
+        ({"samples": 2, "check_samples": 3}, "give one of them"),
+        ({"samples": [[1.0]]}, "samples is a list: give a path"),
     ],
 )
 def test_wrong_values(arguments, says):
@@ -43,6 +45,11 @@ def test_a_threshold_is_held_to_its_bounds_in_python_too():
         Thresholds(min_top1=2)
     with pytest.raises(OptionError, match="--min_sqnr nan: give a number"):
         Thresholds(min_sqnr_db=float("nan"))
+
+
+def test_samples_may_be_a_number():
+    options = CompileOptions("m.onnx", samples=7)
+    assert (options.check_samples, options.given) == (7, None)
 
 
 def test_compile_takes_every_option_by_name():

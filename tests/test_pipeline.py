@@ -129,6 +129,42 @@ def test_seed_and_samples(small, tmp_path):
     assert first != second
 
 
+def test_given_samples_are_run_and_recorded(small, tmp_path):
+    """The file's first sample is the sample run; the check sees all of them."""
+    x = np.random.default_rng(1).normal(size=(3, 3, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "real.npz", x=x)
+    arguments = [
+        str(small),
+        "-a",
+        "-m",
+        "pytorch",
+        "-o",
+        str(tmp_path / "out"),
+        "--samples",
+        str(tmp_path / "real.npz"),
+    ]
+    assert compile_main(arguments) == 0
+    content = json.loads((tmp_path / "out/deploy.json").read_text())
+    digest = hashlib.sha256((tmp_path / "real.npz").read_bytes()).hexdigest()
+    assert content["samples"] == {"name": "real.npz", "sha256": digest, "used": 3}
+    assert content["check"]["samples"] == 3
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "out/input_0.bin", "<f4"), x[0].ravel())
+    wanted = Reference(small, "r").run({"x": x[:1]})["y"]
+    found = np.fromfile(tmp_path / "out/interpreter_out/ref_result_0.bin", "<f4")
+    np.testing.assert_allclose(found, wanted.ravel(), atol=0.101)
+    report = drpai_qat.compile(small, output_dir=tmp_path / "arrays", samples={"x": x}, check_samples=2)
+    assert report.check.samples == 2
+    assert drpai_qat.load(tmp_path / "arrays").inputs[0].name == "x"
+
+
+def test_samples_that_do_not_fit_leave_nothing(small, tmp_path, capsys):
+    np.savez(tmp_path / "real.npz", image=np.zeros((1, 3, 8, 8)))
+    arguments = ["--samples", str(tmp_path / "real.npz"), "-o", str(tmp_path / "out"), "--quiet"]
+    assert compile_main([str(small), *arguments]) == 1
+    assert capsys.readouterr().err == "error: --samples real.npz: unknown array 'image': the network's input is x\n"
+    assert sorted(os.listdir(tmp_path)) == ["real.npz", "small.onnx"]
+
+
 def test_no_check(small, tmp_path):
     report = drpai_qat.compile(small, output_dir=tmp_path / "out", check="none")
     assert report.check is None

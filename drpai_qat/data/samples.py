@@ -1,4 +1,4 @@
-"""Sample inputs where the user gave none: deterministic, image-like, spread over the range that training saw."""
+"""Sample inputs: those that the user gave, or random ones, image-like and spread over the range that training saw."""
 
 from __future__ import annotations
 
@@ -8,13 +8,43 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from drpai_qat.core.errors import OptionError
 from drpai_qat.core.quantization import FloatArray
+from drpai_qat.core.tensor_info import TensorInfo
+from drpai_qat.data.given_samples import GivenSamples
+from drpai_qat.data.sample_options import RANDOM, SampleOptions
 
 _VIEWS = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Clip", "Identity")
 """What may stand between an input and its QuantizeLinear without changing its range."""
 
 _UNTRAINED_SPREAD = 1.0
 """Standard deviation where no range is known: inputs are normalized in training."""
+
+
+def choose_samples(
+    model: onnx.ModelProto, given: GivenSamples | None, options: SampleOptions
+) -> list[dict[str, NDArray]]:
+    """The samples that the user asked for.
+
+    Args:
+        model: canonical QDQ model.
+        given: what `options.samples` holds, read; None: random ones are made.
+    Returns: arrays by input name.
+    Raises: OptionError: what was given does not fit the model, or is fewer than asked for.
+    """
+    if given is None:
+        return make_samples(model, options.check_samples or RANDOM, options.seed)
+    found = given.cut([_input_info(value) for value in model.graph.input])
+    wanted = options.check_samples or len(found)
+    if wanted > len(found):
+        raise OptionError(f"--check_samples {wanted}: --samples holds {len(found)}: give more, or ask for fewer")
+    return found[:wanted]
+
+
+def _input_info(value: onnx.ValueInfoProto) -> TensorInfo:
+    tensor = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    return TensorInfo(value.name, tuple(dim.dim_value for dim in tensor.shape.dim), dtype.name)
 
 
 def make_samples(model: onnx.ModelProto, count: int, seed: int) -> list[dict[str, NDArray]]:

@@ -40,6 +40,7 @@ class Manifest:
         int8_mac_fraction: share of multiply-accumulates that run in integers, 0..1.
         versions: of this package and the ones it used.
         check: figures against onnxruntime, None if not checked.
+        samples: name, sha256 and number of the samples that the user gave; None where they were random.
         files: sha256 by path relative to the folder, of all files but deploy.json.
     """
 
@@ -50,6 +51,7 @@ class Manifest:
     int8_mac_fraction: float
     versions: Mapping[str, str]
     check: Mapping[str, Any] | None = None
+    samples: Mapping[str, Any] | None = None
     files: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
@@ -63,6 +65,7 @@ class Manifest:
             "int8_mac_fraction": self.int8_mac_fraction,
             "versions": dict(self.versions),
             "check": self.check,
+            **({} if self.samples is None else {"samples": dict(self.samples)}),
             "files": dict(self.files),
         }
         (folder / FILE).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -93,6 +96,7 @@ def read(folder: Path) -> Manifest:
             int8_mac_fraction=float(content["int8_mac_fraction"]),
             versions=content["versions"],
             check=content["check"],
+            samples=content.get("samples"),
             files=content["files"],
         )
     except (KeyError, TypeError, ValueError, DrpaiQatError) as error:

@@ -30,6 +30,7 @@ class Report:
         notes: preprocess's log.
         coverage: where each node computes.
         size: files and memory.
+        samples: name, sha256 and number of the samples that the user gave; None where they were random.
         check: None if --check none.
         seconds: by stage.
     """
@@ -42,6 +43,7 @@ class Report:
     notes: tuple[Note, ...]
     coverage: tuple[LoweredNode, ...]
     size: Size
+    samples: Mapping[str, Any] | None
     check: CheckResult | None
     seconds: Mapping[str, float]
 

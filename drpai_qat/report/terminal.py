@@ -98,6 +98,8 @@ def _verdict(report: Report) -> str:
     if report.check is None:
         return "not checked"
     runs = f"{report.check.samples} sample{'s' if report.check.samples > 1 else ''}"
+    if report.samples is not None and report.samples["name"]:
+        runs += f" of {report.samples['name']}"
     verdict = "passed" if report.check.passed else "FAILED"
     return f"{verdict} against onnxruntime, optimisations off, {runs}"
 

@@ -22,7 +22,8 @@ _HEAD = """\
 
 Long options may be written with dashes: `--min-sqnr` is `--min_sqnr`. The last column is the name in Python, where
 `drpai_qat.compile(model, ...)` does the same; names marked with \\* belong to `thresholds=Thresholds(...)` of
-`drpai_qat.check.thresholds`. There, `progress` is told of each stage.
+`drpai_qat.check.thresholds`. There, `samples` may also be arrays by name of the network input, or a number of random
+samples, and `progress` is told of each stage.
 
 This page is made from the code: `python -m tests.cli.options_page` writes it.
 """

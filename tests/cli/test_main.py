@@ -141,7 +141,7 @@ class TestAccepted:
         )
         (options,) = compiled
         assert [str(shape) for shape in options.input_shapes] == ["a:0:1,2", "b:3,4"]
-        assert (options.target, options.check, options.samples, options.seed) == ("avx2", "layers", 7, 9)
+        assert (options.target, options.check, options.check_samples, options.seed) == ("avx2", "layers", 7, 9)
         assert options.thresholds.min_sqnr_db == 40
         assert options.thresholds.max_lsb == 3
         assert options.thresholds.min_cosine == 0.9
@@ -244,6 +244,7 @@ def test_help_is_quick_and_complete():
         "--level",
         "--target",
         "--check",
+        "--samples",
         "--seed",
         "--quiet",
         "--version",

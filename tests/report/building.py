@@ -31,6 +31,7 @@ def report(check=None):
         notes=(Note("skipped", "p", "fq7", "no consumer"), Note("folded", "p", "fq1", "weights")),
         coverage=COVERAGE,
         size=Size(600_000, 2_400_000, 2_000_000, MemoryUse(400_000, 50_000)),
+        samples=None,
         check=check,
         seconds={"loading": 0.5, "compiling": 12.0},
     )
