@@ -74,7 +74,7 @@ def main(learning_rate: float, steps: int, batch_size: int, seed: int, output_di
     settle_ranges(qat, list(crops.split(batch_size)))
     path, folder = output_dir / "QAT_efficientnet_lite0_fp32.onnx", output_dir / "QAT_efficientnet_lite0_int8"
     console.print(str(export.pytorch(qat, photos[:1], path)))
-    status = compiling.compile_network(path, folder, "pytorch")
+    status = compiling.compile_network(path, folder, "pytorch", photos.numpy())
     with torch.no_grad():
         scores = {"float": network(photos), "QAT": qat(photos), "INT8": run_compiled(folder)(photos)}
     agree = show(scores)

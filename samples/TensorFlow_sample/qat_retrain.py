@@ -2,8 +2,9 @@
 
     python3 qat_retrain.py -lr 0.0001 --max_epochs 3
 
-Reads pretrained_MODEL.h5 of train.py; writes QAT_MODEL_fp32.h5, QAT_MODEL_fp32.onnx and the compiled network in the
-folder QAT_MODEL_int8. The epoch that did best on the validation set is kept.
+Reads pretrained_MODEL.h5 of train.py; writes QAT_MODEL_fp32.h5, QAT_MODEL_fp32.onnx, the images that the compiler
+checks the network on in QAT_MODEL_samples.npz, and the compiled network in the folder QAT_MODEL_int8. The epoch that
+did best on the validation set is kept.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ def main(
     status = 0
     if compiles:
         folder = output_dir / f"QAT_{model}_int8"
-        status = compiling.compile_network(Path(f"{stem}.onnx"), folder, "tensorflow")
+        held_out = next(iter(batches(sets.test, compiling.SAMPLES)))[0].numpy()
+        status = compiling.compile_network(Path(f"{stem}.onnx"), folder, "tensorflow", held_out)
         rows["INT8"] = evaluate(compiling.run_compiled(folder), sets.test)
     compiling.show(model, f"{data}, {len(sets.test)} images", rows)
     sys.exit(status)

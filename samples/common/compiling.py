@@ -17,17 +17,24 @@ from common.schedule import console
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.append(str(REPOSITORY))  # an installed drpai_qat goes first
 
+SAMPLES = 8
+"""Images that the compiler checks a network on."""
 
-def compile_network(path: Path, folder: Path, qat_type: str) -> int:
+
+def compile_network(path: Path, folder: Path, qat_type: str, images: NDArray[np.float32]) -> int:
     """Compile as a user types it. Returns 0, or 3 where the compiler's own check fell short.
 
     Args:
         path: the QAT model, .onnx.
         folder: for the compiled network.
         qat_type: "pytorch" or "tensorflow".
+        images: held-out ones; the compiler checks the network on the first few, which are written beside the model.
     Raises: click.ClickException: the compiler refused the model; it has said why.
     """
+    samples = path.with_name(f"{path.stem.removesuffix('_fp32')}_samples.npz")
+    np.savez(samples, input=images[:SAMPLES])
     command = ["compile_onnx_model_quant.py", str(path), "-a", "-m", qat_type, "-o", str(folder)]
+    command += ["--samples", str(samples)]
     console.print(f"python {' '.join(command)}", soft_wrap=True)
     status = subprocess.run([sys.executable, str(REPOSITORY / command[0]), *command[1:]], check=False).returncode
     if status not in (0, 3):

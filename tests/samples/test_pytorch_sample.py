@@ -55,6 +55,7 @@ def test_small_cnn_trains_retrains_and_compiles(tmp_path):
         "pretrained_small_cnn.onnx",
         "QAT_small_cnn_fp32.pth",
         "QAT_small_cnn_fp32.onnx",
+        "QAT_small_cnn_samples.npz",
         "QAT_small_cnn_int8",
     }
 
