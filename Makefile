@@ -1,5 +1,6 @@
 # make demo   compile a bundled QAT model and show how close the INT8 network is to what was trained
 # make test   the fast tests (minutes); make lint; make slow; make arm: Arm64 code under qemu
+#             CASES=random draws new cases for the property tests, which are the same ones every time by default
 # All of them use .venv in this folder, made on first use with PYTHON (default python3, 3.11 or newer); TensorFlow's part
 # of make slow has .venv-tf, because TensorFlow holds numpy, protobuf and onnx back for everything beside it.
 
@@ -7,6 +8,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TF_VENV := .venv-tf
+CASES ?= fixed
+PYTEST_OPTIONS := -q --hypothesis-profile=$(CASES)
 TF_TESTS := tests/export/test_tensorflow_export.py tests/samples/test_tensorflow_sample.py
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
@@ -17,20 +20,20 @@ demo: $(VENV)/.installed
 	    --output_dir out/small_cnn --check layers
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n auto -q
+	$(BIN)/python -m pytest -n auto $(PYTEST_OPTIONS)
 
 slow: slow-pytorch slow-tensorflow
 
 slow-pytorch: $(VENV)/.installed-slow
-	$(BIN)/python -m pytest -n auto -q -m slow
+	$(BIN)/python -m pytest -n auto $(PYTEST_OPTIONS) -m slow
 
 slow-tensorflow: $(TF_VENV)/.installed
-	$(TF_VENV)/bin/python -m pytest -n auto --dist worksteal -q -m slow $(TF_TESTS)
+	$(TF_VENV)/bin/python -m pytest -n auto --dist worksteal $(PYTEST_OPTIONS) -m slow $(TF_TESTS)
 
 # Arm64 code under qemu, beside the x86 build: sets up an Arm64 Python in build/arm64 on first use.
 arm: $(VENV)/.installed-dev
 	PYTHON=$(BIN)/python tests/arm/setup_arm64.sh
-	$(BIN)/python -m pytest -n 2 -q -m arm tests/arm
+	$(BIN)/python -m pytest -n 2 $(PYTEST_OPTIONS) -m arm tests/arm
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -4,11 +4,24 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import drpai_qat
 from tests.small_models import qdq_model
 
 MODELS = Path(__file__).parent / "models"
+
+# How hypothesis draws cases: the same ones every time, or others (`make test CASES=random`; a failure prints how to
+# repeat it). No clock decides: a case may take as long as a busy machine needs, and networks take many draws.
+settings.register_profile(
+    "fixed",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.register_profile("random", settings.get_profile("fixed"), derandomize=False, print_blob=True)
+settings.load_profile("fixed")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import tvm
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 
 from drpai_qat.backends.cpu.fp_contraction import round_products
 from drpai_qat.backends.cpu.targets import X86_TARGETS, cpu_features
@@ -20,9 +20,7 @@ _TARGETS = {target.isa.name: target for target in X86_TARGETS if cpu_features().
 ISAS = [target.isa for target in _TARGETS.values()]
 
 on_each_isa = pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.name)
-few = settings(
-    max_examples=5, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], database=None
-)
+few = settings(max_examples=5)
 
 
 def compiled(kernel: Kernel, isa: Isa) -> Callable[..., np.ndarray]:

@@ -78,7 +78,7 @@ def test_norms_at_the_limit_and_just_beyond(steps: int) -> None:
     assert np.array_equal(got, wanted(shape, data, w))
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@settings(max_examples=40)
 @given(st.integers(0, 1 << 30), st.sampled_from([110, 128]), st.sampled_from([1, 2, 4]))
 def test_within_the_limits_no_sum_leaves_int16(seed: int, largest: int, steps: int) -> None:
     """Activations along the weights, whose sums are the largest for their norm, from half the limit to twice it."""

@@ -27,7 +27,7 @@ def plain(x: E.Expr, grid: Grid) -> E.Expr:
     return E.Affine(E.Snap(x, low, high), np.asarray(grid.scale), np.zeros(()))
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=300)
 @given(
     first=grids(),
     second=grids(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.lowering import random_steps as steps
@@ -16,13 +16,6 @@ IMAGE = (
     steps.blocks, steps.curve,
 )  # fmt: skip
 MIXED = (steps.arithmetic, steps.concatenation)
-
-
-def _settings(examples: int) -> settings:
-    return settings(
-        max_examples=examples, deadline=None, derandomize=True, database=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    )  # fmt: skip
 
 
 def _grow(net: Net, depth: int, kinds: tuple[object, ...]) -> list[Tensor]:
@@ -71,27 +64,27 @@ def _check_close(data: st.DataObject, seed: int) -> None:
     assert np.count_nonzero(difference) <= max(2, 0.02 * difference.size)
 
 
-@_settings(50)
+@settings(max_examples=50)
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1), depth=st.integers(1, 4))
 def test_exact_graphs_give_every_bit(data: st.DataObject, seed: int, depth: int) -> None:
     _check_exact(data, seed, depth)
 
 
-@_settings(50)
+@settings(max_examples=50)
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1))
 def test_one_operator_between_grids(data: st.DataObject, seed: int) -> None:
     _check_close(data, seed)
 
 
 @pytest.mark.slow
-@_settings(150)  # a few minutes
+@settings(max_examples=150)  # a few minutes
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1), depth=st.integers(1, 8))
 def test_deep_exact_graphs_give_every_bit(data: st.DataObject, seed: int, depth: int) -> None:
     _check_exact(data, seed, depth)
 
 
 @pytest.mark.slow
-@_settings(150)  # a few minutes
+@settings(max_examples=150)  # a few minutes
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1))
 def test_many_operators_between_grids(data: st.DataObject, seed: int) -> None:
     _check_close(data, seed)

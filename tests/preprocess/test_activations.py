@@ -79,7 +79,7 @@ net (float[64] x) => (float[64] y, float[64] z)
     assert ops(fold(source, spread=3).model) == {"Clip": 1, "QuantizeLinear": 2, "DequantizeLinear": 2}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     scale=st.floats(2.0**-20, 1024, width=32),
     zero_point=st.integers(0, 255),

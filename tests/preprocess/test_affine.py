@@ -275,7 +275,7 @@ def test_three_dimensional_matmul_keeps_its_add() -> None:
     assert ops(result.model) == {"QuantizeLinear": 1, "DequantizeLinear": 2, "MatMul": 1, "Add": 1}
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     gamma=st.lists(st.floats(-4, 4, width=32).filter(lambda g: g == 0 or abs(g) > 2**-10), min_size=4, max_size=4),
     variance=st.lists(st.floats(2.0**-10, 64, width=32), min_size=4, max_size=4),

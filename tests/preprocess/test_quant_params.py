@@ -11,7 +11,7 @@ from drpai_qat.core.quantization import QuantParams
 from tests.preprocess.building import run
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     dtype=st.sampled_from([np.int8, np.uint8, np.int16, np.uint16]),
     scale=st.floats(2.0**-60, 2.0**40, width=32),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -114,7 +114,7 @@ def layers(draw: st.DrawFn) -> onnx.ModelProto:
     return model(f"net (float[{dims}] x) => (float[{out}] y)\n{{\n{body}\n}}", **text.constants)
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(source=layers())
 def test_a_random_layer_folds(source: onnx.ModelProto) -> None:
     result = fold(source, "pytorch", rtol=2e-5, spread=2)

@@ -116,4 +116,4 @@ def test_runs_without_compiler_and_onnx(small_output):
         "assert not {'tvm', 'onnx', 'onnxruntime', 'preprocess'} & set(sys.modules)\n"
         "assert 'libtvm_compiler' not in open('/proc/self/maps').read()\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True)

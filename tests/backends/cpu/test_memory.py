@@ -24,7 +24,7 @@ LIVES = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=300)
 @given(st.lists(LIVES, max_size=30))
 def test_what_lives_together_lies_apart(tensors: list[Lifetime]) -> None:
     chosen, sizes = place(tensors)
