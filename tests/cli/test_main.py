@@ -1,10 +1,8 @@
 """The command line without compiling: options, exit status, one line per error. Compiling is in test_pipeline.py."""
 
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -183,8 +181,7 @@ def test_interrupt_wrapped_by_a_library(monkeypatch, capsys):
 
     def interrupted(options, stages):
         try:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(1)
+            signal.raise_signal(signal.SIGINT)
         except KeyboardInterrupt:
             raise RuntimeError("callback failed") from None
 
@@ -199,8 +196,7 @@ def test_interrupt_lost_in_a_finalizer(monkeypatch, capsys):
 
     class Finalized:
         def __del__(self):
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.1)
+            signal.raise_signal(signal.SIGINT)
 
     def losing(options, stages):
         with stages.stage("one"):

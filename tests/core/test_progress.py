@@ -1,4 +1,5 @@
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -12,7 +13,7 @@ def test_plain_text_where_it_is_not_a_terminal():
     assert isinstance(stages, Plain)
     with stages.stage("folding [bold]"):
         pass
-    assert text.getvalue() == "[   0.0 s] folding [bold]\n"
+    assert re.fullmatch(r"\[ {2,3}\d+\.\d s\] folding \[bold\]\n", text.getvalue())
 
 
 def test_a_clock_in_a_terminal():
@@ -22,7 +23,7 @@ def test_a_clock_in_a_terminal():
     with stages.stage("folding"):
         pass
     assert "folding" in text.getvalue()
-    assert "0:00:00" in text.getvalue()
+    assert re.search(r"0:00:\d\d", text.getvalue())
 
 
 def test_seconds_add_up_even_when_a_stage_fails():
