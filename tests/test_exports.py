@@ -1,8 +1,10 @@
-"""Every real export in tests/models through the public way: compile, load the folder, run, compare with the framework.
+"""Every real export in tests/models through the public way: compile, check layer by layer, load the folder, run.
 
-Fidelity: at least 30 dB to the framework's own output, or within 1 dB of what onnxruntime with optimisations off gets
-from the same file. Integers: every layer with trained weights and an input with a range computes in integers; what
-stays in float32 is listed here, with the reason that the report must give.
+Fidelity: folding changes no bit of the outputs in onnxruntime; fed with the reference's integers, every quantized
+tensor has the reference's. End to end, at least 30 dB to the framework's own output, or within 1 dB of what
+onnxruntime with optimisations off gets from the same file.
+Integers: every layer with trained weights and an input with a range computes in integers; what stays in float32 is
+listed here, with the reason that the report must give.
 """
 
 from __future__ import annotations
@@ -11,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 
 import drpai_qat
+from drpai_qat.check.figures import sqnr_db
 from preprocess import reference_model
+from tests.reference import reference_by_batch
 
 MODELS = Path(__file__).parent / "models"
 FLOOR_DB = 30.0
@@ -33,22 +36,17 @@ FLOAT_LAYERS = {
     "pt_fx_unet": {"ConvTranspose": NO_WEIGHTS},
     "nncf_mbv3": {"Conv": NO_WEIGHTS},
 }
+
+# How many of its integers a model may have that are not the reference's, but the next.
+UNEQUAL = {
+    # Layers read sums and curves that have no trained range, stored in int16, which is coarser than float32.
+    "pt_stub_vit": 1,
+    "pt_up_resnet": 2,
+    "pt_up_yolo": 12,
+    # Two concatenations of layers' outputs are rounded as a whole: onnxruntime sums the layers in float32.
+    "mo_unet": 6,
+}
 NAMES = sorted(path.stem for path in MODELS.glob("*.onnx"))
-
-
-def _sqnr_db(found: np.ndarray, reference: np.ndarray) -> float:
-    noise = float(np.square(found.astype(np.float64) - reference).sum())
-    return float("inf") if noise == 0 else 10 * np.log10(float(np.square(reference, dtype=np.float64).sum()) / noise)
-
-
-def _onnxruntime(path: Path, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    model = reference_model(onnx.load(path))
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    step = shape[0]
-    return np.concatenate([session.run(None, {name: x[i : i + step]})[0] for i in range(0, len(x), step)])
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in REFUSED])
@@ -56,15 +54,22 @@ def test_export_keeps_what_was_trained(name: str, tmp_path: Path) -> None:
     path = MODELS / f"{name}.onnx"
     data = np.load(MODELS / f"{name}.npz")
     framework = "tensorflow" if name.startswith("tf_") else "pytorch"
-    report = drpai_qat.compile(path, qat_type=framework, output_dir=tmp_path / name, samples=1, check="none")
+    report = drpai_qat.compile(path, qat_type=framework, output_dir=tmp_path / name, samples=1, check="layers")
+    assert report.check is not None
+    assert [one.max_error for one in report.check.fold] == [0.0] * len(report.check.fold)
+    assert report.check.layers
+    assert max(layer.max_lsb for layer in report.check.layers) <= (name in UNEQUAL)
+    assert sum(round((1 - layer.equal) * layer.count) for layer in report.check.layers) <= UNEQUAL.get(name, 0)
+
     network = drpai_qat.load(tmp_path / name)
     info = network.inputs[0]
     count = max(info.shape[0], min(len(data["x"]), 16) // info.shape[0] * info.shape[0])
     x = data["x"][:count].astype(np.float32).reshape(-1, *info.shape[1:])
     found = network.run({info.name: x})[network.outputs[0].name]
     y = data["y"][:count].reshape(found.shape)
-    got, theirs = _sqnr_db(found, y), _sqnr_db(_onnxruntime(path, x, info.shape).reshape(found.shape), y)
-    assert got >= min(FLOOR_DB, theirs - 1.0), f"{got:.1f} dB; onnxruntime, unoptimised: {theirs:.1f} dB"
+    theirs = reference_by_batch(reference_model(onnx.load(path)), x, info.shape[0])[0]
+    got, best = sqnr_db(found, y), sqnr_db(theirs.reshape(found.shape), y)
+    assert got >= min(FLOOR_DB, best - 1.0), f"{got:.1f} dB; onnxruntime, unoptimised: {best:.1f} dB"
 
     floats = {(one.op, one.reason) for one in report.coverage if one.macs and one.compute not in ("int8", "int16")}
     assert floats == set(FLOAT_LAYERS.get(name, {}).items())

@@ -9,9 +9,11 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+from drpai_qat.check.figures import sqnr_db
 from drpai_qat.core.errors import ModelError
 from preprocess import preprocess, validate
-from tests.preprocess.building import ops, run
+from tests.preprocess.building import ops
+from tests.reference import reference_by_batch
 
 MODELS = Path(__file__).parents[1] / "models"
 
@@ -35,8 +37,9 @@ EXPECTED = {
     "pt_up_yolo": (15, 13, 30, 0),
 }
 
-# One element that float32 noise moves across a rounding boundary costs this model 10 dB: its output has 10 numbers.
-LOWER = {"pt_s8sym_resnet": 45.0}
+# Outputs over all samples that folding changes: float32 noise moves a value across a rounding boundary, and the layers
+# behind it amplify that. All other models keep every bit.
+MOVED = {"nncf_mbv3": 10, "pt_fx_unet": 1, "pt_s8sym_resnet": 3}
 
 
 def load(name: str) -> tuple[onnx.ModelProto, NDArray[np.float32]]:
@@ -50,27 +53,15 @@ def load(name: str) -> tuple[onnx.ModelProto, NDArray[np.float32]]:
     return source, np.load(MODELS / f"{name}.npz")["x"]
 
 
-def sqnr_db(expected: NDArray[np.float32], got: NDArray[np.float32]) -> float:
-    noise = float(((expected.astype(np.float64) - got) ** 2).sum())
-    return float("inf") if noise == 0 else 10 * np.log10(float((expected.astype(np.float64) ** 2).sum()) / noise)
-
-
-def outputs(made: onnx.ModelProto, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """First output over the samples, batch by batch."""
-    shape = made.graph.input[0].type.tensor_type.shape
-    batch = shape.dim[0].dim_value
-    constants = {one.name for one in made.graph.initializer}
-    name = next(one.name for one in made.graph.input if one.name not in constants)
-    return np.concatenate([run(made, {name: x[at : at + batch]})[0] for at in range(0, len(x) - batch + 1, batch)])
-
-
 @pytest.mark.parametrize("name", EXPECTED)
 def test_real_export(name: str) -> None:
     source, x = load(name)
     result = preprocess(source, "pytorch")
     validate(result.model)
     onnx.checker.check_model(result.model, full_check=True)
-    assert sqnr_db(outputs(source, x), outputs(result.model, x)) >= LOWER.get(name, 60.0)
+    for expected, got in zip(reference_by_batch(source, x), reference_by_batch(result.model, x), strict=True):
+        assert np.count_nonzero(got != expected) <= MOVED.get(name, 0)
+        assert sqnr_db(got, expected) >= 45.0
     count = ops(result.model)
     constants = {one.name for one in result.model.graph.initializer}
     layers = [one for one in result.model.graph.node if one.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")]
