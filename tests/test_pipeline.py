@@ -13,7 +13,6 @@ import onnxruntime
 import pytest
 
 import drpai_qat
-from drpai_qat import pipeline
 from drpai_qat.check.thresholds import Thresholds
 from drpai_qat.cli.main import compile_main
 from drpai_qat.core.errors import DeploymentError, ModelError, OptionError
@@ -71,7 +70,9 @@ def test_written_files_agree_with_each_other(models, tmp_path):
     np.testing.assert_array_equal(stored, np.concatenate([value.ravel() for value in found.values()]))
     for model in (source, tmp_path / "out/model_int8.onnx"):
         wanted = Reference(model, "reference").run({info.name: sample})
-        scale = float(network.outputs[0].quantization.scale)
+        grid = network.outputs[0].quantization
+        assert grid is not None
+        scale = float(grid.scale)
         np.testing.assert_allclose(found["output"], wanted["output"], atol=scale * 1.01)
 
 
@@ -123,6 +124,7 @@ def test_seed_and_samples(small, tmp_path):
         drpai_qat.compile(small, output_dir=tmp_path / str(seed), seed=seed, samples=2, check="layers")
         for seed in (0, 1)
     ]
+    assert reports[0].check is not None
     assert reports[0].check.samples == 2
     assert reports[0].check.layers is not None
     first, second = ((tmp_path / str(seed) / "input_0.bin").read_bytes() for seed in (0, 1))
@@ -205,6 +207,7 @@ def test_check_that_falls_short_is_status_3_and_names_the_layer(small, tmp_path,
 def test_thresholds_decide(small, tmp_path):
     strict = Thresholds(min_sqnr_db=500)
     report = drpai_qat.compile(small, output_dir=tmp_path / "out", thresholds=strict, samples=1)
+    assert report.check is not None
     exact = report.check.outputs[0].max_error == 0
     assert report.passed is exact
 
@@ -265,7 +268,7 @@ def test_disk_full_at_any_write(small, tmp_path, monkeypatch, stage):
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    owner = {"write_bytes": Path, "write_text": Path, "save": pipeline.onnx}[stage]
+    owner = {"write_bytes": Path, "write_text": Path, "save": onnx}[stage]
     monkeypatch.setattr(owner, stage, full)
     with pytest.raises(DeploymentError, match="no space left"):
         drpai_qat.compile(small, output_dir=tmp_path / "deep" / "out")

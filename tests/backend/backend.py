@@ -129,7 +129,7 @@ def _as_deployed(model: onnx.ModelProto, examples: Sequence[np.ndarray]) -> onnx
     for opset in fixed.opset_import:
         if opset.domain == "" and opset.version > NEWEST_OPSET:
             opset.version = NEWEST_OPSET
-    parameters, data = set(), set()
+    parameters, data = set[str](), set[str]()
     for node in graph.node:
         own = PARAMETERS.get(node.op_type, ())
         for i, name in enumerate(node.input):

@@ -11,11 +11,11 @@ import ml_dtypes
 import numpy as np
 import onnx
 import onnx.numpy_helper
-from backend import DrpaiBackend
 from onnx.backend.test.case.node import collect_testcases
 from onnx.backend.test.case.test_case import TestCase
 
 from drpai_qat.core.errors import DrpaiQatError
+from tests.backend.backend import DrpaiBackend
 
 HERE = Path(__file__).parent
 ONNX_VERSION = (HERE / "onnx_version.txt").read_text().strip()
@@ -26,6 +26,7 @@ OWN, IMPORTED, EXCLUDED = (HERE / f"{name}.txt" for name in ("passing_own", "pas
 CRASHES = ("test_top_k_uint64",)
 """Excluded cases that raise something else than a named error: only when they run."""
 
+_TENSORS = (onnx.TensorProto, np.ndarray, np.generic)
 _PRECISION = {"float16": 1e-3, "bfloat16": 1e-2}
 
 NOT_TENSORS = "takes or gives sequences or optionals, which are not tensors"
@@ -57,9 +58,9 @@ def run_case(case: TestCase) -> str:
     Raises: DrpaiQatError: refused.
     """
     for given, expected in case.data_sets:
-        inputs, wanted = [_array(v) for v in given], [_array(v) for v in expected]
-        if any(v is None for v in (*inputs, *wanted)):
+        if not all(isinstance(value, _TENSORS) for value in (*given, *expected)):
             return NOT_TENSORS
+        inputs, wanted = [_array(v) for v in given], [_array(v) for v in expected]
         compiled = DrpaiBackend.prepare(case.model, examples=inputs)
         results = compiled.run(inputs)
         coarsest = max(_PRECISION.get(v.dtype.name, 0.0) for v in (*inputs, *wanted))
@@ -83,12 +84,8 @@ def outcome(case: TestCase) -> str:
         return f"crash: {type(error).__name__}"
 
 
-def _array(value: Any) -> np.ndarray | None:
-    if isinstance(value, onnx.TensorProto):
-        return onnx.numpy_helper.to_array(value)
-    if isinstance(value, (np.ndarray, np.generic)):
-        return np.asarray(value)
-    return None
+def _array(value: Any) -> np.ndarray:
+    return onnx.numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else np.asarray(value)
 
 
 def _deployed_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
-import cases
 import onnx
 import pytest
+from onnx.backend.test.case.test_case import TestCase
+
+from tests.backend import cases
 
 OWN, IMPORTED, EXCLUDED = (cases.read_list(path) for path in (cases.OWN, cases.IMPORTED, cases.EXCLUDED))
 same_onnx = pytest.mark.skipif(
@@ -15,7 +17,7 @@ same_onnx = pytest.mark.skipif(
 )
 
 
-def _case(name: str) -> cases.TestCase:
+def _case(name: str) -> TestCase:
     if name not in cases.cases():
         pytest.skip(f"onnx {onnx.__version__} has no such case (the lists are for {cases.ONNX_VERSION})")
     return cases.cases()[name]

@@ -1,4 +1,4 @@
-"""Write the lists of passing and excluded node tests anew: PYTHONPATH=. python tests/backend/update_lists.py (minutes).
+"""Write the lists of passing and excluded node tests anew: python -m tests.backend.update_lists (minutes).
 
 Read the diff: a case that moves to excluded.txt is a bug, or needs a reason that a user would accept.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 
-import cases
 import onnx
 
 from drpai_qat.lowering.registry import LOWERINGS
+from tests.backend import cases
 
 # Reasons that no error message gives.
 KNOWN = {

@@ -10,7 +10,7 @@ from drpai_qat.core.quantization import QuantParams
 
 
 def compare(found, reference, grid=None):
-    return compare_output("y", [np.float32(found)], [np.float32(reference)], grid)
+    return compare_output("y", [np.array(found, np.float32)], [np.array(reference, np.float32)], grid)
 
 
 def test_equal():
@@ -52,9 +52,14 @@ def test_cosine():
 
 def test_top1_counts_ties_within_a_step_apart():
     grid = QuantParams.of(1.0)
-    reference = [np.float32([[5, 4, 0]]), np.float32([[5, 1, 0]]), np.float32([[5, 1, 0]])]
-    found = [np.float32([[4, 5, 0]]), np.float32([[1, 5, 0]]), np.float32([[5, 1, 0]])]
+    reference = [
+        np.array([[5, 4, 0]], np.float32),
+        np.array([[5, 1, 0]], np.float32),
+        np.array([[5, 1, 0]], np.float32),
+    ]
+    found = [np.array([[4, 5, 0]], np.float32), np.array([[1, 5, 0]], np.float32), np.array([[5, 1, 0]], np.float32)]
     figures = compare_output("y", found, reference, grid)
+    assert figures.top1 is not None
     assert (figures.top1.equal, figures.top1.ties, figures.top1.total) == (1, 1, 3)
     assert any("top-1" in text for text in figures.shortfalls(Thresholds(min_sqnr_db=-100)))
     assert figures.shortfalls(Thresholds(min_sqnr_db=-100, min_top1=0.6)) == []

@@ -16,7 +16,7 @@ from drpai_qat.runtimes.onnxruntime import Reference
 from tests.lowering.running import grid, model, qdq
 
 AGREES = (LayerFigures("q", "Mul m", 1.0, 0, 8),)
-TYPICAL = np.float32([[1.2, 2.3, 3.4, 4.1, 5.3, 6.7, 7.8, 8.9]])
+TYPICAL = np.array([[1.2, 2.3, 3.4, 4.1, 5.3, 6.7, 7.8, 8.9]], np.float32)
 ON_BOUNDARIES = TYPICAL.round() + np.float32(0.5)
 WHOLE = TYPICAL.round()
 
@@ -42,7 +42,7 @@ def test_every_sample_is_nudged_some_times(source):
 
 
 def test_what_the_source_itself_misses_is_excused(source):
-    found = source.run({"x": ON_BOUNDARIES})["y"] + np.float32([[1, 0, 0, -1, 0, 1, 0, 0]])
+    found = source.run({"x": ON_BOUNDARIES})["y"] + np.array([[1, 0, 0, -1, 0, 1, 0, 0]], np.float32)
     result = checked(source, ON_BOUNDARIES, found)
     assert result.passed
     assert "every layer agrees" in result.excused[0]
@@ -56,12 +56,12 @@ def test_a_wrong_network_is_not_excused_by_a_noisy_source(source):
 
 
 def test_a_steady_source_excuses_nothing(source):
-    result = checked(source, TYPICAL, WHOLE + np.float32([[1, 0, 0, -1, 0, 1, 0, 0]]))
+    result = checked(source, TYPICAL, WHOLE + np.array([[1, 0, 0, -1, 0, 1, 0, 0]], np.float32))
     assert not result.passed
 
 
 def test_a_divergent_layer_is_never_excused(source):
-    found = source.run({"x": ON_BOUNDARIES})["y"] + np.float32([[1, 0, 0, -1, 0, 1, 0, 0]])
+    found = source.run({"x": ON_BOUNDARIES})["y"] + np.array([[1, 0, 0, -1, 0, 1, 0, 0]], np.float32)
     samples = [{"x": ON_BOUNDARIES}]
     result = check_outputs(source, source, lambda _: {"y": found}, {}, samples, Thresholds())
     for unclear in (replace(result, layers=AGREES, divergence="diverges first at q"), replace(result, layers=())):

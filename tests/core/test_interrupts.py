@@ -32,6 +32,7 @@ def stopped_at(stage, number, models, tmp_path):
         start_new_session=True,
     )  # fmt: skip
     lines = []
+    assert process.stderr is not None
     for line in process.stderr:
         lines.append(line)
         if stage in line:

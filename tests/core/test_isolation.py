@@ -90,10 +90,12 @@ def is_gone(folder):
 
 
 def test_an_interrupt_ends_the_child(tmp_path, interrupting):
+    tested = threading.get_ident()
+
     def interrupt():
         while not (tmp_path / "pid").exists():
             time.sleep(0.01)
-        signal.pthread_kill(threading.main_thread().ident, interrupting)
+        signal.pthread_kill(tested, interrupting)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
@@ -129,7 +131,7 @@ def test_signals_while_forking_reach_their_handlers_in_order(moment, tmp_path, m
         raise KeyboardInterrupt
 
     signals = [signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGINT]
-    monkeypatch.setitem(in_hooks, moment, lambda: [signal.raise_signal(number) for number in signals])
+    monkeypatch.setitem(in_hooks, moment, lambda: list(map(signal.raise_signal, signals)))
     before = {number: signal.signal(number, stop) for number in set(signals)}
     try:
         with pytest.raises(KeyboardInterrupt):

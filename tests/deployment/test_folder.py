@@ -164,8 +164,8 @@ def test_a_full_disk_is_named(tmp_path, error):
 
 
 def test_sample_files(tmp_path):
-    inputs = [np.arange(6.0).reshape(1, 6), np.float32([[7]])]
-    write_arrays(tmp_path, inputs, [np.int64([[3, 4]])])
+    inputs = [np.arange(6.0).reshape(1, 6), np.array([[7]], np.float32)]
+    write_arrays(tmp_path, inputs, [np.array([[3, 4]], np.int64)])
     assert everything(tmp_path) == [
         "input_0.bin",
         "input_1.bin",

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +11,11 @@ from drpai_qat.deployment import manifest
 from drpai_qat.deployment.manifest import Manifest
 
 GRID = QuantParams.of(np.float32(0.1), 3, np.uint8, qmax=127)
-CHANNELS = QuantParams.of(np.float32([0.1, 0.3]), 0, np.int8, axis=1)
+CHANNELS = QuantParams.of(np.array([0.1, 0.3], np.float32), 0, np.int8, axis=1)
 
 
 def written(folder, **changes):
-    content = {
+    content: dict[str, Any] = {
         "model": {"name": "m.onnx", "sha256": "0", "qat_type": "pytorch"},
         "inputs": (TensorInfo("x", (1, 3, 8, 8), "float32", GRID),),
         "outputs": (TensorInfo("y", (1, 2), "float32", CHANNELS), TensorInfo("z", (1,), "int64", None)),

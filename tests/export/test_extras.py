@@ -52,7 +52,7 @@ def test_the_difference_is_said_in_steps_of_the_outputs_grid(tmp_path):
     x = np.array([[1.0, 2.0, 3.0, 30.0]], np.float32)
 
     same = compare(path, [x], [x.T])
-    off = compare(path, [x], [x.T + np.float32([[0], [0.75], [0], [0]])])
+    off = compare(path, [x], [x.T + np.array([[0], [0.75], [0], [0]], np.float32)])
 
     assert (same.max_error, same.sqnr_db, same.max_steps) == (0.0, np.inf, 0.0)
     assert (off.max_error, off.max_steps) == (0.75, 1.5)

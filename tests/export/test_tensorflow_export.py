@@ -40,7 +40,7 @@ def functional() -> keras.Model:
     return keras.Model(image, layers.Dense(4, name="scores")(layers.GlobalAveragePooling2D()(x)))
 
 
-def trained(model: keras.Model, x: np.ndarray = EXAMPLE, steps: int = 3) -> keras.Model:
+def trained(model: keras.Model, x: np.ndarray | list[np.ndarray] = EXAMPLE, steps: int = 3) -> keras.Model:
     """Quantize and train for a few steps."""
     keras.utils.set_random_seed(0)
     model = tfmot.quantization.keras.quantize_model(model)
@@ -49,7 +49,7 @@ def trained(model: keras.Model, x: np.ndarray = EXAMPLE, steps: int = 3) -> kera
     return model
 
 
-class FakeQuantConv(layers.Layer):
+class FakeQuantConv(keras.layers.Layer):
     """A convolution with fake-quant written by hand, for the ranges that tfmot's default scheme never trains."""
 
     def __init__(self, bits: int = 8, narrow: bool = False, activation_bits: int = 8) -> None:
@@ -86,6 +86,7 @@ def test_weights_are_integers_and_activations_pairs(tmp_path):
 
     assert exported.exporter == "tf2onnx"
     assert exported.sqnr_db > 60.0
+    assert exported.max_steps is not None
     assert exported.max_steps < 0.01
     assert exported.notes == ()
     values = constants(path)
@@ -242,7 +243,7 @@ def test_layers_that_tfmot_skips_are_named(tmp_path):
     assert "skipped" in str(exported)
 
 
-class Quantized(layers.Layer):
+class Quantized(keras.layers.Layer):
     """A fake-quant of its input."""
 
     def __init__(self, low, high, bits=8) -> None:
@@ -254,7 +255,7 @@ class Quantized(layers.Layer):
         return tf.quantization.fake_quant_with_min_max_vars(x, tf.reduce_min(x) if low is None else low, high, bits)
 
 
-class Raising(layers.Layer):
+class Raising(keras.layers.Layer):
     """Fails when it is called."""
 
     def call(self, x):

@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 import onnx.helper as oh
 import onnx.numpy_helper
-import onnxruntime as ort
 import pytest
 
 from drpai_qat.graph.recurrent import GATES, expand_recurrent
+from tests.reference import reference
 
 STEPS, BATCH, INPUTS, HIDDEN = 5, 2, 3, 4
 
@@ -48,13 +48,6 @@ def _model(op: str, direction: str, quantized: bool, initial: bool, **attributes
     return oh.make_model(graph, opset_imports=[oh.make_opsetid("", 17)], ir_version=8)
 
 
-def _run(model: onnx.ModelProto, x: np.ndarray) -> list[np.ndarray]:
-    options = ort.SessionOptions()  # optimised, onnxruntime would quantize the activations of a dequantized product
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, {"x": x})
-
-
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
 @pytest.mark.parametrize("quantized", [False, True])
 @pytest.mark.parametrize(
@@ -66,7 +59,7 @@ def test_unrolled_equals_the_operator(op: str, attributes: dict[str, int], direc
     onnx.checker.check_model(unrolled, full_check=True)
     assert not {"LSTM", "GRU"} & {node.op_type for node in unrolled.graph.node}
     x = np.random.default_rng(1).standard_normal((STEPS, BATCH, INPUTS)).astype(np.float32)
-    for found, expected in zip(_run(unrolled, x), _run(model, x), strict=True):
+    for found, expected in zip(reference(unrolled, {"x": x}), reference(model, {"x": x}), strict=True):
         np.testing.assert_allclose(found, expected, atol=2e-6)
 
 

@@ -11,7 +11,8 @@ import tvm
 from hypothesis import settings
 
 from drpai_qat.backends.cpu.fp_contraction import round_products
-from drpai_qat.backends.cpu.targets import X86_TARGETS, cpu_features
+from drpai_qat.backends.cpu.targets import X86_TARGETS
+from drpai_qat.core.cpu_features import cpu_features
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels.epilogue import Epilogue, Kernel, Operand
 from drpai_qat.kernels.isa import Isa

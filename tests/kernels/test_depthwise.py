@@ -30,7 +30,7 @@ def test_depthwise(isa: Isa, name: str, data: st.DataObject, seed: int) -> None:
     in_dtype, weight_dtype, zero_point, qmin, qmax, limit = INPUTS[name]
     kernel = data.draw(st.sampled_from([(3, 3), (5, 5), (1, 3), (3, 1), (2, 2), (1, 1), (3, 7)]))
     stride, dilation = (data.draw(st.sampled_from([(1, 1), (2, 2), (1, 2)])) for _ in range(2))
-    size, batch, channels = data.draw(st.tuples(*[st.integers(1, 9)] * 2)), data.draw(st.integers(1, 2)), 0
+    size, batch = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9))), data.draw(st.integers(1, 2))
     channels = data.draw(st.sampled_from([1, 3, 8, 15, 16, 17, 31, 32, 33, 48, 63, 64, 96, 144]))
     rng = np.random.default_rng(seed)
     height, width = ((size[i] - 1) * stride[i] + (kernel[i] - 1) * dilation[i] + 1 for i in (0, 1))
@@ -38,7 +38,7 @@ def test_depthwise(isa: Isa, name: str, data: st.DataObject, seed: int) -> None:
     x = rng.choice([qmin, qmin + 1, qmax - 1, qmax], (batch, height, width, channels)).astype(in_dtype)
     w = rng.choice([-limit, 1 - limit, 0, limit - 1], (*kernel, channels)).astype(weight_dtype)
     bias = None if name == "float" else integers(rng, (channels,), "int16").astype(np.int32)
-    shape = ConvShape(batch, height, width, channels, *size, channels, kernel, stride, dilation)
+    shape = ConvShape(batch, height, width, channels, size[0], size[1], channels, kernel, stride, dilation)
     taps = windows(x, kernel, stride, (0, 0, 0, 0), dilation, size, 0) - zero_point
     acc = np.einsum("tnhwc,tc->nhwc", taps, w.reshape(-1, channels).astype(np.float64))
     acc += 0 if bias is None else bias

@@ -51,8 +51,8 @@ def test_rounding_is_not_folded_away() -> None:
         (E.Clamp(E.Acc(), 0, 6), False),
         (E.Binary("max", E.Snap(E.Acc(), 0, 9), E.Snap(E.Load(0), 0, 9)), True),
         (E.Binary("add", E.Snap(E.Acc(), 0, 9), E.Snap(E.Load(0), 0, 9)), False),
-        (E.Table(E.Snap(E.Acc(), 0, 1), 0, np.float32([1, 2])), True),
-        (E.Table(E.Snap(E.Acc(), 0, 1), 0, np.float32([1, 2.5])), False),
+        (E.Table(E.Snap(E.Acc(), 0, 1), 0, np.array([1, 2], np.float32)), True),
+        (E.Table(E.Snap(E.Acc(), 0, 1), 0, np.array([1, 2.5], np.float32)), False),
     ],
 )
 def test_is_integer(value: E.Expr, integer: bool) -> None:
@@ -148,7 +148,10 @@ def trees(depth: int) -> st.SearchStrategy[E.Expr]:
         st.builds(E.Binary, st.sampled_from(["add", "sub", "mul", "min", "max"]), below, below),
         st.builds(E.Unary, st.sampled_from(["abs", "neg", "floor"]), below),
         st.builds(
-            E.Table, st.builds(E.Snap, below, st.just(-4.0), st.just(4.0)), st.just(-4), st.just(np.float32(range(9)))
+            E.Table,
+            st.builds(E.Snap, below, st.just(-4.0), st.just(4.0)),
+            st.just(-4),
+            st.just(np.arange(9, dtype=np.float32)),
         ),
     )
 

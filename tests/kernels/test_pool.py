@@ -12,16 +12,15 @@ from drpai_qat.kernels.pool import average_pool, max_pool, pool_counts
 from tests.kernels.running import few, integers, on_each_isa, raw, run, windows
 
 DTYPES = ["uint8", "int8", "int16", "float32"]
-Window = tuple[
-    tuple[int, int, int, int],
-    tuple[tuple[int, int], tuple[int, int], tuple[int, int, int, int], tuple[int, int], tuple[int, int]],
-]
+Pair = tuple[int, int]
+Parameters = tuple[Pair, Pair, tuple[int, int, int, int], Pair, Pair]
+Window = tuple[tuple[int, int, int, int], Parameters]
 
 
 @st.composite
 def pools(draw: st.DrawFn) -> Window:
     """A tensor's shape and (kernel, stride, pads, dilation, out size), some rounding the output size up."""
-    kernel, stride, dilation = (draw(st.tuples(*[st.integers(1, high)] * 2)) for high in (4, 3, 2))
+    kernel, stride, dilation = (draw(st.tuples(st.integers(1, high), st.integers(1, high))) for high in (4, 3, 2))
     reach = [(kernel[i] - 1) * dilation[i] + 1 for i in (0, 1)]
     before, after = ([draw(st.integers(0, kernel[i] - 1)) for i in (0, 1)] for _ in range(2))
     size = [draw(st.integers(max(1, reach[i] - before[i] - after[i]), 12)) for i in (0, 1)]
@@ -32,11 +31,11 @@ def pools(draw: st.DrawFn) -> Window:
         more = count * stride[i] < size[i] + before[i] and draw(st.booleans())
         sees = any(0 <= (count * stride[i] - before[i]) + tap * dilation[i] < size[i] for tap in range(kernel[i]))
         out.append(count + (more and sees))
-    shape = (draw(st.integers(1, 2)), *size, draw(st.sampled_from([1, 5, 16, 35, 64])))
-    return shape, (kernel, stride, (*before, *after), dilation, tuple(out))
+    shape = (draw(st.integers(1, 2)), size[0], size[1], draw(st.sampled_from([1, 5, 16, 35, 64])))
+    return shape, (kernel, stride, (before[0], before[1], after[0], after[1]), dilation, (out[0], out[1]))
 
 
-def inside(shape: tuple[int, ...], window: tuple) -> np.ndarray:
+def inside(shape: tuple[int, ...], window: Parameters) -> np.ndarray:
     """Which positions each window sees: (taps, rows, columns)."""
     return windows(np.ones((1, *shape[1:3], 1)), *window, 0)[:, 0, :, :, 0] == 1
 

@@ -32,7 +32,7 @@ def test_prepare(isa: Isa, conversion: tuple[str, str, int, int], data: st.DataO
     in_dtype, out_dtype, subtract, fill = conversion
     batch, height, width = (data.draw(st.integers(1, high)) for high in (2, 5, 9))
     groups, channels, more = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 40)), data.draw(st.integers(0, 3))
-    top, left, bottom, right = pads = tuple(data.draw(st.integers(0, 2)) for _ in range(4))
+    top, left, bottom, right = pads = data.draw(st.tuples(*[st.integers(0, 2)] * 4))
     extra_rows = data.draw(st.integers(0, 1))
     x = integers(np.random.default_rng(channels), (batch, height, width, groups, channels), in_dtype)
     shape = (batch, height, width, groups * channels)

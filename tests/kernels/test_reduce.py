@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,10 +12,10 @@ from hypothesis import strategies as st
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels.epilogue import Epilogue
 from drpai_qat.kernels.isa import Isa
-from drpai_qat.kernels.reduce import reduce
+from drpai_qat.kernels.reduce import Kind, reduce
 from tests.kernels.running import few, integers, on_each_isa, raw, run
 
-NUMPY = {"sum": np.sum, "max": np.max, "min": np.min}
+NUMPY: dict[Kind, Callable[..., np.ndarray]] = {"sum": np.sum, "max": np.max, "min": np.min}
 
 
 @on_each_isa
@@ -25,7 +27,7 @@ NUMPY = {"sum": np.sum, "max": np.max, "min": np.min}
     reduced=st.sampled_from([1, 2, 7, 49, 130, 600]),
     inner=st.sampled_from([1, 1, 2, 9, 16, 31, 70]),
 )
-def test_reduce(isa: Isa, kind: str, dtype: str, outer: int, reduced: int, inner: int) -> None:
+def test_reduce(isa: Isa, kind: Kind, dtype: str, outer: int, reduced: int, inner: int) -> None:
     x = integers(np.random.default_rng(reduced), (outer, reduced, inner), dtype)
     zero_point = 0 if dtype == "float32" else 5
     expected = NUMPY[kind](x.astype(np.int64) - zero_point, axis=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,16 +31,16 @@ def direct(shape: ConvShape, x: np.ndarray, w: np.ndarray) -> np.ndarray:
     """int64 accumulators."""
     taps = [(r, s) for r in range(3) for s in range(3)]
     views = [x[:, r : r + shape.out_height, s : s + shape.out_width].astype(np.int64) for r, s in taps]
-    return sum(view @ w[:, r, s].T.astype(np.int64) for view, (r, s) in zip(views, taps, strict=True))
+    return np.sum([view @ w[:, r, s].T.astype(np.int64) for view, (r, s) in zip(views, taps, strict=True)], axis=0)
 
 
 def compute(
     plan: WinogradPlan, epilogue: Epilogue, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None = None
 ) -> np.ndarray:
     if plan.ahead == "weights":
-        inputs = (x, run(transformed_weights(plan, w), plan.isa))
+        inputs = [x, run(transformed_weights(plan, w), plan.isa)]
     else:
-        inputs = (run(transformed_windows(plan), plan.isa, x),)
+        inputs = [run(transformed_windows(plan), plan.isa, x)]
     return run(winograd(plan, epilogue, w, bias), plan.isa, *inputs)
 
 
@@ -60,7 +61,7 @@ def plans(draw: st.DrawFn, isa: Isa, lines: Lines, planes: int) -> WinogradPlan:
     tile = draw(st.sampled_from([4, 5]))
     chunk = draw(st.sampled_from([n for n in range(step, channels + 1, step) if channels % n == 0]))
     shape = sizes(height, width, channels, out_channels, draw(st.integers(1, 2)))
-    ahead = draw(st.sampled_from(["weights", "windows"]))
+    ahead: Any = draw(st.sampled_from(["weights", "windows"]))
     return WinogradPlan(shape, lines, isa, ahead, tile, tile * draw(st.integers(1, 4)), chunk, planes)
 
 

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx.helper as oh
 import onnx.numpy_helper
 from hypothesis import strategies as st
 
-from tests.lowering.running import reference
+from tests.reference import reference
 
 OPSET = 22  # below it, shape inference disagrees with onnxruntime on pools that round up
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -60,7 +61,7 @@ class Net:
     def name(self) -> str:
         return f"t{len(self.nodes) + len(self.constants)}"
 
-    def constant(self, value: np.ndarray) -> str:
+    def constant(self, value: npt.ArrayLike) -> str:
         name = self.name()
         self.constants.append(onnx.numpy_helper.from_array(np.asarray(value), name))
         return name
@@ -122,10 +123,12 @@ class Net:
         count = shape[out_axis] if per_channel else 1
         scales = np.asarray([self.scale_for(spread, high) for _ in range(count)], np.float32)
         asymmetric = self.pick(False, False, False, True)
-        zeros = self.rng.integers(-20 if bits == 8 else -3, 4, count) if asymmetric else np.zeros(count)
+        zeros = (self.rng.integers(-20 if bits == 8 else -3, 4, count) if asymmetric else np.zeros(count)).astype(
+            np.int8
+        )
         if not per_channel:
             scales, zeros = scales.reshape(()), zeros.reshape(())
-        names = [self.constant(integers), self.constant(scales), self.constant(zeros.astype(np.int8))]
+        names = [self.constant(integers), self.constant(scales), self.constant(zeros)]
         attributes = {"axis": out_axis} if per_channel else {}
         return self.one("DequantizeLinear", [*names], **attributes), np.broadcast_to(scales, shape[out_axis])
 

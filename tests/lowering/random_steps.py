@@ -6,7 +6,7 @@ import numpy as np
 
 from tests.lowering.random_graphs import Net, Tensor
 
-UNARY = (
+UNARY: tuple[tuple[str, dict[str, object]], ...] = (
     ("Relu", {}), ("LeakyRelu", {"alpha": 0.125}), ("Sigmoid", {}), ("Tanh", {}), ("HardSwish", {}), ("Erf", {}),
     ("HardSigmoid", {"alpha": 0.25}), ("Elu", {}), ("Selu", {}), ("Celu", {"alpha": 0.5}), ("Softplus", {}),
     ("Softsign", {}), ("Mish", {}), ("Gelu", {}), ("Gelu", {"approximate": "tanh"}), ("Exp", {}), ("Abs", {}),

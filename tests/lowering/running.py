@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx.numpy_helper
 import onnx.parser
 import onnx.shape_inference
-import onnxruntime as ort
 import tvm
 from tvm import relax
 
 from drpai_qat.backends.cpu import targets
 from drpai_qat.backends.cpu.build import compile_module
+from drpai_qat.core.cpu_features import cpu_features
 from drpai_qat.lowering import Lowered, lower
+from tests.reference import reference
 
-RUNNABLE = [t.name for t in targets.X86_TARGETS if targets.cpu_features().issuperset(t.features)]
+RUNNABLE = [t.name for t in targets.X86_TARGETS if cpu_features().issuperset(t.features)]
 """Targets whose code this machine runs."""
 
 
-def model(signature: str, body: str, opset: int = 21, **constants: np.ndarray | float) -> onnx.ModelProto:
+def model(signature: str, body: str, opset: int = 21, /, **constants: Any) -> onnx.ModelProto:
     """A model from the text of its nodes.
 
     Args:
         signature: inputs and outputs as onnx.parser reads them: "(float[1,4] x) => (float[1,4] y)".
         body: one node a line.
-        constants: initializers by name; floats become float32 scalars.
+        constants: initializers by name, as numpy takes them; floats become float32 scalars.
     """
     text = f'<ir_version: 10, opset_import: ["" : {opset}]> net {signature} {{ {body} }}'
     parsed = onnx.parser.parse_model(text)
@@ -41,7 +43,7 @@ def model(signature: str, body: str, opset: int = 21, **constants: np.ndarray | 
     return inferred
 
 
-def grid(prefix: str, scale: float, zero_point: int, dtype: str = "uint8") -> dict[str, np.ndarray]:
+def grid(prefix: str, scale: float, zero_point: int, dtype: str = "uint8") -> dict[str, Any]:
     """Constants s<prefix> and z<prefix> of a quantizer."""
     return {f"s{prefix}": np.float32(scale), f"z{prefix}": np.asarray(zero_point, dtype)}
 
@@ -50,16 +52,6 @@ def qdq(source: str, result: str, prefix: str | None = None) -> str:
     """The lines of a fake-quant on grid `prefix`."""
     p = prefix or result
     return f"q_{result} = QuantizeLinear({source}, s{p}, z{p})  {result} = DequantizeLinear(q_{result}, s{p}, z{p})\n"
-
-
-def reference(source: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """What onnxruntime computes with optimisations off."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = ort.InferenceSession(source.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return list(session.run(None, feeds))
 
 
 def lowered(source: onnx.ModelProto, target: str = "host") -> Lowered:

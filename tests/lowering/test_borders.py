@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.lowering.running import RUNNABLE, compiled, grid, kernels, lowered, model, qdq, reference
+from tests.lowering.running import RUNNABLE, compiled, grid, kernels, lowered, model, qdq
+from tests.reference import reference
 
 
 def layer(name: str, source: str, attributes: str = "") -> str:

@@ -6,7 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.lowering.running import RUNNABLE, compiled, lowered, model, reference
+from tests.lowering.running import RUNNABLE, compiled, lowered, model
+from tests.reference import reference
 
 
 def network(body: str, shape: tuple[int, ...], out: str, zero_point: int = 0) -> tuple[onnx.ModelProto, np.ndarray]:

@@ -17,8 +17,8 @@ from tests.lowering.running import (
     lsb,
     model,
     qdq,
-    reference,
 )
+from tests.reference import reference
 
 WEIGHTS = "w = DequantizeLinear<axis=0>(wq, sw, zw)\n"
 
@@ -94,7 +94,8 @@ def test_a_sum_that_is_an_output_is_computed():
 @pytest.mark.parametrize("channels", [(32, 64), (36, 40, 35)])
 def test_a_concatenation_of_grids_is_not_copied(target, channels):
     total, names = sum(channels), [f"p{i}" for i in range(len(channels))]
-    body, constants, inputs = WEIGHTS, grid("y", 2**-2, 100), {}
+    body, constants = WEIGHTS, grid("y", 2**-2, 100)
+    inputs: dict[str, np.ndarray] = {}
     for i, (name, count) in enumerate(zip(names, channels, strict=True)):
         body += qdq(f"x{i}", name)
         constants |= grid(name, 2.0 ** (-4 - i), 90 + i)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from tests.lowering import random_steps as steps
 from tests.lowering.random_graphs import Net, Tensor, start, to_model
-from tests.lowering.running import RUNNABLE, compiled, lsb, reference, telling
+from tests.lowering.running import RUNNABLE, compiled, lsb, telling
+from tests.reference import reference
 
 IMAGE = (
     steps.convolution, steps.convolution, steps.transposed_convolution, steps.pooling, steps.resize, steps.movement,

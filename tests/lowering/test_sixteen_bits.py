@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.lowering.running import RUNNABLE, compiled, computes, grid, lowered, lsb, model, qdq, reference
+from tests.lowering.running import RUNNABLE, compiled, computes, grid, lowered, lsb, model, qdq
+from tests.reference import reference
 
 LAYERS = {
     "conv": ("Conv(a, w)", (24, 16, 1, 1), 0),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.lowering.running import RUNNABLE, compiled, grid, kernels, lowered, model, qdq, reference
+from tests.lowering.running import RUNNABLE, compiled, grid, kernels, lowered, model, qdq
+from tests.reference import reference
 
 WITHOUT_VNNI = [name for name in RUNNABLE if name in ("x86-64-v2", "avx2")]
 GRIDS = grid("a", 2**-4, 120) | grid("b", 2**-4, 131) | grid("y", 2**-4, 128)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.parser
-import onnxruntime
 from numpy.typing import NDArray
 
 from preprocess import Preprocessed, preprocess, validate
+from tests.reference import reference
 
 HEAD = '<ir_version: 8, opset_import: ["" : 13]>\n'
 
@@ -24,15 +24,6 @@ def model(text: str, /, **constants: object) -> onnx.ModelProto:
     )
     onnx.checker.check_model(parsed)
     return parsed
-
-
-def run(source: onnx.ModelProto, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-    """Outputs in onnxruntime with optimisations off."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(source.SerializeToString(), options).run(None, feeds)
 
 
 def random_feeds(source: onnx.ModelProto, seed: int = 0, spread: float = 1.0) -> dict[str, NDArray[Any]]:
@@ -60,7 +51,7 @@ def fold(
     onnx.checker.check_model(result.model, full_check=True)
     validate(result.model)
     feeds = random_feeds(source, spread=spread)
-    for expected, got in zip(run(source, feeds), run(result.model, feeds), strict=True):
+    for expected, got in zip(reference(source, feeds), reference(result.model, feeds), strict=True):
         assert expected.any(), "a test on zeros proves nothing"
         assert got.shape == expected.shape
         assert got.dtype == expected.dtype
@@ -83,8 +74,8 @@ def node(source: onnx.ModelProto, op: str, at: int = 0) -> onnx.NodeProto:
     return [one for one in source.graph.node if one.op_type == op][at]
 
 
-def inputs(source: onnx.ModelProto, one: onnx.NodeProto) -> list[NDArray[Any] | None]:
-    """Constant inputs of a node; None where an input is computed."""
+def inputs(source: onnx.ModelProto, one: onnx.NodeProto) -> list[Any]:
+    """Constant inputs of a node, as arrays; None where an input is computed."""
     values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in source.graph.initializer}
     return [values.get(name) for name in one.input]
 

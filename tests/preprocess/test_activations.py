@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.preprocess.building import fold, inputs, model, node, ops, run
+from tests.preprocess.building import fold, inputs, model, node, ops
+from tests.reference import reference
 
 PAIR = """
 net (float[64] x) => (float[64] y)
@@ -19,7 +20,10 @@ net (float[64] x) => (float[64] y)
 
 def test_integer_range_becomes_a_float_range() -> None:
     source = model(
-        PAIR % ("c = Clip (q, , top)", "c"), s=np.float32([0.02]), z=np.uint8([30]), top=np.array(127, np.uint8)
+        PAIR % ("c = Clip (q, , top)", "c"),
+        s=np.array([0.02], np.float32),
+        z=np.array([30], np.uint8),
+        top=np.array(127, np.uint8),
     )
     result = fold(source, spread=3)
     low, high = inputs(result.model, node(result.model, "Clip"))[1:]
@@ -95,8 +99,10 @@ def test_float_range_selects_the_same_integers(
         s=np.float32(scale), z=np.uint8(zero_point), low=np.uint8(low), high=np.uint8(high),
     )  # fmt: skip
     rng = np.random.default_rng(seed)
-    edges = np.float32([low, high, low - 0.5, low + 0.5, high - 0.5, high + 0.5]) - np.float32(zero_point)
+    edges = np.array([low, high, low - 0.5, low + 0.5, high - 0.5, high + 0.5], np.float32) - np.float32(zero_point)
     values = np.concatenate([edges, rng.normal(128 - zero_point, 100, 58).astype(np.float32)]) * np.float32(scale)
     from preprocess import preprocess
 
-    np.testing.assert_array_equal(run(preprocess(source).model, {"x": values})[0], run(source, {"x": values})[0])
+    np.testing.assert_array_equal(
+        reference(preprocess(source).model, {"x": values})[0], reference(source, {"x": values})[0]
+    )

@@ -32,7 +32,7 @@ def statistics(channels: int, gamma: NDArray[np.float32] | None = None) -> dict[
 
 
 def test_fused_module_keeps_the_trained_integers() -> None:
-    stats = statistics(4, np.float32([1.2, -0.7, 0.3, 2.0]))
+    stats = statistics(4, np.array([1.2, -0.7, 0.3, 2.0], np.float32))
     factor = stats["gamma"] / np.sqrt(stats["var"] + np.float32(1e-5))
     scaled = W * factor.reshape(4, 1, 1, 1)
     source = model(
@@ -56,7 +56,7 @@ def test_fused_module_keeps_the_trained_integers() -> None:
 def test_negative_gamma_flips_signs_even_of_minus_128() -> None:
     weights = W.copy()
     weights[0, 0, 0, 0] = -10.0  # saturates at -128
-    stats = statistics(4, np.float32([-1.0, 1.0, -2.0, 0.5]))
+    stats = statistics(4, np.array([-1.0, 1.0, -2.0, 0.5], np.float32))
     source = model(
         CONV + "  c = Conv <pads=[1,1,1,1]> (dx, w)\n  y = BatchNormalization (c, gamma, beta, mean, var)\n}",
         w0=weights, s=np.full(4, 0.02, np.float32), z=np.zeros(4, np.int8), **stats,
@@ -70,7 +70,7 @@ def test_negative_gamma_flips_signs_even_of_minus_128() -> None:
 
 
 def test_zero_gamma_blanks_its_channel() -> None:
-    stats = statistics(4, np.float32([0.0, 1.0, -2.0, 0.5]))
+    stats = statistics(4, np.array([0.0, 1.0, -2.0, 0.5], np.float32))
     source = model(
         CONV + "  c = Conv <pads=[1,1,1,1]> (dx, w)\n  y = BatchNormalization (c, gamma, beta, mean, var)\n}",
         **BASE, **stats,
@@ -83,7 +83,7 @@ def test_zero_gamma_blanks_its_channel() -> None:
 
 def test_fused_module_with_zero_gamma_is_its_beta() -> None:
     """The source divides 0 by 0 there; everything else must come out as if it did not."""
-    stats = statistics(4, np.float32([0.0, 1.0, -2.0, 0.5]))
+    stats = statistics(4, np.array([0.0, 1.0, -2.0, 0.5], np.float32))
     factor = stats["gamma"] / np.sqrt(stats["var"] + np.float32(1e-5))
     scaled = W * factor.reshape(4, 1, 1, 1)
     scale = np.maximum(scales_for(scaled, 0), np.float32(1e-7))
@@ -96,11 +96,12 @@ def test_fused_module_with_zero_gamma_is_its_beta() -> None:
 }"""
     )
     from preprocess import preprocess
-    from tests.preprocess.building import random_feeds, run
+    from tests.preprocess.building import random_feeds
+    from tests.reference import reference
 
     source = model(text, w0=scaled, s=scale, z=np.zeros(4, np.int8), f=factor.reshape(1, 4, 1, 1), **stats)
     feeds = random_feeds(source)
-    expected, got = run(source, feeds)[0], run(preprocess(source).model, feeds)[0]
+    expected, got = reference(source, feeds)[0], reference(preprocess(source).model, feeds)[0]
     assert np.isnan(expected[:, 0]).all()
     np.testing.assert_array_equal(got[:, 0], np.broadcast_to(stats["beta"][0], got[:, 0].shape))
     np.testing.assert_allclose(got[:, 1:], expected[:, 1:], atol=1e-5)
@@ -286,7 +287,7 @@ def test_random_batchnorms_on_random_grids(
     gamma: list[float], variance: list[float], zero_point: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    stats = statistics(4, np.float32(gamma)) | {"var": np.float32(variance)}
+    stats = statistics(4, np.array(gamma, np.float32)) | {"var": np.array(variance, np.float32)}
     text = CONV.replace("q = QuantizeLinear <axis=0> (w0, s, z)", "q = Identity (w0)")
     source = model(
         text + "  c = Conv <pads=[1,1,1,1]> (dx, w)\n  y = BatchNormalization (c, gamma, beta, mean, var)\n}",

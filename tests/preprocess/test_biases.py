@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 from tests.preprocess.building import fold, inputs, model, node, normal, ops
@@ -14,16 +15,16 @@ net (float[1,3,6,6] x) => (float[1,4,6,6] y) <float sx = {0.03}, uint8 zx = {120
   w = DequantizeLinear <axis=0> (q0, s, z)
 """
 Q = np.random.default_rng(3).integers(-127, 127, (4, 3, 3, 3)).astype(np.int8)
-SCALE = np.float32([0.01, 0.02, 0.015, 0.03])
+SCALE = np.array([0.01, 0.02, 0.015, 0.03], np.float32)
 BASE = {"q0": Q, "s": SCALE, "z": np.zeros(4, np.int8)}
 STEPS = np.array([1000, -20000, 3, 123456], np.int32)
 GRID = (np.float64(np.float32(0.03)) * SCALE).astype(np.float32)
 
 
-def bias_of(result_model: object) -> tuple[np.ndarray, ...]:
-    name = node(result_model, "Conv").input[2]  # type: ignore[arg-type]
-    maker = next(one for one in result_model.graph.node if name in one.output)  # type: ignore[attr-defined]
-    return tuple(inputs(result_model, maker))  # type: ignore[arg-type]
+def bias_of(result_model: onnx.ModelProto) -> tuple[np.ndarray, ...]:
+    name = node(result_model, "Conv").input[2]
+    maker = next(one for one in result_model.graph.node if name in one.output)
+    return tuple(inputs(result_model, maker))
 
 
 def test_trained_int32_bias_keeps_its_integers() -> None:
@@ -65,7 +66,7 @@ def test_int8_bias_becomes_float() -> None:
         HEAD % "" + body, qb=np.array([5, -9, 100, 0], np.int8), sb=np.float32(0.0123), zb=np.int8(3), **BASE
     )
     result = fold(source)
-    expected = np.float32([2, -12, 97, -3]) * np.float32(0.0123)
+    expected = np.array([2, -12, 97, -3], np.float32) * np.float32(0.0123)
     np.testing.assert_array_equal(inputs(result.model, node(result.model, "Conv"))[2], expected)
     assert any("float32" in note.reason for note in result.log if note.action == "folded")
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from tests.preprocess.building import fold, inputs, model, node, ops, weights_of
@@ -12,11 +14,11 @@ net (float[2,4,6,6] x) => (float[2,4,6,6] y)
   w = DequantizeLinear <axis=0> (q0, sw, zw)
   y = Conv <group=4, pads=[1,1,1,1]> (d, w)
 }"""
-BASE = {
+BASE: dict[str, Any] = {
     "q0": np.random.default_rng(3).integers(-127, 127, (4, 1, 3, 3)).astype(np.int8),
-    "sw": np.float32([0.01, 0.02, 0.015, 0.03]),
+    "sw": np.array([0.01, 0.02, 0.015, 0.03], np.float32),
     "zw": np.zeros(4, np.int8),
-    "s": np.float32([0.01, 0.02, 0.004, 0.03]),
+    "s": np.array([0.01, 0.02, 0.004, 0.03], np.float32),
 }
 
 

@@ -42,7 +42,7 @@ net (float[4,8] x) => (float[4,8] y)
   q = QuantizeLinear (b, s, z)
   y = DequantizeLinear (q, s, z)
 }""",
-        zero=np.float32([0]), **GRID,
+        zero=np.array([0], np.float32), **GRID,
     )  # fmt: skip
     assert ops(fold(source, "tensorflow").model)["Relu"] == 1
 
@@ -64,7 +64,7 @@ net (float[4,8] x) => (float[4,8] y)
     assert (counts["Relu"], counts["Clip"]) == (1, 1)
 
 
-@pytest.mark.parametrize("bound", [np.float32([1, 2, 3, 4, 5, 6, 7, 8]), np.ones((2, 1, 1), np.float32)])
+@pytest.mark.parametrize("bound", [np.array([1, 2, 3, 4, 5, 6, 7, 8], np.float32), np.ones((2, 1, 1), np.float32)])
 def test_tensors_are_no_limits(bound: np.ndarray) -> None:
     shape = "2,4,8" if bound.ndim == 3 else "4,8"
     source = model(

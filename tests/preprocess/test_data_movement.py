@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from preprocess import preprocess
-from tests.preprocess.building import fold, model, normal, ops, run
+from tests.preprocess.building import fold, model, normal, ops
+from tests.reference import reference
 
 GRID = {"s": np.float32(0.05), "z": np.uint8(128)}
 MOVES = {
@@ -29,7 +30,7 @@ net (float[2,4,6] x) => (float[{shape}] y)
   {moves}
   y = DequantizeLinear (m, s, z)
 }}""",
-        shape=np.int64([8, 6]), zero=np.int64([0]), one=np.int64([1]), **GRID,
+        shape=np.array([8, 6], np.int64), zero=np.array([0], np.int64), one=np.array([1], np.int64), **GRID,
     )  # fmt: skip
     assert [one.op_type for one in fold(source, "tensorflow").model.graph.node][:2] == [
         "QuantizeLinear",
@@ -84,8 +85,8 @@ net (int8[1,4,6,6] x) => (int8[1,6,6,3] y)
     )  # fmt: skip
     result = preprocess(source, "tensorflow")
     integers = np.random.default_rng(0).integers(-128, 128, (1, 4, 6, 6)).astype(np.int8)
-    (expected,) = run(source, {"x": integers})
-    (got,) = run(result.model, {"x": (integers.astype(np.float32) + 3) * np.float32(0.05)})
+    (expected,) = reference(source, {"x": integers})
+    (got,) = reference(result.model, {"x": (integers.astype(np.float32) + 3) * np.float32(0.05)})
     np.testing.assert_array_equal(got, (expected.astype(np.float32) - 5) * np.float32(0.1))
     assert [note.node for note in result.log if note.pass_name == "use_float_interface"] == ["x", "y"]
 

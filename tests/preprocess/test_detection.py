@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
@@ -16,11 +17,11 @@ W = normal(6, 4)
 THROUGH = {"w0": W, "s": scales_for(W, 1), "z": np.zeros(4, np.int8)}
 
 
-def through() -> object:
+def through() -> onnx.ModelProto:
     return model(HEAD + QUANTIZED + "  y = MatMul (dx, w)\n}", **THROUGH)
 
 
-def on_grid() -> object:
+def on_grid() -> onnx.ModelProto:
     scale = scales_for(W, 1)
     return model(HEAD + ACTIVATION + "  y = MatMul (dx, w)\n}", w=(np.rint(W / scale) * scale).astype(np.float32))
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from preprocess import preprocess, reference_model
-from tests.preprocess.building import fold, model, normal, ops, random_feeds, run
+from tests.preprocess.building import fold, model, normal, ops, random_feeds
+from tests.reference import reference
 
 BASE = {"s": np.float32(0.02), "z": np.uint8(100)}
 STATS = {"g": np.abs(normal(4)) + 1, "b": normal(4), "m": normal(4), "v": np.abs(normal(4)) + 1}
@@ -57,7 +58,7 @@ def test_training_export_gets_its_inference_form() -> None:
     expected = scaled / np.sqrt(STATS["v"] + 1e-5).reshape(shape) * STATS["g"].reshape(shape) + STATS["b"].reshape(
         shape
     )
-    np.testing.assert_allclose(run(result.model, feeds)[0], np.maximum(expected, 0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(reference(result.model, feeds)[0], np.maximum(expected, 0), rtol=1e-5, atol=1e-5)
 
 
 def test_reference_of_a_training_export_is_its_inference_form() -> None:
@@ -65,7 +66,7 @@ def test_reference_of_a_training_export_is_its_inference_form() -> None:
     feeds = random_feeds(source)
     reference = reference_model(source)
     assert ops(reference)["BatchNormalization"] == 1
-    np.testing.assert_array_equal(run(reference, feeds)[0], run(preprocess(source).model, feeds)[0])
+    np.testing.assert_array_equal(reference(reference, feeds)[0], reference(preprocess(source).model, feeds)[0])
 
 
 def test_reference_of_anything_else_is_the_source() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
@@ -17,7 +19,7 @@ def params(axis: int | None) -> QuantParams:
     return QuantParams.of(np.arange(1, size + 1) / 7, np.arange(size), axis=axis)
 
 
-def apply(op: str, channel_axis: int | None, outputs: int, constants: object, attrs: dict[str, object]) -> object:
+def apply(op: str, channel_axis: int | None, outputs: int, constants: tuple[Any, ...], attrs: dict[str, object]) -> Any:
     inputs = [gs.Variable("x"), *(gs.Constant(f"c{at}", np.asarray(value)) for at, value in enumerate(constants))]
     made = gs.Node(op, "n", attrs, inputs, [gs.Variable(f"y{at}") for at in range(outputs)])
     return move(made, Q, params(channel_axis), 17)
@@ -41,7 +43,7 @@ CASES = [
 
 @pytest.mark.parametrize("axis", [None, 0, 1, 2])
 @pytest.mark.parametrize(("op", "constants", "attrs", "expected"), CASES)
-def test_moved_integers_have_the_moved_reals(op, constants, attrs, expected, axis) -> None:  # type: ignore[no-untyped-def]
+def test_moved_integers_have_the_moved_reals(op, constants, attrs, expected, axis) -> None:
     wanted = expected(params(axis).dequantize(Q))
     result = apply(op, axis, len(wanted), constants, attrs)
     if result is None:  # the channels got mixed: only where a reshape cuts through them

@@ -26,7 +26,7 @@ net (float[1,4,8,8] x) => (float[1,3,{out}] y)
   {between}
   y = Conv {conv} (r, w)
 }}""",
-        pads=np.int64(pads), value=np.float32(value), w=normal(3, 4, 3, 3), half=np.float32(0.5), **GRID,
+        pads=np.array(pads, np.int64), value=np.float32(value), w=normal(3, 4, 3, 3), half=np.float32(0.5), **GRID,
     )  # fmt: skip
 
 
@@ -134,7 +134,7 @@ net (float[1,9,4] x) => (float[1,3,1,9] y)
   t = Transpose <perm = [0,3,1,2]> (u)
   y = Conv <dilations = [1,2]> (t, w)
 }""",
-        pads=np.int64([0, 4, 0, 0, 0, 0]), axes=np.int64([-3]), w=normal(3, 4, 1, 3), **GRID,
+        pads=np.array([0, 4, 0, 0, 0, 0], np.int64), axes=np.array([-3], np.int64), w=normal(3, 4, 1, 3), **GRID,
     )  # fmt: skip
     result = fold(source, "tensorflow")
     assert ops(result.model)["Pad"] == 0
@@ -151,7 +151,7 @@ net (float[1,2,8,8] x) => (float[1,3,6,6] y)
   p = Pad (r, pads)
   y = Conv (p, w)
 }""",
-        pads=np.int64([0, 0, 0, 0, 0, 2, 0, 0]), w=normal(3, 4, 3, 3), **GRID,
+        pads=np.array([0, 0, 0, 0, 0, 2, 0, 0], np.int64), w=normal(3, 4, 3, 3), **GRID,
     )  # fmt: skip
     assert ops(fold(source, "tensorflow").model)["Pad"] == 1
 
@@ -168,6 +168,6 @@ net (float[1,4,8,8] x) => (float[1,4,4,4] y)
   p = Pad (r, pads)
   y = MaxPool <kernel_shape = [3,3], strides = [2,2]> (p)
 }}""",
-        pads=np.int64([0, 0, 1, 1, 0, 0, 1, 1]), **GRID,
+        pads=np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64), **GRID,
     )  # fmt: skip
     assert ops(fold(source, "tensorflow").model)["Pad"] == (not folded)

@@ -33,7 +33,7 @@ net (float[64] x) => (float[64] y)
   r = Relu (a)
   y = Add (r, b)
 }""",
-        s=np.float32(0.02), z=np.uint8(30), s2=np.float32([0.02]), z2=np.uint8([30]),
+        s=np.float32(0.02), z=np.uint8(30), s2=np.array([0.02], np.float32), z2=np.array([30], np.uint8),
     )  # fmt: skip
     result = fold(source)
     assert ops(result.model)["QuantizeLinear"] == 1

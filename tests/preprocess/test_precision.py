@@ -5,7 +5,8 @@ import onnx
 import pytest
 
 from preprocess import preprocess, reference_model, validate
-from tests.preprocess.building import model, normal, ops, run, weights_of
+from tests.preprocess.building import model, normal, ops, weights_of
+from tests.reference import reference
 
 HALF = """<ir_version: 8, opset_import: ["" : 17]>
 net ({0}[2,3,6] x) => ({0}[2,3,4] y)
@@ -22,26 +23,31 @@ net ({0}[2,3,6] x) => ({0}[2,3,4] y)
   c = Add (m, b)
   y = Relu (c)
 }}"""
-BASE = {"sx": np.float32(0.03), "zx": np.uint8(120), "s": np.full(4, 0.02, np.float32), "z": np.zeros(4, np.int8)}
+BASE = {
+    "sx": np.float32(0.03),
+    "zx": np.uint8(120),
+    "s": np.full(4, 0.02, np.float32),
+    "z": np.zeros(4, np.int8),
+}
 
 
 @pytest.mark.parametrize(("name", "dtype", "elem", "tolerance"), [
     ("float16", np.float16, 10, 2e-3), ("double", np.float64, 11, 1e-6)
 ])  # fmt: skip
 def test_other_precisions_become_float32(name: str, dtype: type, elem: int, tolerance: float) -> None:
-    weights = normal(6, 4, spread=0.5).astype(dtype)
+    weights: np.ndarray = normal(6, 4, spread=0.5).astype(dtype)
     source = model(HALF.format(name, elem), w0=weights, b=normal(4).astype(dtype), **BASE)
     result = preprocess(source)
     validate(result.model)
     onnx.checker.check_model(result.model, full_check=True)
     assert ops(result.model) == {"QuantizeLinear": 1, "DequantizeLinear": 2, "MatMul": 1, "Add": 1, "Relu": 1}
     np.testing.assert_array_equal(
-        weights_of(result.model, "MatMul")[0], np.rint(weights.astype(np.float32) / BASE["s"][0])
+        weights_of(result.model, "MatMul")[0], np.rint(weights.astype(np.float32) / np.float32(0.02))
     )
     assert {one.node for one in result.log if one.pass_name == "use_float32"} == {"x", "y"}
-    x = normal(2, 3, 6).astype(dtype)
-    expected = run(source, {"x": x})[0]
-    got = run(result.model, {"x": x.astype(np.float32)})[0]
+    x: np.ndarray = normal(2, 3, 6).astype(dtype)
+    expected = reference(source, {"x": x})[0]
+    got = reference(result.model, {"x": x.astype(np.float32)})[0]
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, expected, atol=tolerance * float(np.abs(expected).max()))
 
@@ -51,5 +57,5 @@ def test_reference_has_a_float32_interface() -> None:
         HALF.format("float16", 10), w0=normal(6, 4, spread=0.5).astype(np.float16), b=np.zeros(4, np.float16), **BASE
     )
     x = normal(2, 3, 6).astype(np.float16)
-    got = run(reference_model(source), {"x": x.astype(np.float32)})[0]
-    np.testing.assert_allclose(got, run(source, {"x": x})[0].astype(np.float32), rtol=1e-3)
+    got = reference(reference_model(source), {"x": x.astype(np.float32)})[0]
+    np.testing.assert_allclose(got, reference(source, {"x": x})[0].astype(np.float32), rtol=1e-3)

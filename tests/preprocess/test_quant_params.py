@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from drpai_qat.core.errors import QuantizationError
 from drpai_qat.core.quantization import QuantParams
-from tests.preprocess.building import run
+from tests.reference import reference
 
 
 @settings(max_examples=50)
@@ -36,7 +36,7 @@ def test_rounds_as_onnxruntime_does(dtype: type, scale: float, zero_point: int, 
         ]
     )
     params = QuantParams.of(scale, point, dtype)
-    q, y = run(source, {"x": x})
+    q, y = reference(source, {"x": x})
     np.testing.assert_array_equal(params.quantize(x), q)
     np.testing.assert_array_equal(params.dequantize(params.quantize(x)), y)
 
@@ -52,13 +52,13 @@ def test_values_compare_by_content() -> None:
 def test_per_channel_parameters_run_along_their_axis() -> None:
     params = QuantParams.of([1.0, 2.0], [0, 10], axis=1)
     np.testing.assert_array_equal(params.dequantize(np.array([[4, 14], [6, 16]], np.int8)), [[4, 8], [6, 12]])
-    np.testing.assert_array_equal(params.quantize(np.float32([[4, 8], [6, 12]])), [[4, 14], [6, 16]])
+    np.testing.assert_array_equal(params.quantize(np.array([[4, 8], [6, 12]], np.float32)), [[4, 14], [6, 16]])
 
 
 def test_narrow_range_clips() -> None:
     params = QuantParams.of(0.5, 10, np.uint8, qmin=0, qmax=15)
     assert not params.full_range
-    assert params.quantize(np.float32([-100, 0, 100])).tolist() == [0, 10, 15]
+    assert params.quantize(np.array([-100, 0, 100], np.float32)).tolist() == [0, 10, 15]
     assert [float(one) for one in params.real_range()] == [-5.0, 2.5]
 
 

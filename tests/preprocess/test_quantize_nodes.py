@@ -18,7 +18,7 @@ OMITTED = PAIR.replace("s, z", "s")
 
 
 @pytest.mark.parametrize(
-    ("scale", "zero_point"), [(np.float32(0.02), np.uint8(7)), (np.float32([0.02]), np.uint8([7]))]
+    ("scale", "zero_point"), [(np.float32(0.02), np.uint8(7)), (np.array([0.02], np.float32), np.array([7], np.uint8))]
 )
 def test_single_values_become_scalars(scale: np.ndarray, zero_point: np.ndarray) -> None:
     result = fold(model(PAIR, s=scale, z=zero_point))
@@ -26,7 +26,7 @@ def test_single_values_become_scalars(scale: np.ndarray, zero_point: np.ndarray)
 
 
 def test_zero_point_of_a_wrong_but_clear_shape() -> None:
-    result = preprocess(model(PAIR, s=np.float32(0.02), z=np.uint8([[7]])))
+    result = preprocess(model(PAIR, s=np.float32(0.02), z=np.array([[7]], np.uint8)))
     assert inputs(result.model, node(result.model, "QuantizeLinear"))[2].shape == ()
 
 
@@ -58,7 +58,7 @@ net (float[2,4] x) => (float[2,4] y) <int64[1] one = {1}>
   q = QuantizeLinear (x, s, z)
   y = DequantizeLinear (q, s, z)
 }"""
-    result = fold(model(text, s=np.float32([0.02])))
+    result = fold(model(text, s=np.array([0.02], np.float32)))
     assert inputs(result.model, node(result.model, "QuantizeLinear"))[2] == 9
 
 
@@ -72,7 +72,7 @@ net (float[2,4] x) => (float[2,3] y) <float sx = {0.02}, uint8 zx = {100}>
   y = MatMul (dx, w)
 }"""
     q0 = np.random.default_rng(0).integers(-127, 127, (4, 3)).astype(np.int8)
-    result = fold(model(text, q0=q0, s=np.float32([0.1, 0.2, 0.3]), z=np.zeros(3, np.int8)))
+    result = fold(model(text, q0=q0, s=np.array([0.1, 0.2, 0.3], np.float32), z=np.zeros(3, np.int8)))
     assert [one.i for n in result.model.graph.node for one in n.attribute if one.name == "axis"] == [1]
 
 
@@ -128,15 +128,15 @@ def test_scales_that_mean_nothing_are_named(scale: float, says: str) -> None:
 def test_the_channel_with_a_bad_scale_is_named() -> None:
     text = PAIR.replace("Linear (", "Linear <axis=1> (")
     with pytest.raises(QuantizationError, match=r"scale\[2\] = 0 is zero"):
-        preprocess(model(text, s=np.float32([1, 2, 0, 3]), z=np.zeros(4, np.uint8)))
+        preprocess(model(text, s=np.array([1, 2, 0, 3], np.float32), z=np.zeros(4, np.uint8)))
 
 
 def test_lengths_that_do_not_match_are_refused() -> None:
     text = PAIR.replace("Linear (", "Linear <axis=1> (")
     with pytest.raises(QuantizationError, match="3 scales along axis 1 of a tensor of shape"):
-        preprocess(model(text, s=np.float32([1, 2, 3]), z=np.zeros(3, np.uint8)))
+        preprocess(model(text, s=np.array([1, 2, 3], np.float32), z=np.zeros(3, np.uint8)))
     with pytest.raises(QuantizationError, match="4 scales and 3 zero points"):
-        preprocess(model(text, s=np.float32([1, 2, 3, 4]), z=np.zeros(3, np.uint8)))
+        preprocess(model(text, s=np.array([1, 2, 3, 4], np.float32), z=np.zeros(3, np.uint8)))
 
 
 def test_scales_computed_at_run_time_are_refused() -> None:

@@ -6,6 +6,7 @@ import itertools
 import math
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -27,7 +28,7 @@ class Builder:
         self.counter = itertools.count()
         self.rng = np.random.default_rng(draw(st.integers(0, 1000)))
 
-    def constant(self, value: np.ndarray) -> str:
+    def constant(self, value: npt.ArrayLike) -> str:
         name = f"c{next(self.counter)}"
         self.constants.append(onnx.numpy_helper.from_array(np.asarray(value), name))
         return name
@@ -74,20 +75,25 @@ class Builder:
 
     def view(self, source: str, shape: tuple[int, ...], *, floats: bool) -> tuple[str, tuple[int, ...]]:
         op = self.draw(st.sampled_from(["Transpose", "Reshape", "Unsqueeze", "Squeeze", "Flatten"]))
+        inputs: list[str] = [source]
+        attrs: dict[str, object] = {}
+        new: tuple[int, ...]
         if op == "Unsqueeze" and len(shape) < 5:
             axis = self.draw(st.integers(0, len(shape)))
-            new, inputs, attrs = (*shape[:axis], 1, *shape[axis:]), [source, self.constant(np.int64([axis]))], {}
+            new = (*shape[:axis], 1, *shape[axis:])
+            inputs.append(self.constant(np.array([axis], np.int64)))
         elif op == "Squeeze" and 1 in shape and len(shape) > 1:
             axis = shape.index(1)
-            new, inputs, attrs = (*shape[:axis], *shape[axis + 1 :]), [source, self.constant(np.int64([axis]))], {}
+            new = (*shape[:axis], *shape[axis + 1 :])
+            inputs.append(self.constant(np.array([axis], np.int64)))
         elif op == "Flatten":
-            new, inputs, attrs = (shape[0], math.prod(shape[1:])), [source], {}
+            new = (shape[0], math.prod(shape[1:]))
         elif op == "Reshape":
             new = self.draw(st.sampled_from([(2, 3, 4), (6, 4), (4, 6), (1, 2, 12), (24,), (2, 3, 2, 2), (3, 8, 1)]))
-            inputs, attrs = [source, self.constant(np.int64(new))], {}
+            inputs.append(self.constant(np.array(new, np.int64)))
         else:
             op, perm = "Transpose", self.draw(st.permutations(range(len(shape))))
-            new, inputs, attrs = tuple(shape[axis] for axis in perm), [source], {"perm": perm}
+            new, attrs["perm"] = tuple(shape[axis] for axis in perm), perm
         return self.add(op, inputs, new if floats else None, **attrs), new
 
     def model(self) -> onnx.ModelProto:

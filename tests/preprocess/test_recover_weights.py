@@ -145,9 +145,11 @@ net (float[2,16] x) => (float[2,5] y)
   m = Mul (p, g)
   y = Add (m, b)
 }""",
-        sx=SX, zx=ZX, w=on_grid((16, 5), 0.01, 1), g=np.float32([1, -2, 0.5, 3, 0.25]), b=normal(5),
+        sx=SX, zx=ZX, w=on_grid((16, 5), 0.01, 1), g=np.array([1, -2, 0.5, 3, 0.25], np.float32), b=normal(5),
     )  # fmt: skip
     result = fold(source, "tensorflow", rtol=1e-6)
     assert ops(result.model) == {"QuantizeLinear": 1, "DequantizeLinear": 2, "Gemm": 1}
-    np.testing.assert_allclose(weights_of(result.model, "Gemm")[1], np.float32([0.01, 0.02, 0.005, 0.03, 0.0025]))
+    np.testing.assert_allclose(
+        weights_of(result.model, "Gemm")[1], np.array([0.01, 0.02, 0.005, 0.03, 0.0025], np.float32)
+    )
     assert inputs(result.model, node(result.model, "Gemm"))[2] is not None

@@ -13,7 +13,7 @@ DTYPES = st.sampled_from([np.int8, np.uint8, np.int16])
 
 def grid(dtype: type, zero_points: list[int], seed: int, axis: int | None) -> tuple[np.ndarray, QuantParams]:
     rng, limits = np.random.default_rng(seed), np.iinfo(dtype)
-    q = rng.integers(limits.min, limits.max, (3, 3, 2), endpoint=True).astype(dtype)
+    q: np.ndarray = rng.integers(limits.min, limits.max, (3, 3, 2), endpoint=True).astype(dtype)
     points = np.clip(zero_points, limits.min, limits.max)
     if axis is None:
         return q, QuantParams.of(rng.uniform(1e-3, 1), points[0], dtype)
@@ -32,10 +32,10 @@ def test_reals_are_multiplied_and_integers_stay_on_the_grid(
 ) -> None:
     q, params = grid(dtype, zero_points, seed, axis)
     along = axis if axis is not None else 1
-    result = scale_channels(q, params, np.float64(factor), along)
+    result = scale_channels(q, params, np.array(factor), along)
     assert result is not None
     shape = [3 if at == along else 1 for at in range(3)]
-    expected = params.dequantize(q).astype(np.float64) * np.float64(factor).reshape(shape)
+    expected = params.dequantize(q).astype(np.float64) * np.array(factor).reshape(shape)
     np.testing.assert_allclose(result[1].dequantize(result[0]), expected, rtol=3e-7, atol=0)
     assert result[0].dtype == dtype
 
@@ -73,7 +73,7 @@ def test_int8_holds_the_same_reals(
     span = 60 if narrow else 127
     low = max(int(points.min()) - span, limits.min)
     high = min(low + 2 * span, limits.max)
-    q = rng.integers(low, high, (3, 2, 3), endpoint=True).astype(dtype)
+    q: np.ndarray = rng.integers(low, high, (3, 2, 3), endpoint=True).astype(dtype)
     scale = rng.uniform(1e-3, 1, 3)
     params = (
         QuantParams.of(scale[0], points[0], dtype) if axis is None else QuantParams.of(scale, points, dtype, axis=axis)

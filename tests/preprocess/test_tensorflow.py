@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from preprocess import Preprocessed, preprocess, validate
-from tests.preprocess.building import run
+from tests.reference import reference
 
 MODELS = Path(__file__).parents[1] / "models"
 NAMES = sorted(path.stem for path in MODELS.glob("tf_*.onnx"))
@@ -51,7 +51,7 @@ def test_it_computes_the_same(export: tuple[str, onnx.ModelProto, Preprocessed])
     shape = [dim.dim_value for dim in source.graph.input[0].type.tensor_type.shape.dim]
     for sample in samples:
         feeds = {source.graph.input[0].name: sample.reshape(shape).astype(np.float32)}
-        for expected, got in zip(run(source, feeds), run(result.model, feeds), strict=True):
+        for expected, got in zip(reference(source, feeds), reference(result.model, feeds), strict=True):
             noise = np.square(expected - got, dtype=np.float64).sum()
             assert noise <= 1e-6 * np.square(expected, dtype=np.float64).sum()
 

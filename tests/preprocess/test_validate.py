@@ -63,7 +63,7 @@ def bias_on_another_grid(made: onnx.ModelProto) -> None:
 
 
 def pair_of_two_grids(made: onnx.ModelProto) -> None:
-    made.graph.initializer.append(onnx.numpy_helper.from_array(np.float32([0.5])[0:1].reshape(()), "other"))
+    made.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0.5], np.float32)[0:1].reshape(()), "other"))
     name = node(made, "QuantizeLinear").output[0]
     next(one for one in made.graph.node if name in one.input).input[1] = "other"
 
@@ -77,7 +77,7 @@ def training_mode(made: onnx.ModelProto) -> None:
 
 
 def constant_node(made: onnx.ModelProto) -> None:
-    value = onnx.numpy_helper.from_array(np.float32([1]))
+    value = onnx.numpy_helper.from_array(np.array([1], np.float32))
     made.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["k"], name="k", value=value))
     node(made, "Relu").op_type = "PRelu"
     node(made, "PRelu").input.append("k")

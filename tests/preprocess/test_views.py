@@ -27,7 +27,7 @@ net (float[2,3,8] x) => (float[2,3,5] y)
   qy = QuantizeLinear (n, s, z)
   y = DequantizeLinear (qy, s, z)
 }""",
-        rows=np.int64([-1, 8]), shape=np.int64([2, 3, 5]), w=normal(8, 5), b=normal(5), **GRID,
+        rows=np.array([-1, 8], np.int64), shape=np.array([2, 3, 5], np.int64), w=normal(8, 5), b=normal(5), **GRID,
     )  # fmt: skip
     result = fold(source, "tensorflow", rtol=1e-6)
     assert order(result.model)[-5:] == ["Gemm", "Relu", "QuantizeLinear", "DequantizeLinear", "Reshape"]
@@ -47,7 +47,7 @@ net (float[2,3,8] x) => (float[2,3,5] y)
   p2 = MatMul (flat2, w2)
   y = Reshape (p2, shape2)
 }""",
-        rows=np.int64([-1, 8]), shape=np.int64([2, 3, 8]), shape2=np.int64([2, 3, 5]),
+        rows=np.array([-1, 8], np.int64), shape=np.array([2, 3, 8], np.int64), shape2=np.array([2, 3, 5], np.int64),
         w=normal(8, 8), w2=normal(8, 5), **GRID,
     )  # fmt: skip
     assert ops(fold(source, "tensorflow", rtol=1e-6).model)["Reshape"] == 2
@@ -101,7 +101,7 @@ net (float[1,4,6] x) => (float[1,24] y)
   t = Reshape (r, shape)
   y = Mul (t, c)
 }""",
-        shape=np.int64([1, 24]), c=normal(2, 24)[:1, :] * np.ones((1, 1), np.float32), **GRID,
+        shape=np.array([1, 24], np.int64), c=normal(2, 24)[:1, :] * np.ones((1, 1), np.float32), **GRID,
     )  # fmt: skip
     assert order(fold(source, "tensorflow").model)[-2:] == ["Mul", "Reshape"]
 
@@ -116,7 +116,7 @@ net (float[1,4,6] x) => (float[1,24] y, float[1,24] t)
   t = Reshape (r, shape)
   y = Relu (t)
 }""",
-        shape=np.int64([1, 24]), **GRID,
+        shape=np.array([1, 24], np.int64), **GRID,
     )  # fmt: skip
     assert ops(fold(source, "tensorflow").model)["Reshape"] == 1
 
@@ -171,7 +171,7 @@ net (float[1,6,6,1] x) => (float[1,6,6,1] y)
   b = Reshape (a, shape)
   y = Sigmoid (b)
 }""",
-        shape=np.int64([-1, 6, 6, 1]), **GRID,
+        shape=np.array([-1, 6, 6, 1], np.int64), **GRID,
     )  # fmt: skip
     assert ops(fold(source, "tensorflow").model) == {"QuantizeLinear": 1, "DequantizeLinear": 1, "Sigmoid": 1}
 
@@ -185,6 +185,6 @@ net (float[1,4,6,6] x) => (float[1,6,6,4] y)
   q = QuantizeLinear <axis = 3> (t, s, z)
   y = DequantizeLinear <axis = 3> (q, s, z)
 }""",
-        s=np.float32([0.01, 0.02, 0.03, 0.04]), z=np.int8([0, 0, 0, 0]),
+        s=np.array([0.01, 0.02, 0.03, 0.04], np.float32), z=np.array([0, 0, 0, 0], np.int8),
     )  # fmt: skip
     fold(source, "tensorflow")

@@ -116,7 +116,7 @@ def test_trained_floats_are_refused_with_their_distance(seed: int, size: int) ->
 @given(SEEDS)
 def test_one_value_off_the_grid_is_enough_to_refuse(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    weights = fake_quantized(rng.integers(-127, 128, (3, 500)), np.float32([0.01, 0.02, 0.07]))
+    weights = fake_quantized(rng.integers(-127, 128, (3, 500)), np.array([0.01, 0.02, 0.07], np.float32))
     weights[1, rng.integers(500)] += 0.002
     misfit = recover_grid(weights)
     assert isinstance(misfit, Misfit)
@@ -125,24 +125,24 @@ def test_one_value_off_the_grid_is_enough_to_refuse(seed: int) -> None:
 
 def test_range_of_256_steps_with_negative_gain_needs_a_zero_point() -> None:
     k = np.array([[-127, 128, 5], [-128, 127, 5]])
-    grid = recovered(fake_quantized(k, np.float32([0.5, 0.3])))
+    grid = recovered(fake_quantized(k, np.array([0.5, 0.3], np.float32)))
     np.testing.assert_array_equal(grid.zero_point, [-1, 0])
     np.testing.assert_array_equal(steps_of(grid), k)
 
 
 def test_more_than_256_steps_are_refused() -> None:
-    weights = fake_quantized(np.array([[-127, 129, 1, 64, -3]]), np.float32([0.5]))
+    weights = fake_quantized(np.array([[-127, 129, 1, 64, -3]]), np.array([0.5], np.float32))
     assert isinstance(recover_grid(weights), Misfit)
 
 
 def test_sixteen_bit_weights_are_refused() -> None:
     k = np.random.default_rng(0).integers(-32767, 32768, (2, 200))
-    assert isinstance(recover_grid(fake_quantized(k, np.float32([1e-4, 1e-5]))), Misfit)
+    assert isinstance(recover_grid(fake_quantized(k, np.array([1e-4, 1e-5], np.float32))), Misfit)
 
 
 def test_zero_channels_take_a_neighbours_scale() -> None:
     k = np.array([[0, 0, 0], [127, 3, -2], [5, 127, 1]])
-    grid = recovered(fake_quantized(k, np.float32([1, 0.1, 0.3])))
+    grid = recovered(fake_quantized(k, np.array([1, 0.1, 0.3], np.float32)))
     assert not grid.q[0].any()
     assert grid.scale[1] <= grid.scale[0] <= grid.scale[2]
 
@@ -199,5 +199,5 @@ def test_pruned_weights(density: float) -> None:
 def test_layer_of_many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("preprocess.lattice._BLOCK", 64)
     k = np.random.default_rng(4).integers(-127, 128, (3, 1000))
-    grid = recovered(fake_quantized(k, np.float32([0.1, 0.2, 0.5])))
+    grid = recovered(fake_quantized(k, np.array([0.1, 0.2, 0.5], np.float32)))
     np.testing.assert_array_equal(grid.q, k)

@@ -76,7 +76,7 @@ def test_scale_factor_computed_from_constants() -> None:
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8])
 def test_integers_already_there_are_kept(dtype: type) -> None:
-    q0 = np.random.default_rng(5).integers(0, 127, (4, 3, 3, 3)).astype(dtype)
+    q0: np.ndarray = np.random.default_rng(5).integers(0, 127, (4, 3, 3, 3)).astype(dtype)
     source = model(CONV % "w = DequantizeLinear (q0, s, z)", q0=q0, s=np.float32(0.01), z=np.array(60, dtype))
     q, _, z = weights_of(fold(source).model, "Conv")
     assert q.dtype == np.int8
@@ -88,7 +88,8 @@ def test_wide_asymmetric_weights_keep_their_zero_point() -> None:
     q0 = np.random.default_rng(5).integers(0, 256, (4, 3, 3, 3)).astype(np.uint8)
     source = model(CONV % "w = DequantizeLinear (q0, s, z)", q0=q0, s=np.float32(0.01), z=np.array(20, np.uint8))
     q, _, z = weights_of(fold(source).model, "Conv")
-    assert (q.dtype, z) == (np.int8, 20 - 128)
+    assert q.dtype == np.int8
+    assert z == 20 - 128
     np.testing.assert_array_equal(q, q0.astype(int) - 128)
 
 

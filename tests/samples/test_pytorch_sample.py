@@ -93,7 +93,7 @@ def test_an_interrupted_training_goes_on_where_it_was(tmp_path):
         fit(model, data, schedule, state, resume=False, on_epoch=interrupt)
     assert state.exists()
 
-    resumed, epochs = build("mnist_mlp", 10), []
+    resumed, epochs = build("mnist_mlp", 10), list[int]()
     fit(resumed, data, schedule, state, resume=True, on_epoch=epochs.append)
 
     assert epochs == [1]

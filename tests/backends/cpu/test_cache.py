@@ -11,32 +11,36 @@ from drpai_qat.backends.cpu.cache import DEFAULT_MEGABYTES, NO_CACHE, KernelCach
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> KernelCache:
-    return KernelCache(tmp_path / "kernels")
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "kernels"
 
 
-def test_gives_back_what_was_kept(cache: KernelCache) -> None:
+@pytest.fixture
+def cache(folder: Path) -> KernelCache:
+    return KernelCache(folder)
+
+
+def test_gives_back_what_was_kept(cache: KernelCache, folder: Path) -> None:
     assert cache.get("a") is None
     cache.put("a", b"machine code")
     cache.put("b", b"")
     assert cache.get("a") == b"machine code"
     assert cache.get("b") == b""
     assert cache.get("c") is None
-    assert sorted(os.listdir(cache.folder)) == ["a.o", "b.o"]
+    assert sorted(os.listdir(folder)) == ["a.o", "b.o"]
 
 
-def test_is_its_owners_alone(cache: KernelCache) -> None:
+def test_is_its_owners_alone(cache: KernelCache, folder: Path) -> None:
     cache.put("a", b"machine code")
-    assert cache.folder is not None
-    assert cache.folder.stat().st_mode & 0o077 == 0
-    assert (cache.folder / "a.o").stat().st_mode & 0o077 == 0
+    assert folder.stat().st_mode & 0o077 == 0
+    assert (folder / "a.o").stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize("kept", [0, 9, 40])
 @pytest.mark.parametrize("added", [b"", b"X"])
-def test_a_damaged_entry_is_removed(cache: KernelCache, kept: int, added: bytes) -> None:
+def test_a_damaged_entry_is_removed(cache: KernelCache, folder: Path, kept: int, added: bytes) -> None:
     cache.put("a", b"machine code, at some length")
-    path = cache.folder / "a.o"
+    path = folder / "a.o"
     path.write_bytes(path.read_bytes()[:kept] + added)
     assert cache.get("a") is None
     assert not path.exists()
@@ -55,17 +59,17 @@ def test_drops_what_was_not_used_for_longest(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["a.o", "d.o", "e.o", "mine.txt"]
 
 
-def test_removes_what_killed_writers_left(cache: KernelCache) -> None:
+def test_removes_what_killed_writers_left(cache: KernelCache, folder: Path) -> None:
     cache.put("a", b"x")
-    old, new = cache.folder / "old.partial", cache.folder / "new.partial"
+    old, new = folder / "old.partial", folder / "new.partial"
     for path in (old, new):
         path.write_bytes(b"half")
     os.utime(old, (time.time() - 7200,) * 2)
     cache.trim()
-    assert sorted(os.listdir(cache.folder)) == ["a.o", "new.partial"]
+    assert sorted(os.listdir(folder)) == ["a.o", "new.partial"]
 
 
-def test_many_writers_of_one_entry(cache: KernelCache) -> None:
+def test_many_writers_of_one_entry(cache: KernelCache, folder: Path) -> None:
     content = os.urandom(1 << 16)
     seen: list[bytes | None] = []
 
@@ -81,7 +85,7 @@ def test_many_writers_of_one_entry(cache: KernelCache) -> None:
     for thread in threads:
         thread.join()
     assert set(seen) == {content}
-    assert os.listdir(cache.folder) == ["a.o"]
+    assert os.listdir(folder) == ["a.o"]
 
 
 def test_a_folder_that_cannot_be_made_is_no_error(tmp_path: Path) -> None:
@@ -93,14 +97,16 @@ def test_a_folder_that_cannot_be_made_is_no_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("function", ["mkstemp", "replace", "fdopen"])
-def test_a_full_disk_is_no_error(cache: KernelCache, monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+def test_a_full_disk_is_no_error(
+    cache: KernelCache, folder: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tempfile.mkstemp" if function == "mkstemp" else f"os.{function}", full)
     cache.put("a", b"x")
     assert cache.get("a") is None
-    assert list(cache.folder.glob("*")) == []
+    assert list(folder.glob("*")) == []
 
 
 def test_a_read_only_cache_is_used(cache: KernelCache, monkeypatch: pytest.MonkeyPatch) -> None:

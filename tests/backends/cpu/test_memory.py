@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,7 @@ def test_the_same_results_as_with_memory_for_each(source: object, monkeypatch: p
         np.testing.assert_array_equal(one, other)
 
 
-def _run(executable: relax.VMExecutable, x: np.ndarray, params: object) -> list[np.ndarray]:
+def _run(executable: relax.VMExecutable, x: np.ndarray, params: Iterable[tvm.runtime.Tensor]) -> list[np.ndarray]:
     machine = relax.VirtualMachine(executable, tvm.cpu())
     arguments = [tvm.runtime.tensor(value) for value in (x, *params)]
     held = [machine["main"](*arguments) for _ in range(3)]  # results that are kept keep their values

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,9 +73,10 @@ def test_options_come_before_the_environment(tmp_path: Path) -> None:
         (("x86_64", None, "gcc"), {}, "--target rzv2h"),
     ],
 )
-def test_refusals_say_what_to_do(arguments: tuple[str, ...], environment: dict[str, str], says: str) -> None:
+def test_refusals_say_what_to_do(arguments: tuple[Any, ...], environment: dict[str, str], says: str) -> None:
+    find: Callable[..., object] = find_linker
     with pytest.raises(OptionError, match=says):
-        find_linker(*arguments, environment=environment)  # type: ignore[arg-type]
+        find(*arguments, environment=environment)
 
 
 def test_sdk_without_sysroot(tmp_path: Path) -> None:
