@@ -66,4 +66,4 @@ def test_compile_takes_every_option_by_name():
 
 def test_an_unknown_keyword_is_named():
     with pytest.raises(TypeError, match=r"^got an unexpected keyword argument 'nonsense'"):
-        drpai_qat.compile("m.onnx", nonsense=1)
+        drpai_qat.compile("m.onnx", nonsense=1)  # type: ignore[call-arg]

@@ -155,6 +155,7 @@ def test_given_samples_are_run_and_recorded(small, tmp_path):
     found = np.fromfile(tmp_path / "out/interpreter_out/ref_result_0.bin", "<f4")
     np.testing.assert_allclose(found, wanted.ravel(), atol=0.101)
     report = drpai_qat.compile(small, output_dir=tmp_path / "arrays", samples={"x": x}, check_samples=2)
+    assert report.check is not None
     assert report.check.samples == 2
     assert drpai_qat.load(tmp_path / "arrays").inputs[0].name == "x"
 
@@ -177,9 +178,10 @@ def test_no_check(small, tmp_path):
 
 def test_check_that_falls_short_is_status_3_and_names_the_layer(small, tmp_path, monkeypatch, capsys):
     """One kernel's weights are falsified after lowering: everything is written, and the layer is named."""
+    from drpai_qat import lowering
     from drpai_qat.backends.cpu import compilation
 
-    lower = compilation.lower
+    lower = lowering.lower
 
     def falsified(model, isa):
         wrong = onnx.ModelProto()

@@ -27,8 +27,8 @@ class Outer(Group):
 
 def test_values_get_their_agreed_form() -> None:
     assert Outer(kind="ONE").kind == "One"
-    assert Outer(names="a").names == ("a",)
-    assert Outer(names=iter("ab")).names == ("a", "b")
+    assert Outer(names="a").names == ("a",)  # type: ignore[arg-type]
+    assert Outer(names=iter("ab")).names == ("a", "b")  # type: ignore[arg-type]
     assert Outer().inner.limit == 0.5
     assert Outer(inner=None).inner.limit == 0.5  # type: ignore[arg-type]
 

@@ -64,9 +64,9 @@ def test_training_export_gets_its_inference_form() -> None:
 def test_reference_of_a_training_export_is_its_inference_form() -> None:
     source = model(TRAINING, **BASE, **STATS)
     feeds = random_feeds(source)
-    reference = reference_model(source)
-    assert ops(reference)["BatchNormalization"] == 1
-    np.testing.assert_array_equal(reference(reference, feeds)[0], reference(preprocess(source).model, feeds)[0])
+    runnable = reference_model(source)
+    assert ops(runnable)["BatchNormalization"] == 1
+    np.testing.assert_array_equal(reference(runnable, feeds)[0], reference(preprocess(source).model, feeds)[0])
 
 
 def test_reference_of_anything_else_is_the_source() -> None:

@@ -57,5 +57,3 @@ def test_moved_integers_have_the_moved_reals(op, constants, attrs, expected, axi
 def test_operands_computed_at_run_time_are_no_move() -> None:
     made = gs.Node("Reshape", "n", {}, [gs.Variable("x"), gs.Variable("shape")], [gs.Variable("y")])
     assert move(made, Q, params(None), 17) is None
-
-

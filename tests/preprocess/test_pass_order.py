@@ -6,7 +6,7 @@ break it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import ml_dtypes
@@ -59,7 +59,7 @@ class Case:
     """
 
     text: str
-    constants: dict[str, object]
+    constants: Mapping[str, object]
     ops: dict[str, int] | None = None
     holds: Callable[[onnx.ModelProto, list[Note]], bool] = lambda made, log: True
     refused: str | None = None
@@ -113,9 +113,10 @@ GRID = {"s": np.float32(0.0625), "z": np.uint8(100)}
 LSQ = {"s": np.float32(0.0625), "minus": np.float32(-8), "plus": np.float32(7)}
 PAIR = {"QuantizeLinear": 1, "DequantizeLinear": 1}
 BYTES = np.random.default_rng(3).integers(-127, 128, (4, 1, 3, 3)).astype(np.int8)
+SCALES = np.array([0.01, 0.02, 0.004, 0.03], np.float32)
 CHANNELS = {
-    "p": np.full(4, 30, np.uint8), "s": np.float32([0.01, 0.02, 0.004, 0.03]), "w": BYTES, "sw": np.float32(0.01),
-    "zw": np.int8(0),
+    "p": np.full(4, 30, np.uint8), "s": SCALES, "w": BYTES,
+    "sw": np.float32(0.01), "zw": np.int8(0),
 }  # fmt: skip
 LAYER = {**GRID, "w": BYTES.reshape(4, 9)[:, :4].reshape(4, 4, 1, 1), "sw": np.float32(0.01), "zw": np.int8(0)}
 BATCHNORM = {name: np.abs(normal(4, seed=at)) + 1 for at, name in enumerate(("g", "b", "m", "v"))}
@@ -126,7 +127,7 @@ DEPTHWISE = """net (float[1,4,6,6] x) => (float[1,4,4,4] y)
   r = DequantizeLinear (w, sw, zw)
   y = Conv <group=4> (d, r BIAS)
 }"""
-TRAINED = np.float32([[0, 2, -4, 2, 4, 0, -2, 4], [1, -3, 127, 5, -8, 0, 2, 9]])
+TRAINED = np.array([[0, 2, -4, 2, 4, 0, -2, 4], [1, -3, 127, 5, -8, 0, 2, 9]], np.float32)
 """Integers of two channels; those of the first have a common divisor."""
 KERAS = """net (float[2,3,8] x) => (float[2,3,8] y)
 {
@@ -143,8 +144,8 @@ KERAS = """net (float[2,3,8] x) => (float[2,3,8] y)
   y = Mul (k, g)
 }"""
 NORMALIZED = {
-    "folded": np.int64([1, -1, 8, 1]), "axes": np.int64([0, 2, 3]), "ones": np.ones(6, np.float32),
-    "zeros": np.zeros(6, np.float32), "back": np.int64([2, 3, 8]), "count": np.float32(8), "g": normal(8),
+    "folded": np.array([1, -1, 8, 1], np.int64), "axes": np.array([0, 2, 3], np.int64), "ones": np.ones(6, np.float32),
+    "zeros": np.zeros(6, np.float32), "back": np.array([2, 3, 8], np.int64), "count": np.float32(8), "g": normal(8),
 }  # fmt: skip
 TWO_READERS = """net ({0}[1,6,6,4] x) => (float[1,6,6,4] y)
 {{
@@ -230,7 +231,7 @@ CASES: dict[str, Case] = {
         {"one": np.float32(1), "z": np.uint8(100)}, PAIR,
     ),
     "a scale of one element, and no zero point": Case(
-        vector("q = QuantizeLinear (x, s)\n y = DequantizeLinear (q, s)"), {"s": np.float32([0.02])}, PAIR
+        vector("q = QuantizeLinear (x, s)\n y = DequantizeLinear (q, s)"), {"s": np.array([0.02], np.float32)}, PAIR
     ),
     "automatic padding": Case(
         image("r = Relu (d)\n y = Conv <auto_pad = \"SAME_UPPER\"> (r, w)"), {**GRID, "w": normal(4, 4, 3, 3)},
@@ -249,7 +250,7 @@ CASES: dict[str, Case] = {
     ),
     "moved integers at an output": Case(
         vector("q = QuantizeLinear (x, s, z)\n t = Gather (q, rows)\n y = DequantizeLinear (t, s, z)"),
-        {**GRID, "rows": np.int64([2, 0, 1, 3])}, {**PAIR, "Gather": 1},
+        {**GRID, "rows": np.array([2, 0, 1, 3], np.int64)}, {**PAIR, "Gather": 1},
     ),
     "a Cast between the halves of a per-channel pair": Case(
         image("q2 = QuantizeLinear <axis = 1> (d, t, p)\n c = Cast <to = 6> (q2)\n"
@@ -279,8 +280,8 @@ CASES: dict[str, Case] = {
     ),
     "a factor below zero": Case(
         image("dw = DequantizeLinear (w, sw, zw)\n c = Conv (d, dw)\n y = Mul (c, k)"),
-        {**GRID, "w": np.uint8([[0, 228, 9, 7]] * 4).reshape(4, 4, 1, 1), "sw": np.float32(0.01), "zw": np.uint8(100),
-         "k": np.float32(-2)},
+        {**GRID, "w": np.array([[0, 228, 9, 7]] * 4, np.uint8).reshape(4, 4, 1, 1), "sw": np.float32(0.01),
+         "zw": np.uint8(100), "k": np.float32(-2)},
         holds=lambda made, log: not weights_of(made, "Conv")[2].any(),
     ),
     "a factor behind a layer with an int32 bias": Case(
@@ -291,11 +292,11 @@ CASES: dict[str, Case] = {
         holds=_bias_is_int32,
     ),
     "a per-channel pair, a depthwise layer with an int32 bias": Case(
-        DEPTHWISE.replace(" BIAS", ", b"), {**CHANNELS, "b": np.float32(0.07) * CHANNELS["s"]},
+        DEPTHWISE.replace(" BIAS", ", b"), {**CHANNELS, "b": np.float32(0.07) * SCALES},
         holds=_bias_is_int32,
     ),
     "per-channel zero points, which take 16 bits": Case(
-        DEPTHWISE.replace(" BIAS", ""), {**CHANNELS, "p": np.uint8([30, 0, 128, 255])},
+        DEPTHWISE.replace(" BIAS", ""), {**CHANNELS, "p": np.array([30, 0, 128, 255], np.uint8)},
         {"Div": 1, "Max": 1, "Min": 1, "QuantizeLinear": 1, "DequantizeLinear": 2, "Conv": 1},
         holds=lambda made, log: made.opset_import[0].version == 21,
     ),
@@ -307,7 +308,8 @@ CASES: dict[str, Case] = {
     "float weights on a grid, batch norm behind the layer": Case(
         "net (float[3,8] x) => (float[3,2] y)\n{\n q = QuantizeLinear (x, s, z)\n d = DequantizeLinear (q, s, z)\n"
         "m = MatMul (d, w)\n y = Mul (m, k)\n}",
-        {**GRID, "w": (TRAINED * np.float32(0.01)).T.copy(), "k": np.float32([1.7, -0.3])}, holds=_trained_integers,
+        {**GRID, "w": (TRAINED * np.float32(0.01)).T.copy(), "k": np.array([1.7, -0.3], np.float32)},
+        holds=_trained_integers,
     ),
     "an int8 input behind a layout wrapper, read twice": Case(
         TWO_READERS.format("uint8", "").replace("(q)", "(x)"), GRID, {**PAIR, "Softmax": 1, "Add": 1}
@@ -328,14 +330,15 @@ CASES: dict[str, Case] = {
     ),
     "padding in front of a maximum and a minimum": Case(
         image("p = Pad (d, pads)\n a = Max (p, zero)\n b = Min (a, six)\n y = Conv (b, w)"),
-        {**GRID, "pads": np.int64([0, 0, 1, 1, 0, 0, 1, 1]), "zero": np.float32(0), "six": np.float32(6),
+        {**GRID, "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64), "zero": np.float32(0), "six": np.float32(6),
          "w": normal(4, 4, 3, 3)},
         {**PAIR, "Clip": 1, "Conv": 1},
     ),
     "a bias behind a view": Case(
         "net (float[2,3,8] x) => (float[2,3,5] y)\n{\n f = Reshape (x, rows)\n q = QuantizeLinear (f, s, z)\n"
         "d = DequantizeLinear (q, s, z)\n p = MatMul (d, w)\n k = Reshape (p, back)\n y = Add (k, b)\n}",
-        {**GRID, "rows": np.int64([6, 8]), "back": np.int64([2, 3, 5]), "w": normal(8, 5), "b": normal(5)},
+        {**GRID, "rows": np.array([6, 8], np.int64), "back": np.array([2, 3, 5], np.int64),
+         "w": normal(8, 5), "b": normal(5)},
         {**PAIR, "Gemm": 1, "Reshape": 2},
     ),
     "layout wrappers around an elementwise step": Case(
@@ -344,12 +347,12 @@ CASES: dict[str, Case] = {
     ),
     "padding in front of automatic padding": Case(
         image("p = Pad (d, pads)\n y = Conv <auto_pad = \"VALID\"> (p, w)"),
-        {**GRID, "pads": np.int64([0, 0, 1, 1, 0, 0, 1, 1]), "w": normal(4, 4, 3, 3)}, {**PAIR, "Conv": 1},
+        {**GRID, "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64), "w": normal(4, 4, 3, 3)}, {**PAIR, "Conv": 1},
     ),
     "padding between layout wrappers": Case(
         image("t = Transpose <perm = [0,2,3,1]> (d)\n p = Pad (t, pads)\n u = Transpose <perm = [0,3,1,2]> (p)\n"
               "y = Conv (u, w)"),
-        {**GRID, "pads": np.int64([0, 1, 1, 0, 0, 1, 1, 0]), "w": normal(4, 4, 3, 3)}, {**PAIR, "Conv": 1},
+        {**GRID, "pads": np.array([0, 1, 1, 0, 0, 1, 1, 0], np.int64), "w": normal(4, 4, 3, 3)}, {**PAIR, "Conv": 1},
     ),
 }  # fmt: skip
 

@@ -23,8 +23,9 @@ net (float[2,3,8] x) => (float[2,3,8] y)
   {tail}
 }}"""
 CONSTANTS = {
-    "folded": np.int64([1, -1, 8, 1]), "axes": np.int64([0, 2, 3]), "ones": np.ones(6, np.float32),
-    "zeros": np.zeros(6, np.float32), "back": np.int64([2, 3, 8]), "g": normal(8), "b": normal(8, seed=2), **GRID,
+    "folded": np.array([1, -1, 8, 1], np.int64), "axes": np.array([0, 2, 3], np.int64), "ones": np.ones(6, np.float32),
+    "zeros": np.zeros(6, np.float32), "back": np.array([2, 3, 8], np.int64), "g": normal(8),
+    "b": normal(8, seed=2), **GRID,
 }  # fmt: skip
 
 
@@ -40,7 +41,7 @@ def test_layer_normalization_with_scale_and_bias() -> None:
 
 def test_layer_normalization_without_scale() -> None:
     text = KERAS.format(tail="y = Reshape (n, back)")
-    result = fold(model(text, count=np.float32([8]), **CONSTANTS), "tensorflow", rtol=1e-6)
+    result = fold(model(text, count=np.array([8], np.float32), **CONSTANTS), "tensorflow", rtol=1e-6)
     assert ops(result.model)["LayerNormalization"] == 1
 
 

@@ -38,5 +38,7 @@ def report(check=None):
 
 
 def check(found, **changes):
-    figures = compare_output("y", [np.float32(found)], [np.float32([[1, 2, 3]])], QuantParams.of(0.5))
+    figures = compare_output(
+        "y", [np.array(found, np.float32)], [np.array([[1, 2, 3]], np.float32)], QuantParams.of(0.5)
+    )
     return CheckResult(4, (figures,), (figures,), **changes)
