@@ -71,7 +71,7 @@ def test_no_tracked_file_holds_traces_of_a_machine() -> None:
         ("", "root", "venv"),
         ("", "opt", "venv", "lib", "site-packages", "torch", "nn"),
         ("https:", "", "pypi.company.net", "simple"),
-        ("pip --index-url=http:", "", "10.0.0.1"),
+        ("pip --index-" + "url=http:", "", "10.0.0.1"),  # in two pieces: this file is read, too
     ],
 )
 def test_traces_are_found(parts: tuple[str, ...]) -> None:
