@@ -37,15 +37,16 @@ FLOAT_LAYERS = {
     "nncf_mbv3": {"Conv": NO_WEIGHTS},
 }
 
-# How many of its integers a model may have that are not the reference's, but the next.
-UNEQUAL = {
+# Exports with layers that are not certified yet, and why. All others are; one that becomes so must leave the list.
+COARSE = {
     # Layers read sums and curves that have no trained range, stored in int16, which is coarser than float32.
-    "pt_stub_vit": 1,
-    "pt_up_resnet": 2,
-    "pt_up_yolo": 12,
-    # Two concatenations of layers' outputs are rounded as a whole: onnxruntime sums the layers in float32.
-    "mo_unet": 6,
+    "pt_stub_vit",
+    "pt_up_resnet",
+    "pt_up_yolo",
+    # Two concatenations of layers' outputs without a trained range, likewise.
+    "mo_unet",
 }
+
 NAMES = sorted(path.stem for path in MODELS.glob("*.onnx"))
 
 
@@ -57,9 +58,8 @@ def test_export_keeps_what_was_trained(name: str, tmp_path: Path) -> None:
     report = drpai_qat.compile(path, qat_type=framework, output_dir=tmp_path / name, samples=1, check="layers")
     assert report.check is not None
     assert [one.max_error for one in report.check.fold] == [0.0] * len(report.check.fold)
-    assert report.check.layers
-    assert max(layer.max_lsb for layer in report.check.layers) <= (name in UNEQUAL)
-    assert sum(round((1 - layer.equal) * layer.count) for layer in report.check.layers) <= UNEQUAL.get(name, 0)
+    assert all(one.certified for one in report.check.folding or ())
+    assert (report.check.uncertified != "") is (name in COARSE), report.check.uncertified
 
     network = drpai_qat.load(tmp_path / name)
     info = network.inputs[0]

@@ -1,24 +1,16 @@
-"""The check that follows a compilation: outputs first, and layer by layer where that is asked for or needed."""
+"""The check that follows a compilation: outputs first; layers and fold where that is asked for or needed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import onnx
 from numpy.typing import NDArray
 
 import preprocess
-from drpai_qat.check.fidelity import (
-    CheckResult,
-    RunOnce,
-    check_layers,
-    check_outputs,
-    excuse,
-    first_divergence,
-    fold_divergence,
-)
+from drpai_qat.check.fidelity import CheckResult, certify, check_outputs
+from drpai_qat.check.layers import RunOnce
 from drpai_qat.check.thresholds import CheckOptions
 from drpai_qat.core.progress import Stages
 from drpai_qat.core.quantization import QuantParams
@@ -50,17 +42,12 @@ def check_compiled(
     """
     if options.check == "none":
         return None
-    thresholds = options.thresholds
     with progress.stage("checking against onnxruntime"):
         runnable = preprocess.reference_model(static)
         reference = Reference(source if runnable is static else runnable, source.name)
         middle = Reference(canonical, "model_int8.onnx")
-        result = check_outputs(reference, middle, deployed, grids, samples, thresholds)
-    if options.check == "layers" or not result.passed:
+        result = check_outputs(reference, middle, deployed, grids, samples, options.thresholds)
+    if options.check == "layers" or result.shortfalls:
         with progress.stage("checking layer by layer"):
-            layers = check_layers(canonical, lambda cut: compile_here(cut.model), samples)
-            result = replace(result, layers=layers, divergence=first_divergence(layers))
-            if not result.passed and not result.divergence:
-                result = replace(result, divergence=fold_divergence(runnable, canonical, samples[0]))
-            result = excuse(result, reference, grids, samples, thresholds)
+            result = certify(result, runnable, canonical, deployed, compile_here, samples)
     return result

@@ -2,30 +2,33 @@
 
     source in onnxruntime  --fold error-->  model_int8.onnx in onnxruntime  --lowering error-->  deployed network
 
-Thresholds are held against the whole way; the two halves say where to look.
+The outputs are held against thresholds. Where they fall short, or where it is asked for, every layer and every step of
+the fold is held against exact arithmetic. A network whose layers are all right can still be far from the source at its
+outputs: a fake-quant turns a difference of the last bit into a whole step where a value lies at a rounding boundary,
+and a deep network can amplify one such step. That is a property of the trained network, no fault of the deployed one.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import onnx
-from numpy.typing import NDArray
 
+from drpai_qat.check.certificate import Certificate
 from drpai_qat.check.figures import OutputFigures, compare_output, sqnr_db
-from drpai_qat.check.layers import Cut, LayerFigures, compare_layers, cut_at_quantizers, reference_integers
-from drpai_qat.check.own_noise import MARGIN_DB, attainable, nudged, own_noise
+from drpai_qat.check.fold import FoldCheck
+from drpai_qat.check.layers import Cut, Feeds, LayerCheck, RunOnce, assembled, cut_at_quantizers, fed, reference_run
 from drpai_qat.check.thresholds import Thresholds
 from drpai_qat.core.quantization import QuantParams
+from drpai_qat.runtimes.exact import ExactNetwork
 from drpai_qat.runtimes.onnxruntime import Reference
 
-RunOnce = Callable[[Mapping[str, NDArray]], Mapping[str, NDArray]]
-Feeds = Mapping[str, NDArray]
-
-MIN_FOLD_SQNR_DB = 40.0
-"""Folding changes float rounding only. A tensor below this, the first in order, is where the fold went wrong."""
+CERTIFIED_SAMPLES = 8
+"""Layers are compared on so many samples at most: each brings some millions of roundings."""
 
 
 @dataclass(frozen=True)
@@ -36,25 +39,27 @@ class CheckResult:
         samples: number of sample inputs.
         outputs: deployed network against the source file.
         fold: model_int8.onnx in onnxruntime against the source file.
-        layers: per quantized tensor, None if not asked for and not needed.
-        shortfalls: thresholds missed, in words; empty: passed.
-        divergence: the first place that differs, in words; "" if nothing does.
-        excused: thresholds missed although every layer agrees, because the source misses them against itself
-            (`own_noise.py`), in words.
+        layers: deployed network against exact arithmetic, per quantized tensor and output; None if neither asked for
+            nor needed.
+        folding: model_int8.onnx against the source file, both in exact arithmetic, likewise.
+        shortfalls: thresholds missed, in words; empty: none.
+        uncertified: the first place that is not certified, in words; "" if everything is, or `layers` is None.
+        amplified: why missed thresholds are no fault of the deployed network, in words; "" if they are, or none is.
     """
 
     samples: int
     outputs: tuple[OutputFigures, ...]
     fold: tuple[OutputFigures, ...]
-    layers: tuple[LayerFigures, ...] | None = None
+    layers: tuple[Certificate, ...] | None = None
+    folding: tuple[Certificate, ...] | None = None
     shortfalls: tuple[str, ...] = ()
-    divergence: str = ""
-    excused: tuple[str, ...] = ()
+    uncertified: str = ""
+    amplified: str = ""
 
     @property
     def passed(self) -> bool:
-        """True if every threshold is met."""
-        return not self.shortfalls
+        """True if every threshold is met, or everything is certified."""
+        return not self.shortfalls or bool(self.amplified)
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in report.json."""
@@ -64,9 +69,10 @@ class CheckResult:
             "outputs": [one.to_json() for one in self.outputs],
             "fold": [one.to_json() for one in self.fold],
             "layers": None if self.layers is None else [one.to_json() for one in self.layers],
+            "folding": None if self.folding is None else [one.to_json() for one in self.folding],
             "shortfalls": list(self.shortfalls),
-            "divergence": self.divergence,
-            "excused": list(self.excused),
+            "uncertified": self.uncertified,
+            "amplified": self.amplified,
         }
 
 
@@ -101,99 +107,98 @@ def check_outputs(
     return CheckResult(len(samples), outputs, fold, shortfalls=shortfalls)
 
 
-def excuse(
+def certify(
     result: CheckResult,
-    source: Reference,
-    grids: Mapping[str, QuantParams | None],
+    source: onnx.ModelProto,
+    canonical: onnx.ModelProto,
+    deployed: RunOnce,
+    compile_here: Callable[[onnx.ModelProto], RunOnce],
     samples: Sequence[Feeds],
-    thresholds: Thresholds,
 ) -> CheckResult:
-    """Hold outputs that fall short to what the source file reaches against itself.
+    """Hold every layer of the deployed network, and the fold, against exact arithmetic.
 
     Args:
-        result: with its layers compared, and no divergence among them or in the fold; else it is returned unchanged.
+        result: of `check_outputs` on the same samples.
+        source: the source as it is meant to run, with static float32 inputs.
+        canonical: what preprocess made of it.
+        deployed: the compiled network.
+        compile_here: compiles another model in the same way, returns what runs it.
+        samples: network inputs; the first `CERTIFIED_SAMPLES` are used.
     """
-    if result.passed or result.divergence or not result.layers:
+    samples = samples[:CERTIFIED_SAMPLES]
+    cut = cut_at_quantizers(canonical)
+    pieces = compile_here(cut.model)
+    reference = reference_run(canonical, cut, "model_int8.onnx")
+    layers, folding = LayerCheck(canonical, cut), FoldCheck(source, canonical)
+    for sample in samples:
+        wanted = reference(sample)
+        exact = layers.add(sample, wanted, pieces(fed(cut, sample, wanted)))
+        folding.add(sample, wanted, exact)
+    result = replace(result, layers=layers.certificates(), folding=folding.certificates())
+    result = replace(result, uncertified=first_uncertified(result.layers or (), result.folding or ()))
+    if not result.shortfalls or result.uncertified:
         return result
-    noise = own_noise(source, samples, grids)
-    missed, excused = [], []
-    for figures in result.outputs:
-        still = figures.shortfalls(attainable(thresholds, noise[figures.name]))
-        if still:
-            missed += figures.shortfalls(thresholds)
-        else:
-            own = min(one.sqnr_db for one in noise[figures.name])
-            why = f"but every layer agrees, and the source itself is at {own:.1f} dB when its inputs move by 2^-20"
-            excused += [f"{text}, {why}" for text in figures.shortfalls(thresholds)]
-    return replace(result, shortfalls=tuple(missed), excused=tuple(excused))
+    return _judge(result, canonical, cut, deployed, pieces, reference, samples)
 
 
-def check_layers(
-    model: onnx.ModelProto, compile_cut: Callable[[Cut], RunOnce], samples: Sequence[Feeds]
-) -> tuple[LayerFigures, ...]:
-    """Compare every quantized tensor of the canonical model.
-
-    Args:
-        model: canonical QDQ model.
-        compile_cut: lowers and builds the cut model, returns what runs it.
-        samples: network inputs.
-    """
-    cut = cut_at_quantizers(model)
-    if not cut.tensors:
-        return ()
-    integers = reference_integers(model, cut, samples, "model_int8.onnx")
-    return compare_layers(cut, samples, integers, compile_cut(cut))
-
-
-def first_divergence(layers: Sequence[LayerFigures]) -> str:
-    """Name the first layer that diverges although it was fed the reference's integers; "" if none does."""
-    for layer in layers:
-        if layer.diverges:
-            return (
-                f"diverges first at {layer.tensor} ({layer.node}): {layer.equal:.1%} of its integers are equal, "
-                f"largest difference {layer.max_lsb} LSB"
-            )
+def first_uncertified(layers: Sequence[Certificate], folding: Sequence[Certificate]) -> str:
+    """Name the first step of the fold, or else the first layer, that is not certified; "" if all are."""
+    for one in folding:
+        if not one.certified:
+            return f"the fold is not certified, first at {one}"
+    for one in layers:
+        if not one.certified:
+            return f"not certified, first at {one}"
     return ""
 
 
-def fold_divergence(source: onnx.ModelProto, folded: onnx.ModelProto, sample: Feeds) -> str:
-    """Name the first quantized activation, among those that both models have by name, that folding changed.
+def _judge(
+    result: CheckResult,
+    canonical: onnx.ModelProto,
+    cut: Cut,
+    deployed: RunOnce,
+    pieces: RunOnce,
+    reference: RunOnce,
+    samples: Sequence[Feeds],
+) -> CheckResult:
+    """Thresholds are missed although every layer is certified: see that the network is made of these layers.
 
-    Other tensors may change their meaning under their name: a convolution takes in the scale of its batch norm. What
-    moves as far when the source's inputs are nudged (`own_noise.py`) was not changed by folding.
-
-    Args:
-        source, folded: with static inputs.
-        sample: one set of network inputs.
-    Returns: words, or "" if all of them agree.
+    Then the difference comes from single roundings alone, and the trained network shows the same if its own are taken
+    the other way.
     """
-    made = {name for node in source.graph.node for name in node.output if name}
-    quantized = {node.output[0] for node in folded.graph.node if node.op_type == "QuantizeLinear"}
-    restored = [
-        node.output[0]
-        for node in folded.graph.node
-        if node.op_type == "DequantizeLinear" and node.input[0] in quantized
-    ]
-    shared = [name for name in restored if name in made]
-    before, after = (_all_values(model, shared, sample, name) for model, name in ((source, "source"), (folded, "fold")))
-    moved: list[dict[str, NDArray]] = []
-    for name in shared:
-        theirs, ours = before.get(name), after.get(name)
-        if theirs is None or ours is None or theirs.dtype.kind != "f" or theirs.shape != ours.shape:
-            continue
-        ratio = sqnr_db(ours, theirs)
-        if ratio >= MIN_FOLD_SQNR_DB:
-            continue
-        moved = moved or [_all_values(source, shared, one, "source") for one in nudged(sample)]
-        if ratio < min(sqnr_db(values[name], theirs) for values in moved) - MARGIN_DB:
-            return f"the fold diverges first at {name}: {ratio:.1f} dB against the source file"
-    return ""
+    worst = min(samples, key=lambda sample: _agreement(deployed(sample), reference(sample)))
+    wanted, found = reference(worst), deployed(worst)
+    together = assembled(pieces, cut, worst, wanted)
+    for name in found:
+        if not np.array_equal(found[name], together[name], equal_nan=found[name].dtype.kind == "f"):
+            why = f"every layer is certified, but the network gives another {name} than its layers put together"
+            return replace(result, uncertified=f"{why}: please report it")
+    layers = result.layers or ()
+    counted = (
+        f"{_ties(sum(one.unequal for one in layers))}; {sum(one.reference_unequal for one in layers)} in onnxruntime"
+    )
+    text = f"every layer and the fold are certified ({counted}): the trained network itself amplifies single roundings"
+    own = _against_itself(canonical, cut, pieces(fed(cut, worst, wanted)), worst, wanted)
+    if math.isfinite(own):
+        text += f"; with the first of them taken the other way, it reaches {own:.1f} dB against itself"
+    return replace(result, amplified=text)
 
 
-def _all_values(model: onnx.ModelProto, names: Sequence[str], sample: Feeds, label: str) -> dict[str, NDArray]:
-    """Values of inner tensors; onnxruntime infers the type of an output that states none."""
-    exposed = onnx.ModelProto()
-    exposed.CopyFrom(model)
-    present = {value.name for value in exposed.graph.output}
-    exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
-    return Reference(exposed, label).run(sample, names)
+def _ties(count: int) -> str:
+    return f"{count} tie" if count == 1 else f"{count} ties"
+
+
+def _against_itself(canonical: onnx.ModelProto, cut: Cut, found: Feeds, sample: Feeds, wanted: Feeds) -> float:
+    """SQNR in dB of the trained network with the first layer's ties rounded as found, and exact arithmetic behind it.
+
+    Infinite if it makes no difference, or nothing is a tie.
+    """
+    turned = next((name for name in cut.tensors if not np.array_equal(found[name], wanted[name])), None)
+    given = {} if turned is None else {turned: found[turned]}
+    exact = ExactNetwork(canonical).walk(sample, given, ())
+    floats = [(name, one) for name, one in exact if isinstance(one, np.ndarray) and one.dtype.kind == "f"]
+    return min((sqnr_db(one, wanted[name].astype(np.float64)) for name, one in floats), default=math.inf)
+
+
+def _agreement(found: Feeds, wanted: Feeds) -> float:
+    return min(sqnr_db(found[name].astype(np.float64), wanted[name].astype(np.float64)) for name in found)

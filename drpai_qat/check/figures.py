@@ -45,6 +45,8 @@ class OutputFigures:
         sqnr_db: 10 log10(sum y^2 / sum (y - reference)^2); inf if equal.
         cosine: similarity of all values, 1 if equal.
         top1: for outputs of shape (batch, classes), else None.
+        unequal: for outputs of integers or booleans, how many differ; None for floats.
+        count: number of values.
     """
 
     name: str
@@ -55,9 +57,13 @@ class OutputFigures:
     sqnr_db: float
     cosine: float
     top1: Top1 | None
+    unequal: int | None = None
+    count: int = 0
 
     def shortfalls(self, thresholds: Thresholds) -> list[str]:
-        """What falls short of the thresholds, in words."""
+        """What falls short of the thresholds, in words; integers must be equal."""
+        if self.unequal is not None:
+            return [f"{self.name}: {self.unequal} of {self.count} integers differ"] if self.unequal else []
         found = []
         if self.sqnr_db < thresholds.min_sqnr_db:
             found.append(f"{self.name}: SQNR {self.sqnr_db:.1f} dB is below {thresholds.min_sqnr_db:g} dB")
@@ -80,6 +86,8 @@ class OutputFigures:
             "max_error_lsb": finite(self.max_error_lsb),
             "sqnr_db": finite(self.sqnr_db),
             "cosine": finite(self.cosine),
+            "unequal": self.unequal,
+            "count": self.count,
             "top1": None
             if self.top1 is None
             else {"equal": self.top1.equal, "ties": self.top1.ties, "total": self.top1.total},
@@ -98,6 +106,7 @@ def compare_output(
     """
     ours = np.stack([np.asarray(array, np.float64) for array in found])
     theirs = np.stack([np.asarray(array, np.float64) for array in reference])
+    whole = all(array.dtype.kind in "iub" for array in (*map(np.asarray, found), *map(np.asarray, reference)))
     trained = grid is not None and not grid.per_channel
     step = float(grid.scale) if grid is not None and trained else float(np.abs(theirs).max(initial=0)) / 127
     error = float(np.abs(ours - theirs).max(initial=0)) if np.isfinite(ours).all() else math.inf
@@ -109,7 +118,9 @@ def compare_output(
         max_error_lsb=0.0 if error == 0 else error / step if step else math.inf,
         sqnr_db=sqnr_db(ours, theirs),
         cosine=cosine(ours, theirs),
-        top1=_top1(ours, theirs, step),
+        top1=None if whole else _top1(ours, theirs, step),
+        unequal=int((ours != theirs).sum()) if whole else None,
+        count=theirs.size,
     )
 
 

@@ -1,62 +1,32 @@
 """Layer by layer: the network is cut at every activation's QuantizeLinear, each piece is fed the reference's integers,
-and its integers are compared with the reference's. An error can't hide behind the ones before it.
+and its integers are held against exact arithmetic on the same integers. An error can't hide behind the ones before it.
 
          Q ---> DQ                     Q ---> output
     x -> | int8 |  -> next layer  =>   input ---> DQ -> next layer
+
+An integer is right if it is the one that the exact value rounds to, and a tie if the exact value lies so near the
+boundary in between that float32, in which the network was trained, can't tell the two apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from drpai_qat.check.certificate import Certificate, ChoiceTally, RealTally, StepTally, Tally
+from drpai_qat.check.choices import Choice, find_choices
+from drpai_qat.runtimes.exact import ExactNetwork, Quantized, Value
 from drpai_qat.runtimes.onnxruntime import Reference
 
 FED_SUFFIX = "/fed"
 """A cut tensor's name on its reading side."""
 
-TOLERATED_LSB = 1
-"""Float32 sums in another order move a value across a rounding boundary: one step, seldom."""
-
-TOLERATED_SHARE = 0.02
-"""Share of values that may be off by that step before a layer counts as divergent ..."""
-
-TOLERATED_COUNT = 2
-"""... and that many in any case: a classifier has ten values."""
-
-
-@dataclass(frozen=True)
-class LayerFigures:
-    """One quantized tensor.
-
-    Attributes:
-        tensor: name in the canonical model.
-        node: what computes the value that is quantized there, as "op name".
-        equal: share of integers equal to the reference's, 0..1.
-        max_lsb: largest difference of integers.
-        count: number of values compared.
-    """
-
-    tensor: str
-    node: str
-    equal: float
-    max_lsb: int
-    count: int
-
-    @property
-    def diverges(self) -> bool:
-        """True if this is more than a rounding boundary crossed here and there."""
-        unequal = round((1 - self.equal) * self.count)
-        return self.max_lsb > TOLERATED_LSB or unequal > TOLERATED_SHARE * self.count + TOLERATED_COUNT
-
-    def to_json(self) -> dict[str, Any]:
-        """As it stands in report.json."""
-        return vars(self).copy()
+Feeds = Mapping[str, NDArray]
+RunOnce = Callable[[Feeds], Mapping[str, NDArray]]
 
 
 @dataclass(frozen=True)
@@ -66,12 +36,12 @@ class Cut:
     Attributes:
         model: inputs are the source's and each cut tensor's reading side; outputs the cut tensors and the source's.
         tensors: the cut tensors, in order of computation.
-        makers: for each, "op name" of the node before its QuantizeLinear.
+        makers: for each of them, and each output, "op name" of the node that computes it.
     """
 
     model: onnx.ModelProto
     tensors: tuple[str, ...]
-    makers: tuple[str, ...]
+    makers: Mapping[str, str]
 
 
 def cut_at_quantizers(model: onnx.ModelProto) -> Cut:
@@ -86,9 +56,11 @@ def cut_at_quantizers(model: onnx.ModelProto) -> Cut:
     maker = {name: node for node in graph.node for name in node.output}
     shapes = {value.name: value.type.tensor_type.shape for value in (*graph.value_info, *graph.output, *graph.input)}
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    outputs = {value.name for value in graph.output}
+    outputs = [value.name for value in graph.output]
     quantized = [node for node in graph.node if node.op_type == "QuantizeLinear"]
-    fed = set()
+    makers = {node.output[0]: made_by(node.input[0], maker) for node in quantized}
+    makers.update((name, made_by(name, maker)) for name in outputs if name not in makers)
+    cut_off = set()
     for node in quantized:
         name = node.output[0]
         shape = shapes.get(name) or shapes[node.input[0]]
@@ -97,65 +69,101 @@ def cut_at_quantizers(model: onnx.ModelProto) -> Cut:
             graph.output.append(value)
         value.name = name + FED_SUFFIX
         graph.input.append(value)
-        fed.add(name)
+        cut_off.add(name)
     for node in graph.node:
         for index, name in enumerate(node.input):
-            if name in fed:
+            if name in cut_off:
                 node.input[index] = name + FED_SUFFIX
-    return Cut(
-        cut,
-        tuple(node.output[0] for node in quantized),
-        tuple(_made_by(node, maker) for node in quantized),
-    )
+    return Cut(cut, tuple(node.output[0] for node in quantized), makers)
 
 
-def reference_integers(
-    model: onnx.ModelProto, cut: Cut, samples: Sequence[Mapping[str, NDArray]], name: str
-) -> list[dict[str, NDArray]]:
-    """Integers of every cut tensor in a full run of the canonical model, by sample."""
+def fed(cut: Cut, sample: Feeds, integers: Feeds) -> dict[str, NDArray]:
+    """Inputs of the cut model: those of the network, and integers for every cut tensor."""
+    return {**sample, **{name + FED_SUFFIX: integers[name] for name in cut.tensors}}
+
+
+def assembled(run: RunOnce, cut: Cut, sample: Feeds, integers: Feeds) -> Mapping[str, NDArray]:
+    """Outputs of the pieces put together: each fed with the integers of those before it.
+
+    Every run settles the tensors that depend on settled ones alone, until nothing changes.
+
+    Args:
+        run: the compiled cut model.
+        integers: where to begin; the nearer to the result, the sooner.
+    """
+    for _ in range(len(cut.tensors)):
+        found = run(fed(cut, sample, integers))
+        if all(np.array_equal(found[name], integers[name]) for name in cut.tensors):
+            break
+        integers = found
+    return run(fed(cut, sample, integers))
+
+
+def reference_run(model: onnx.ModelProto, cut: Cut, name: str) -> RunOnce:
+    """What runs the canonical model in onnxruntime and returns its outputs and the integers of every cut tensor."""
     exposed = onnx.ModelProto()
     exposed.CopyFrom(model)
     present = {value.name for value in exposed.graph.output}
     by_name = {value.name: value for value in cut.model.graph.output}
     exposed.graph.output.extend(by_name[tensor] for tensor in cut.tensors if tensor not in present)
-    reference = Reference(exposed, name)
-    return [reference.run(sample, cut.tensors) for sample in samples]
+    return Reference(exposed, name).run
 
 
-def compare_layers(
-    cut: Cut,
-    samples: Sequence[Mapping[str, NDArray]],
-    integers: Sequence[Mapping[str, NDArray]],
-    run: Callable[[Mapping[str, NDArray]], Mapping[str, NDArray]],
-) -> tuple[LayerFigures, ...]:
-    """Run the cut network on the reference's integers and compare each tensor.
+class LayerCheck:
+    """Certificates of the deployed network's layers, over any number of samples."""
 
-    Args:
-        cut: the cut model.
-        samples: network inputs, by sample.
-        integers: the reference's integers of every cut tensor, by sample.
-        run: the compiled cut model.
-    Returns: figures in order of computation.
-    """
-    count = len(cut.tensors)
-    equal, total, worst = np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, np.int64)
-    for sample, wanted in zip(samples, integers, strict=True):
-        found = run({**sample, **{name + FED_SUFFIX: wanted[name] for name in cut.tensors}})
-        for index, name in enumerate(cut.tensors):
-            difference = np.abs(found[name].astype(np.int64) - wanted[name].astype(np.int64))
-            equal[index] += int((difference == 0).sum())
-            total[index] += difference.size
-            worst[index] = max(worst[index], int(difference.max(initial=0)))
-    figures = []
-    for index, (tensor, node) in enumerate(zip(cut.tensors, cut.makers, strict=True)):
-        size = int(total[index])
-        share = float(equal[index]) / size if size else 1.0
-        figures.append(LayerFigures(tensor, node, share, int(worst[index]), size))
-    return tuple(figures)
+    def __init__(self, model: onnx.ModelProto, cut: Cut) -> None:
+        """Prepare the tallies.
+
+        Args:
+            model: canonical QDQ model.
+            cut: of `model`.
+        """
+        self._cut = cut
+        self._network = ExactNetwork(model)
+        self._choices = find_choices(model)
+        self._tallies: dict[str, Tally] = {}
+
+    def add(self, sample: Feeds, wanted: Feeds, found: Feeds) -> Iterator[tuple[str, Value | Quantized]]:
+        """Compare one sample's tensors with exact arithmetic, one after the other.
+
+        Args:
+            sample: network inputs.
+            wanted: the reference's integers of every cut tensor, and its outputs.
+            found: the same of the deployed network, fed with the reference's integers.
+        Returns: the exact values of cut tensors, outputs and scores of choices, as they are compared: go through all.
+        """
+        given = {name: wanted[name] for name in self._cut.tensors}
+        chosen_from = {choice.scores for choice in self._choices.values()}
+        scores = {name: np.asarray(value, np.float64) for name, value in sample.items() if name in chosen_from}
+        for name, value in self._network.walk(sample, given, {*self._cut.tensors, *chosen_from}):
+            if name in chosen_from and isinstance(value, np.ndarray):
+                scores[name] = value
+            if name in found:
+                self._tally(name, value).add(value, found[name], wanted[name], scores)
+            yield name, value
+
+    def certificates(self) -> tuple[Certificate, ...]:
+        """What was found, in order of computation."""
+        return tuple(tally.certificate() for tally in self._tallies.values())
+
+    def _tally(self, name: str, value: object) -> Tally:
+        if name not in self._tallies:
+            self._tallies[name] = _new_tally(name, self._cut.makers[name], value, self._choices.get(name))
+        return self._tallies[name]
 
 
-def _made_by(quantize: onnx.NodeProto, maker: Mapping[str, onnx.NodeProto]) -> str:
-    node = maker.get(quantize.input[0])
+def _new_tally(name: str, node: str, value: object, choice: Choice | None) -> Tally:
+    if isinstance(value, Quantized):
+        return StepTally(name, node)
+    if choice is not None:
+        return ChoiceTally(name, node, choice=choice)
+    return RealTally(name, node)
+
+
+def made_by(name: str, maker: Mapping[str, onnx.NodeProto]) -> str:
+    """Name the node behind a tensor, as "op name"."""
+    node = maker.get(name)
     if node is not None and node.op_type == "Clip":  # the trained range's own Clip: what it clips says more
         node = maker.get(node.input[0], node)
-    return f"{node.op_type} {node.name or node.output[0]}" if node is not None else f"input {quantize.input[0]}"
+    return f"{node.op_type} {node.name or node.output[0]}" if node is not None else f"input {name}"

@@ -48,6 +48,6 @@ class CheckOptions(Group):
 
     check: str = option(
         "--check", choices=("outputs", "layers", "none"), default="outputs",
-        help="Compare with onnxruntime: the outputs, or every quantized layer too, or nothing.",
+        help="Compare the outputs with onnxruntime, certify every layer too, or nothing.",
     )  # fmt: skip
     thresholds: Thresholds = subgroup(Thresholds)

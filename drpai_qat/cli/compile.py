@@ -58,5 +58,5 @@ def _compile(options: CompileOptions, interrupts: Interrupts, quiet: bool, verbo
             console = Console(width=_PLAIN_WIDTH)  # rich would wrap at 80
         terminal.show(report, console, notes=verbose)
     elif not report.passed and report.check is not None:
-        say("; ".join(filter(None, (*report.check.shortfalls, report.check.divergence))))
+        say("; ".join(filter(None, (*report.check.shortfalls, report.check.uncertified))))
     return DONE if report.passed else CHECK_FELL_SHORT

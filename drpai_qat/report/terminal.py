@@ -36,11 +36,11 @@ def _parts(report: Report) -> Iterable[RenderableType]:
             yield Text()
             yield from _layers(report.check)
         for text in report.check.shortfalls:
-            yield Text(f"check failed: {text}", style="bold red")
-        for text in report.check.excused:
-            yield Text(f"excused: {text}", style="yellow")
-        if report.check.divergence:
-            yield Text(report.check.divergence, style="red")
+            yield Text(f"{'missed' if report.check.passed else 'check failed'}: {text}", style="bold red")
+        if report.check.amplified:
+            yield Text(report.check.amplified, style="yellow")
+        if report.check.uncertified:
+            yield Text(report.check.uncertified, style="red")
 
 
 def _facts(report: Report) -> Table:
@@ -141,16 +141,32 @@ def _decibel(figures: OutputFigures) -> str:
 
 
 def _layers(check: CheckResult) -> Sequence[RenderableType]:
-    """The layers that differ most, and a line on the others."""
-    layers = check.layers or ()
-    differing = sorted((one for one in layers if one.equal < 1), key=lambda one: (-one.max_lsb, one.equal))
-    exact = len(layers) - len(differing)
-    summary = Text(f"{len(layers)} quantized tensors, {exact} equal to the last bit when fed the reference's integers")
-    if not differing:
-        return [summary]
+    """How many tensors are certified, and those that differ, the worst first."""
+    layers, folding = check.layers or (), check.folding or ()
+    ties = [one for one in layers if one.certified and one.unequal]
+    wrong = [one for one in layers if one.wrong]
+    missing = [one for one in layers if one.missing]
+    parts = [f"{len(layers)} tensors against exact arithmetic: {len(layers) - len({*ties, *wrong, *missing})} equal"]
+    if ties:
+        largest = max(one.distance for one in ties)
+        parts.append(f"{len(ties)} with ties only ({sum(one.unequal for one in ties)}, within {largest:.1g} LSB)")
+    if wrong:
+        parts.append(f"{len(wrong)} wrong")
+    if missing:
+        parts.append(f"{len(missing)} not evaluated")
+    reference = sum(one.reference_unequal for one in layers)
+    certified = sum(one.certified for one in folding)
+    also = f"onnxruntime's own float32 differs in {reference} integers; fold: {certified} of {len(folding)} certified"
+    summary = [Text(", ".join(parts)), Text(also)]
+    shown = sorted((*ties, *wrong, *missing), key=lambda one: (one.certified, -one.distance))[:_MOST_LAYERS]
+    if not shown:
+        return summary
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("tensor", "made by", "equal", "max"):
+    for column in ("tensor", "made by", "verdict", "of", "distance", "max"):
         table.add_column(column, justify="left" if column in ("tensor", "made by") else "right", overflow="fold")
-    for one in differing[:_MOST_LAYERS]:
-        table.add_row(Text(one_line(one.tensor)), Text(one_line(one.node)), f"{one.equal:.3%}", f"{one.max_lsb} LSB")
-    return [summary, table]
+    for one in shown:
+        table.add_row(
+            Text(one_line(one.tensor)), Text(one_line(one.node)), one.verdict, str(one.count),
+            f"{one.distance:.2g} LSB", f"{one.max_lsb:.3g} LSB",
+        )  # fmt: skip
+    return [*summary, table]

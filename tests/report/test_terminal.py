@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from drpai_qat.check.layers import LayerFigures
+from drpai_qat.check.certificate import Certificate
 from drpai_qat.report.terminal import show
 from tests.report.building import check, report
 
@@ -34,7 +34,7 @@ def test_outputs_and_shortfalls():
     text = printed(report(check([[1, 2, 3]])))
     assert "passed" in text
     assert "exact" in text
-    text = printed(report(check([[1, 2, 4]], shortfalls=("y: SQNR too low",), divergence="first at t (Conv c)")))
+    text = printed(report(check([[1, 2, 4]], shortfalls=("y: SQNR too low",), uncertified="first at t (Conv c)")))
     assert "FAILED" in text
     assert "2.00 LSB" in text
     assert "check failed: y: SQNR too low" in text
@@ -42,11 +42,25 @@ def test_outputs_and_shortfalls():
 
 
 def test_layers():
-    layers = (LayerFigures("a", "Conv one", 1.0, 0, 1000), LayerFigures("b", "Add two", 0.5, 9, 1000))
-    text = printed(report(check([[1, 2, 3]], layers=layers)))
-    assert "2 quantized tensors, 1 equal to the last bit" in text
-    assert "50.000%" in text
-    assert "9 LSB" in text
+    layers = (
+        Certificate("a", "Conv one", count=1000, reference_unequal=4),
+        Certificate("b", "Add two", count=1000, unequal=7, wrong=5, max_lsb=9, distance=0.25),
+        Certificate("c", "Mul three", count=1000, unequal=2, max_lsb=1, distance=2e-6),
+        Certificate("d", "Foo four", missing="Foo is not evaluated"),
+    )
+    text = printed(report(check([[1, 2, 3]], layers=layers, folding=layers[:2])))
+    assert "4 tensors against exact arithmetic: 1 equal, 1 with ties only (2, within 2e-06 LSB), 1 wrong, 1 not" in text
+    assert "onnxruntime's own float32 differs in 4 integers; fold: 1 of 2 certified" in text
+    assert "5 wrong" in text
+    assert "0.25 LSB" in text
+    assert "not evaluated" in text
+
+
+def test_what_the_trained_network_amplifies_passes():
+    text = printed(report(check([[1, 2, 4]], shortfalls=("y: SQNR too low",), amplified="itself amplifies")))
+    assert "passed against" in text
+    assert "missed: y: SQNR too low" in text
+    assert "itself amplifies" in text
 
 
 def test_plain_without_a_terminal():

@@ -5,6 +5,6 @@ round a value to different integers, this one tells which of them is right, and 
 """
 
 from drpai_qat.runtimes.exact.network import ExactNetwork
-from drpai_qat.runtimes.exact.values import Missing, Quantized, Value
+from drpai_qat.runtimes.exact.values import FLOAT_TYPES, Missing, Quantized, Value
 
-__all__ = ["ExactNetwork", "Missing", "Quantized", "Value"]
+__all__ = ["FLOAT_TYPES", "ExactNetwork", "Missing", "Quantized", "Value"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from drpai_qat.core.text import one_line
 from drpai_qat.runtimes.exact.operators import operator_of
 from drpai_qat.runtimes.exact.quantizers import quantize
 from drpai_qat.runtimes.exact.values import (
@@ -22,7 +23,9 @@ from drpai_qat.runtimes.exact.values import (
     attributes_of,
     exact_array,
 )
-from drpai_qat.core.text import one_line
+
+_KEEPING_TYPE = ("Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+"""What may stand between a zero point and its constant."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class ExactNetwork:
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self.inputs = [value.name for value in model.graph.input if value.name not in self._constants]
         self.outputs = [value.name for value in model.graph.output]
-        self._steps = [_step(node, opsets, self._constants) for node in model.graph.node]
+        types = _constant_types(model)
+        self._steps = [_step(node, opsets, types) for node in model.graph.node]
         self._readers = Counter(name for node in model.graph.node for name in node.input)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Value]:
@@ -124,9 +128,10 @@ class ExactNetwork:
         if isinstance(step.operator, Missing):
             return [step.operator] * count
         try:
-            if step.elem_type:
-                return [quantize(operands, step.attributes, step.elem_type)]
-            made: list[Value | Quantized] = list(step.operator(operands, step.attributes))
+            with np.errstate(all="ignore"):  # infinities and NaN are values like any other
+                if step.elem_type:
+                    return [quantize(operands, step.attributes, step.elem_type)]
+                made: list[Value | Quantized] = list(step.operator(operands, step.attributes))
         except Exception as error:  # operators of onnx.reference raise anything
             return [Missing(f"{step.node.op_type} {step.node.name} is not evaluated: {one_line(error)}")] * count
         rest = Missing(f"output {len(made)} of {step.node.op_type} {step.node.name} is not evaluated")
@@ -140,22 +145,39 @@ class ExactNetwork:
         return Missing(f"tensor {name} is not in the graph")
 
 
-def _step(node: onnx.NodeProto, opsets: Mapping[str, int], constants: Mapping[str, onnx.TensorProto]) -> _Step:
+def _step(node: onnx.NodeProto, opsets: Mapping[str, int], types: Mapping[str, int]) -> _Step:
     attributes = attributes_of(node)
     try:
         if node.op_type == "QuantizeLinear":
-            return _Step(node, attributes, _no_operator, _integer_type(node, attributes, constants))
+            return _Step(node, attributes, _no_operator, _integer_type(node, attributes, types))
         return _Step(node, attributes, operator_of(node, opsets))
     except NotEvaluatedError as error:
         return _Step(node, attributes, Missing(f"{error} ({node.name or node.output[0]}) is not evaluated"))
 
 
-def _integer_type(node: onnx.NodeProto, attributes: Attributes, constants: Mapping[str, onnx.TensorProto]) -> int:
+def _integer_type(node: onnx.NodeProto, attributes: Attributes, types: Mapping[str, int]) -> int:
+    """ONNX type of what a QuantizeLinear makes: that of its zero point."""
     if len(node.input) > 2 and node.input[2]:
-        if node.input[2] not in constants:
+        if node.input[2] not in types:
             raise NotEvaluatedError("QuantizeLinear with a computed zero point")
-        return constants[node.input[2]].data_type
+        return types[node.input[2]]
     return attributes.get("output_dtype") or onnx.TensorProto.UINT8
+
+
+def _constant_types(model: onnx.ModelProto) -> dict[str, int]:
+    """ONNX types of initializers and of what Constant, Identity and Cast make of them."""
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        given = {one.name: one for one in node.attribute}
+        if node.op_type == "Constant" and "value" in given:
+            types[node.output[0]] = given["value"].t.data_type
+        elif node.op_type == "Cast":
+            types[node.output[0]] = given["to"].i
+        elif node.op_type == "ConstantOfShape" and "value" in given:
+            types[node.output[0]] = given["value"].t.data_type
+        elif node.op_type in _KEEPING_TYPE and node.input[0] in types:
+            types[node.output[0]] = types[node.input[0]]
+    return types
 
 
 def _no_operator(inputs: Sequence[Array | None], attributes: Attributes) -> Sequence[Array]:

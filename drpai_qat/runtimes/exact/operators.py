@@ -15,7 +15,14 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from drpai_qat.runtimes.exact.quantizers import dequantize
-from drpai_qat.runtimes.exact.values import Array, Attributes, NotEvaluatedError, Operator, exact_array
+from drpai_qat.runtimes.exact.values import (
+    FLOAT_TYPES,
+    Array,
+    Attributes,
+    NotEvaluatedError,
+    Operator,
+    exact_array,
+)
 from drpai_qat.runtimes.exact.windows import average_pool, conv, conv_transpose, max_pool
 
 TAKEN = frozenset({
@@ -34,11 +41,6 @@ TAKEN = frozenset({
     "And", "Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual", "Not", "Or", "Xor",
 })  # fmt: skip
 """Operators evaluated by onnx.reference."""
-
-_FLOATS = (
-    onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16,
-)  # fmt: skip
-
 
 _PRECISIONS = ("softmax_precision", "stash_type")
 """Attributes that name a type to compute in: it is float64 here."""
@@ -95,15 +97,13 @@ def _elementwise(function: Callable[..., Array]) -> Operator:
 
 
 def _sigmoid(x: Array) -> Array:
-    with np.errstate(over="ignore"):
-        return 1 / (1 + np.exp(-x))
+    return 1 / (1 + np.exp(-x))
 
 
 def _divide(a: Array, b: Array) -> Array:
     if a.dtype.kind != "f":  # ONNX truncates
         return (np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))).astype(a.dtype)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return a / b
+    return a / b
 
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -137,7 +137,7 @@ def _swish(inputs: Sequence[Any], attributes: Attributes) -> tuple[Array]:
 def _cast(inputs: Sequence[Any], attributes: Attributes) -> tuple[Array]:
     """Floats of any width are exact, so casts between them change nothing; casts to integers cut the fraction off."""
     to = attributes["to"]
-    if to in _FLOATS:
+    if to in FLOAT_TYPES:
         return (inputs[0].astype(np.float64),)
     if to == onnx.TensorProto.BOOL:
         return (inputs[0] != 0,)

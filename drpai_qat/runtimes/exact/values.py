@@ -41,6 +41,11 @@ class Quantized:
     integers: Array
 
 
+FLOAT_TYPES = (
+    onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16,
+)  # fmt: skip
+"""ONNX types that are all float64 here."""
+
 Attributes: TypeAlias = Mapping[str, Any]
 
 Operator: TypeAlias = Callable[[Sequence[Any], Attributes], Sequence[Any]]
