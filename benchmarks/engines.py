@@ -30,15 +30,21 @@ def drpai_qat(folder: Path, threads: int) -> Run:
     return lambda feeds: list(network.run(feeds).values())
 
 
-def onnxruntime(model: Path, threads: int, optimize: bool = True) -> Run:
-    """onnxruntime on a file: its default optimizations, or none (the reference)."""
+def onnxruntime(model: Path, threads: int) -> Run:
+    """onnxruntime on a file, with its default optimizations."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
-    if not optimize:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     return lambda feeds: session.run(None, feeds)
+
+
+def reference(model: Path, threads: int) -> Run:
+    """onnxruntime on a file, without optimizations."""
+    from drpai_qat.runtimes.onnxruntime import Reference
+
+    session = Reference(model, model.name, threads=threads)
+    return lambda feeds: list(session.run(feeds).values())
 
 
 def openvino(model: Path, threads: int) -> Run:

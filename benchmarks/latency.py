@@ -15,6 +15,7 @@ such switch and use what the machine has.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -36,7 +37,9 @@ from rich.table import Table
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from engines import LIMIT_TO_AVX2, Feeds, Run, engines, onnxruntime  # noqa: E402 - after the path is set
+from engines import LIMIT_TO_AVX2, Feeds, Run, engines, reference  # noqa: E402 - after the path is set
+
+from drpai_qat.core.sqnr import sqnr_db  # noqa: E402
 
 OURS = "drpai-qat"
 CALLS = 3  # timed calls of a turn
@@ -94,9 +97,9 @@ def run_worker(model: Path, folder: Path, target: str, threads: int, rounds: int
 def measure(model: Path, folder: Path, threads: int, rounds: int) -> list[dict[str, Any]]:
     """Time and error of every engine that takes the model."""
     feeds = samples(model)
-    reference = onnxruntime(model, threads, optimize=False)
-    wanted = [reference(one)[0] for one in feeds]
-    del reference
+    run = reference(model, threads)
+    wanted = [run(one)[0] for one in feeds]
+    del run
     runs: dict[str, Run] = {}
     rows: dict[str, dict[str, Any]] = {}
     for name, start in engines(model, folder, threads).items():
@@ -108,7 +111,7 @@ def measure(model: Path, folder: Path, threads: int, rounds: int) -> list[dict[s
             rows[name] = {"engine": name, "refused": reason(error)}
             runs.pop(name, None)
             continue
-        rows[name] = {"engine": name, "sqnr_db": sqnr_db(wanted, got), "top1_equal": top1(wanted, got)}
+        rows[name] = {"engine": name, "sqnr_db": decibels(wanted, got), "top1_equal": top1(wanted, got)}
     times: dict[str, list[float]] = {name: [] for name in runs}
     order = list(runs)
     for turn in range(rounds):
@@ -155,13 +158,12 @@ def samples(model: Path, count: int = 4) -> list[Feeds]:
     return [{i.name: a[n * s[0] : (n + 1) * s[0]].reshape(s) for i, s, a in pairs} for n in range(count)]
 
 
-def sqnr_db(wanted: list[NDArray[np.float32]], got: list[NDArray[np.float32]]) -> float | None:
+def decibels(wanted: list[NDArray[np.float32]], got: list[NDArray[np.float32]]) -> float | None:
     """Signal to error in dB over all samples; None where they are equal."""
     if any(w.shape != g.shape for w, g in zip(wanted, got, strict=True)):
         return None
-    signal = sum(float((w.astype(np.float64) ** 2).sum()) for w in wanted)
-    error = sum(float(((w.astype(np.float64) - g) ** 2).sum()) for w, g in zip(wanted, got, strict=True))
-    return round(10 * np.log10(signal / error), 1) if error else None
+    ratio = sqnr_db(np.stack(got), np.stack(wanted))
+    return None if math.isinf(ratio) else round(ratio, 1)
 
 
 def top1(wanted: list[NDArray[np.float32]], got: list[NDArray[np.float32]]) -> str | None:

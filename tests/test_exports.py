@@ -16,7 +16,7 @@ import onnx
 import pytest
 
 import drpai_qat
-from drpai_qat.check.figures import sqnr_db
+from drpai_qat.core.sqnr import sqnr_db
 from preprocess import reference_model
 from tests.reference import reference_by_batch
 

@@ -15,13 +15,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from recipes import prepare, settle_ranges
 from torch import Tensor, nn
+
+from drpai_qat.runtimes.onnxruntime import Reference
 
 OPSET = 13
 VARIANTS = ("raw", "fused", "clean")
@@ -105,10 +106,8 @@ def write_clean(model: nn.Module, images: Tensor, samples: Tensor, path: Path) -
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    rows = [session.run(None, {"input": row[None]}) for row in samples.numpy()]
+    reference = Reference(path, path.name)
+    rows = [list(reference.run({"input": row[None]}).values()) for row in samples.numpy()]
     _write_samples(path, samples.numpy(), [np.concatenate(parts) for parts in zip(*rows, strict=True)])
 
 

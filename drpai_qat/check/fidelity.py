@@ -19,11 +19,12 @@ import numpy as np
 import onnx
 
 from drpai_qat.check.certificate import Certificate
-from drpai_qat.check.figures import OutputFigures, compare_output, sqnr_db
+from drpai_qat.check.figures import OutputFigures, compare_output
 from drpai_qat.check.fold import FoldCheck
 from drpai_qat.check.layers import Cut, Feeds, LayerCheck, RunOnce, assembled, cut_at_quantizers, fed, reference_run
 from drpai_qat.check.thresholds import Thresholds
 from drpai_qat.core.quantization import QuantParams
+from drpai_qat.core.sqnr import sqnr_db
 from drpai_qat.runtimes.exact import ExactNetwork
 from drpai_qat.runtimes.onnxruntime import Reference
 
@@ -197,8 +198,8 @@ def _against_itself(canonical: onnx.ModelProto, cut: Cut, found: Feeds, sample: 
     given = {} if turned is None else {turned: found[turned]}
     exact = ExactNetwork(canonical).walk(sample, given, ())
     floats = [(name, one) for name, one in exact if isinstance(one, np.ndarray) and one.dtype.kind == "f"]
-    return min((sqnr_db(one, wanted[name].astype(np.float64)) for name, one in floats), default=math.inf)
+    return min((sqnr_db(one, wanted[name]) for name, one in floats), default=math.inf)
 
 
 def _agreement(found: Feeds, wanted: Feeds) -> float:
-    return min(sqnr_db(found[name].astype(np.float64), wanted[name].astype(np.float64)) for name in found)
+    return min(sqnr_db(found[name], wanted[name]) for name in found)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from drpai_qat.check.thresholds import Thresholds
 from drpai_qat.core.quantization import QuantParams
+from drpai_qat.core.sqnr import sqnr_db
 
 
 @dataclass(frozen=True)
@@ -122,17 +123,6 @@ def compare_output(
         unequal=int((ours != theirs).sum()) if whole else None,
         count=theirs.size,
     )
-
-
-def sqnr_db(found: NDArray, reference: NDArray) -> float:
-    """Signal to quantization noise ratio in dB: inf if equal, -inf where a silent reference is not met."""
-    signal = float(np.square(reference, dtype=np.float64).sum())
-    noise = float(np.square(found - reference, dtype=np.float64).sum())
-    if noise == 0:
-        return math.inf
-    if signal == 0 or not math.isfinite(noise):
-        return -math.inf
-    return 10 * math.log10(signal / noise)
 
 
 def cosine(found: NDArray, reference: NDArray) -> float:

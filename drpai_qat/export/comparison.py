@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drpai_qat.core.errors import ModelError
+from drpai_qat.core.sqnr import sqnr_db
 
 # Rounding ties that fall the other way cost a step here and there; a wrong graph costs the whole signal.
 _LEAST_SQNR_DB = 10.0
@@ -63,17 +64,10 @@ def compare(path: Path, inputs: Sequence[NDArray[np.generic]], expected: Sequenc
         expected: the framework's outputs, in the order of the graph's.
     Raises: ModelError: onnxruntime refuses the file, or its outputs have nothing to do with the framework's.
     """
-    import onnxruntime
+    from drpai_qat.runtimes.onnxruntime import Reference
 
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        feeds = {node.name: array for node, array in zip(session.get_inputs(), inputs, strict=True)}
-        actual = session.run(None, feeds)
-    except Exception as error:  # onnxruntime raises its own C++ exception types
-        raise ModelError(f"the export does not run in onnxruntime: {str(error).splitlines()[0]}") from error
+    reference = Reference(path, "the export")
+    actual = list(reference.run(dict(zip(reference.inputs, inputs, strict=True))).values())
     max_error, worst, max_steps = 0.0, math.inf, None
     for ours, theirs, step in zip(actual, expected, _output_steps(path), strict=True):
         if ours.shape != theirs.shape:
@@ -82,7 +76,7 @@ def compare(path: Path, inputs: Sequence[NDArray[np.generic]], expected: Sequenc
         max_error = max(max_error, largest)
         if step is not None:
             max_steps = max(max_steps or 0.0, largest / step)
-        worst = min(worst, _sqnr_db(theirs, ours))
+        worst = min(worst, sqnr_db(ours, theirs))
     if not worst >= _LEAST_SQNR_DB:  # also catches NaN
         raise ModelError(f"the export is not the model: {worst:.1f} dB between the framework and onnxruntime")
     return Difference(max_error, worst, max_steps)
@@ -105,12 +99,3 @@ def _output_steps(path: Path) -> list[float | None]:
         value = None if scale is None else onnx.numpy_helper.to_array(scale)
         steps.append(float(value.item()) if value is not None and value.size == 1 else None)
     return steps
-
-
-def _sqnr_db(expected: NDArray[np.float32], actual: NDArray[np.float32]) -> float:
-    reference = expected.astype(np.float64)
-    noise = float(np.sum((reference - actual) ** 2))
-    if noise == 0.0:
-        return math.inf
-    signal = float(np.sum(reference**2))
-    return 10.0 * math.log10(signal / noise) if signal > 0.0 else -math.inf

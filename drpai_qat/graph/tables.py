@@ -9,9 +9,9 @@ import numpy.typing as npt
 import onnx
 import onnx.helper as oh
 import onnx.numpy_helper
-import onnxruntime as ort
 
 from drpai_qat.graph.canonical import DEQUANTIZE, FAKE_QUANT, QUANTIZE, Array, Graph, Node, Weight
+from drpai_qat.runtimes.onnxruntime import Reference
 
 
 def tabulate(
@@ -79,11 +79,7 @@ def _renamed(node: Node) -> onnx.NodeProto:
 
 def _run(opset: int, graph: onnx.GraphProto, feeds: dict[str, npt.NDArray[np.float32]]) -> list[Array]:
     model = oh.make_model(graph, opset_imports=[oh.make_opsetid("", opset)], ir_version=10)
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return [np.asarray(value) for value in session.run(None, feeds)]
+    return [np.asarray(value) for value in Reference(model, graph.name, threads=1).run(feeds).values()]
 
 
 def _fake_quant(node: Node, constants: dict[str, onnx.TensorProto]) -> list[onnx.NodeProto]:

@@ -42,6 +42,7 @@ class Reference:
             self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own exception types share no exported base
             raise ModelError(f"{name}: onnxruntime can't load it: {message(error)}") from None
+        self.inputs: list[str] = [one.name for one in self._session.get_inputs()]
         self.outputs: list[str] = [output.name for output in self._session.get_outputs()]
 
     def run(self, feeds: Mapping[str, NDArray], outputs: Sequence[str] | None = None) -> dict[str, NDArray]:

@@ -79,7 +79,7 @@ def test_missing_values_are_not_certified():
 
 def real_verdict(exact, found, reference) -> Certificate:
     tally = RealTally("y", "Gemm g")
-    tally.add(np.array(exact, np.float64), np.float32(found), np.float32(reference), {})
+    tally.add(np.array(exact, np.float64), np.array(found, np.float32), np.array(reference, np.float32), {})
     return tally.certificate()
 
 

@@ -4,9 +4,10 @@ import math
 import numpy as np
 import pytest
 
-from drpai_qat.check.figures import compare_output, cosine, sqnr_db
+from drpai_qat.check.figures import compare_output, cosine
 from drpai_qat.check.thresholds import Thresholds
 from drpai_qat.core.quantization import QuantParams
+from drpai_qat.core.sqnr import sqnr_db
 
 
 def compare(found, reference, grid=None):

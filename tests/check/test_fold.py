@@ -133,6 +133,7 @@ def test_weights_are_rounded_as_the_file_does(source):
     rounded = with_constants_rounded(model("(float[100] x) => (float[100] y)", text, **constants))
     assert [node.op_type for node in rounded.graph.node] == ["DequantizeLinear", "Mul"]
     found = ExactNetwork(rounded).run({"x": np.ones(100, np.float32)})["y"]
+    assert isinstance(found, np.ndarray)
     np.testing.assert_array_equal(np.rint(found / np.float64(scale)), float32)
 
 

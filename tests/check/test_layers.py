@@ -84,7 +84,7 @@ ROUNDING = model(
 @pytest.mark.parametrize(("distance", "verdict"), [(2.0**-21, "1 tie"), (2.0**-9, "1 wrong")])
 def test_a_tie_is_told_from_a_wrong_integer(distance, verdict):
     cut = cut_at_quantizers(ROUNDING)
-    sample = {"x": np.float32([[0.2, 2.5 - distance, 3.7, 4.1, 5.3, 6.0]])}
+    sample = {"x": np.array([[0.2, 2.5 - distance, 3.7, 4.1, 5.3, 6.0]], np.float32)}
     wanted = reference_run(ROUNDING, cut, "reference")(sample)
     found = {name: value.copy() for name, value in Reference(cut.model, "cut").run(fed(cut, sample, wanted)).items()}
     assert found["q_a"][0, 1] == 2
@@ -112,7 +112,7 @@ def test_the_scores_behind_a_class_are_found():
     assert find_choices(ROUNDING) == {}
     cut = cut_at_quantizers(source)
     check = LayerCheck(source, cut)
-    sample = {"x": np.float32([[0, 3, 9, 9, 1, 2]])}
+    sample = {"x": np.array([[0, 3, 9, 9, 1, 2]], np.float32)}
     wanted = reference_run(source, cut, "reference")(sample)
     list(check.add(sample, wanted, {**wanted, "y": np.array([3])}))
     assert [one.verdict for one in check.certificates()] == ["equal", "1 tie"]

@@ -9,8 +9,8 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from drpai_qat.check.figures import sqnr_db
 from drpai_qat.core.errors import ModelError
+from drpai_qat.core.sqnr import sqnr_db
 from preprocess import preprocess, validate
 from tests.preprocess.building import ops
 from tests.reference import reference_by_batch
