@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY / "samples" / "PyTorch_sample"))
+sys.path[:0] = [str(REPOSITORY / "samples" / "PyTorch_sample"), str(REPOSITORY)]
 
 from detector import BOX_CHANNELS, Detector  # noqa: E402 - after the path is set
 from networks import mobilenet_v2, resnet18, resnet50  # noqa: E402
