@@ -49,5 +49,5 @@ def check_compiled(
         result = check_outputs(reference, middle, deployed, grids, samples, options.thresholds)
     if options.check == "layers" or result.shortfalls:
         with progress.stage("checking layer by layer"):
-            result = certify(result, runnable, canonical, deployed, compile_here, samples)
+            result = certify(result, runnable, reference.run, canonical, deployed, compile_here, samples)
     return result

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from drpai_qat.check.certificate import Certificate
 from drpai_qat.check.figures import OutputFigures, compare_output
@@ -111,6 +112,7 @@ def check_outputs(
 def certify(
     result: CheckResult,
     source: onnx.ModelProto,
+    run_source: RunOnce,
     canonical: onnx.ModelProto,
     deployed: RunOnce,
     compile_here: Callable[[onnx.ModelProto], RunOnce],
@@ -121,6 +123,7 @@ def certify(
     Args:
         result: of `check_outputs` on the same samples.
         source: the source as it is meant to run, with static float32 inputs.
+        run_source: the same in onnxruntime.
         canonical: what preprocess made of it.
         deployed: the compiled network.
         compile_here: compiles another model in the same way, returns what runs it.
@@ -139,7 +142,15 @@ def certify(
     result = replace(result, uncertified=first_uncertified(result.layers or (), result.folding or ()))
     if not result.shortfalls or result.uncertified:
         return result
-    return _judge(result, canonical, cut, deployed, pieces, reference, samples)
+    worst = min(samples, key=lambda sample: _agreement(deployed(sample), run_source(sample)))
+    wanted, found = reference(worst), deployed(worst)
+    together = assembled(pieces, cut, worst, wanted)
+    for name in found:
+        if not np.array_equal(found[name], together[name], equal_nan=found[name].dtype.kind == "f"):
+            why = f"every layer is certified, but the network gives another {name} than its layers put together"
+            return replace(result, uncertified=f"{why}: please report it")
+    own = _agreement(_turned(canonical, cut, worst, wanted, pieces(fed(cut, worst, wanted))), run_source(worst))
+    return replace(result, amplified=_explained(result.layers or (), own))
 
 
 def first_uncertified(layers: Sequence[Certificate], folding: Sequence[Certificate]) -> str:
@@ -153,53 +164,30 @@ def first_uncertified(layers: Sequence[Certificate], folding: Sequence[Certifica
     return ""
 
 
-def _judge(
-    result: CheckResult,
-    canonical: onnx.ModelProto,
-    cut: Cut,
-    deployed: RunOnce,
-    pieces: RunOnce,
-    reference: RunOnce,
-    samples: Sequence[Feeds],
-) -> CheckResult:
-    """Thresholds are missed although every layer is certified: see that the network is made of these layers.
+def _explained(layers: Sequence[Certificate], own: float) -> str:
+    """Why outputs fall short although everything is certified.
 
-    Then the difference comes from single roundings alone, and the trained network shows the same if its own are taken
-    the other way.
+    Args:
+        own: SQNR of the trained network in exact arithmetic, with ties taken the other way, against its own run.
     """
-    worst = min(samples, key=lambda sample: _agreement(deployed(sample), reference(sample)))
-    wanted, found = reference(worst), deployed(worst)
-    together = assembled(pieces, cut, worst, wanted)
-    for name in found:
-        if not np.array_equal(found[name], together[name], equal_nan=found[name].dtype.kind == "f"):
-            why = f"every layer is certified, but the network gives another {name} than its layers put together"
-            return replace(result, uncertified=f"{why}: please report it")
-    layers = result.layers or ()
-    counted = (
-        f"{_ties(sum(one.unequal for one in layers))}; {sum(one.reference_unequal for one in layers)} in onnxruntime"
-    )
+    ties, theirs = sum(one.unequal for one in layers), sum(one.reference_unequal for one in layers)
+    counted = f"{ties} tie{'' if ties == 1 else 's'}; {theirs} in onnxruntime"
     text = f"every layer and the fold are certified ({counted}): the trained network itself amplifies single roundings"
-    own = _against_itself(canonical, cut, pieces(fed(cut, worst, wanted)), worst, wanted)
-    if math.isfinite(own):
-        text += f"; with the first of them taken the other way, it reaches {own:.1f} dB against itself"
-    return replace(result, amplified=text)
+    if not math.isfinite(own):
+        return text
+    text += f", and reaches {own:.1f} dB against itself in exact arithmetic"
+    return f"{text} with the ties taken the other way" if ties else text
 
 
-def _ties(count: int) -> str:
-    return f"{count} tie" if count == 1 else f"{count} ties"
-
-
-def _against_itself(canonical: onnx.ModelProto, cut: Cut, found: Feeds, sample: Feeds, wanted: Feeds) -> float:
-    """SQNR in dB of the trained network with the first layer's ties rounded as found, and exact arithmetic behind it.
-
-    Infinite if it makes no difference, or nothing is a tie.
-    """
+def _turned(canonical: onnx.ModelProto, cut: Cut, sample: Feeds, wanted: Feeds, found: Feeds) -> dict[str, NDArray]:
+    """Float outputs of the trained network in exact arithmetic, the first layer's ties rounded as found."""
     turned = next((name for name in cut.tensors if not np.array_equal(found[name], wanted[name])), None)
     given = {} if turned is None else {turned: found[turned]}
     exact = ExactNetwork(canonical).walk(sample, given, ())
-    floats = [(name, one) for name, one in exact if isinstance(one, np.ndarray) and one.dtype.kind == "f"]
-    return min((sqnr_db(one, wanted[name]) for name, one in floats), default=math.inf)
+    return {name: one for name, one in exact if isinstance(one, np.ndarray) and one.dtype.kind == "f"}
 
 
 def _agreement(found: Feeds, wanted: Feeds) -> float:
-    return min(sqnr_db(found[name], wanted[name]) for name in found)
+    """The least SQNR of the float outputs; of all if none is float."""
+    floats = [name for name in found if found[name].dtype.kind == "f"]
+    return min((sqnr_db(found[name], wanted[name]) for name in floats or found), default=math.inf)
