@@ -1,0 +1,60 @@
+"""How the tensors of a TFLite file hold those of the ONNX graph: the order of their axes, and their grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drpai_qat.backends.tflite.grids import LiteGrid
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor of the file and what it stands for.
+
+    Attributes:
+        tensor: its index.
+        shape: ONNX shape.
+        order: axes as the file has them, slowest first; NHWC is (0, 2, 3, 1).
+        grid: what its integers mean; None for float32 and for plain integers.
+        columns: where the last axis is a flattened image that kept its channels last: the ONNX position of each
+            element. Only matrix products with constant weights read such tensors.
+    """
+
+    tensor: int
+    shape: tuple[int, ...]
+    order: tuple[int, ...]
+    grid: LiteGrid | None = None
+    columns: NDArray[np.int64] | None = None
+
+    @property
+    def physical(self) -> tuple[int, ...]:
+        """The shape in the file."""
+        return tuple(self.shape[axis] for axis in self.order)
+
+    def permuted(self, permutation: tuple[int, ...]) -> Stored:
+        """ONNX Transpose as a view: no element moves."""
+        shape = tuple(self.shape[axis] for axis in permutation)
+        return replace(self, shape=shape, order=tuple(permutation.index(axis) for axis in self.order))
+
+    def same_elements(self, order: tuple[int, ...]) -> bool:
+        """The elements lie in the same sequence in both orders (axes of size 1 may stand anywhere)."""
+        return [a for a in self.order if self.shape[a] != 1] == [a for a in order if self.shape[a] != 1]
+
+
+def row_major(rank: int) -> tuple[int, ...]:
+    """ONNX's own order."""
+    return tuple(range(rank))
+
+
+def channels_last(rank: int) -> tuple[int, ...]:
+    """N, spatial axes, C."""
+    return (0, *range(2, rank), 1) if rank > 2 else row_major(rank)
+
+
+def placed(values: NDArray[Any], order: tuple[int, ...]) -> NDArray[Any]:
+    """A constant of the rank of `order` with its axes in that order."""
+    return np.ascontiguousarray(values.transpose(order)) if values.ndim == len(order) else values
