@@ -11,6 +11,7 @@ from pathlib import Path
 from drpai_qat.backends import table
 from drpai_qat.backends.drpai_sdk.sdk_options import SdkOptions
 from drpai_qat.backends.target_options import TargetOptions
+from drpai_qat.backends.tflite.tflite_options import TfliteOptions
 from drpai_qat.check.thresholds import CheckOptions
 from drpai_qat.data.sample_options import SampleOptions
 from drpai_qat.deployment.output_options import OutputOptions
@@ -18,12 +19,15 @@ from drpai_qat.source.model_options import ModelOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompileOptions(ModelOptions, OutputOptions, TargetOptions, SampleOptions, CheckOptions, SdkOptions):
+class CompileOptions(
+    ModelOptions, OutputOptions, TargetOptions, TfliteOptions, SampleOptions, CheckOptions, SdkOptions
+):
     """Everything one compilation depends on besides the model's content; whoever needs a group takes it as that."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         table.known(self.target)
+        self.fit(self)
         if self.mcpu is not None:
             from drpai_qat.backends.cpu import targets  # loads TVM: LLVM knows the CPUs
 

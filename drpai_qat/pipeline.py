@@ -68,11 +68,13 @@ def run(options: CompileOptions, progress: Stages) -> Report:
         samples = choose_samples(folded.model, given, options)
         with naming(source.path):
             artifact = backend.compile(folded.model, folder, progress)
+        samples = [artifact.samples_as_taken(sample) for sample in samples]
         with progress.stage("running the samples"):
             first = artifact.network.run(samples[0])
         check = check_compiled(
             source.path, static, folded.model, artifact.network.run, artifact.compile_here,
             {info.name: info.quantization for info in artifact.outputs}, samples, options, progress,
+            artifact.fineness,
         )  # fmt: skip
         with progress.stage("writing the folder"):
             weights, activations = count_quantized(folded.model)
@@ -85,7 +87,7 @@ def run(options: CompileOptions, progress: Stages) -> Report:
                 target=str(artifact.target["name"]),
                 weights=weights,
                 activations=activations,
-                notes=folded.log,
+                notes=(*folded.log, *artifact.notes),
                 coverage=artifact.coverage,
                 size=artifact.size,
                 samples=None if given is None else given.to_json(len(samples)),

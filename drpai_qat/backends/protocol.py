@@ -11,10 +11,12 @@ import onnx
 from numpy.typing import NDArray
 
 from drpai_qat.backends.target_options import TargetOptions
+from drpai_qat.check.certificate import AS_FLOAT32, Fineness
 from drpai_qat.core.coverage import LoweredNode
 from drpai_qat.core.progress import Stages
 from drpai_qat.core.tensor_info import TensorInfo
 from drpai_qat.report.size import Size
+from preprocess.passlog import Note
 
 RunOnce = Callable[[Mapping[str, NDArray]], Mapping[str, NDArray]]
 
@@ -37,6 +39,9 @@ class Artifact:
         size: of its files, and of the memory that a run takes.
         files: what was written, relative to the folder.
         network: computes here what the target computes; the compiled network itself where this machine can run it.
+        notes: what a user should know beside the coverage.
+        fineness: how finely the target computes; the check's ties follow from it.
+        samples_as_taken: what the network takes of samples, where the file rounds its inputs and training did not.
         compile_here: compiles another model in the same way and returns what runs it; for the check layer by layer.
     """
 
@@ -48,6 +53,9 @@ class Artifact:
     files: tuple[str, ...]
     network: Runs
     compile_here: Callable[[onnx.ModelProto], RunOnce]
+    notes: tuple[Note, ...] = ()
+    fineness: Fineness = AS_FLOAT32
+    samples_as_taken: Callable[[Mapping[str, NDArray]], dict[str, NDArray]] = dict
 
 
 class Backend(Protocol):

@@ -18,9 +18,16 @@ def _cpu() -> Backend:
     return CpuBackend()
 
 
+def _tflite() -> Backend:
+    from drpai_qat.backends.tflite.backend import TfliteBackend
+
+    return TfliteBackend()
+
+
 BACKENDS: Mapping[str, Callable[[], Backend]] = {
     **dict.fromkeys(("host", *MACHINES), _cpu),
     "native": _cpu,  # another word for host
+    "tflite": _tflite,
 }
 """A backend for each name that --target takes."""
 

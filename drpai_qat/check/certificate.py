@@ -13,6 +13,7 @@ own float32 is farther than a tie from the exact values, a few times that is the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -27,6 +28,27 @@ TIE_LSB = 1e-4
 
 NOISE_FACTOR = 4.0
 """Float outputs may be this many times as far from the exact values as onnxruntime's float32 is."""
+
+
+@dataclass(frozen=True)
+class Fineness:
+    """How finely a target computes. By default as float32; fixed-point kernels are coarser.
+
+    Attributes:
+        tie_lsb, tie_lsb_16: distance up to which a difference is a tie, in steps of a grid of 8 and of 16 bits.
+        output_steps: by name of the output, the step of a grid that the target rounds it to though training did not.
+    """
+
+    tie_lsb: float = TIE_LSB
+    tie_lsb_16: float = 256 * TIE_LSB
+    output_steps: Mapping[str, float] = field(default_factory=dict)
+
+    def bound(self, dtype: np.dtype[Any]) -> float:
+        """Distance up to which a difference is a tie, in steps of a grid of this type."""
+        return self.tie_lsb if dtype.itemsize == 1 else self.tie_lsb_16
+
+
+AS_FLOAT32 = Fineness()
 
 
 @dataclass(frozen=True)
@@ -117,6 +139,7 @@ class _Counts:
     bound: float = TIE_LSB
     reference_unequal: int = 0
     missing: str = ""
+    fineness: Fineness = AS_FLOAT32
 
     def certificate(self) -> Certificate:
         """As a finished one."""
@@ -131,7 +154,7 @@ class StepTally(_Counts):
         if not isinstance(exact, Quantized):
             self.missing = exact.reason if isinstance(exact, Missing) else "it is no quantized tensor"
             return
-        self.bound = tie_bound(exact.integers.dtype)
+        self.bound = self.fineness.bound(exact.integers.dtype)
         self.count += exact.integers.size
         self.reference_unequal += int((reference != exact.integers).sum())
         unequal = found != exact.integers
@@ -198,7 +221,8 @@ class RealTally(_Counts):
         step = step or float(np.abs(exact).max(initial=0)) / 255 or 1.0
         ours, theirs = (_apart(one, exact) / step for one in (found, reference))
         self.noise = max(self.noise, float(theirs.max(initial=0)))
-        self.bound = max(TIE_LSB, NOISE_FACTOR * self.noise)
+        rounding = 0.5 * self.fineness.output_steps.get(self.tensor, 0.0) / step
+        self.bound = max(self.fineness.tie_lsb, NOISE_FACTOR * self.noise) + rounding
         self.distance = self.max_lsb = max(self.distance, float(ours.max(initial=0)))
         beyond = int((ours > self.bound).sum())
         self.unequal += beyond
@@ -239,7 +263,7 @@ class ChoiceTally(_Counts):
 
 def tie_bound(dtype: np.dtype[Any]) -> float:
     """Distance up to which a difference is a tie, in steps of a grid of this type."""
-    return TIE_LSB * max(1.0, 2.0 ** (8 * dtype.itemsize - 8))
+    return AS_FLOAT32.bound(dtype)
 
 
 def distances(exact: Quantized, found: NDArray) -> NDArray[np.float64]:

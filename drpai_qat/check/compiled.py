@@ -9,6 +9,7 @@ import onnx
 from numpy.typing import NDArray
 
 import preprocess
+from drpai_qat.check.certificate import AS_FLOAT32, Fineness
 from drpai_qat.check.fidelity import CheckResult, certify, check_outputs
 from drpai_qat.check.layers import RunOnce
 from drpai_qat.check.thresholds import CheckOptions
@@ -27,6 +28,7 @@ def check_compiled(
     samples: Sequence[Mapping[str, NDArray]],
     options: CheckOptions,
     progress: Stages,
+    fineness: Fineness = AS_FLOAT32,
 ) -> CheckResult | None:
     """Compare a compiled network with what was trained.
 
@@ -38,6 +40,7 @@ def check_compiled(
         compile_here: compiles another model in the same way, for the check layer by layer.
         grids: trained grid of each output, by name.
         samples: network inputs.
+        fineness: of the target's arithmetic.
     Returns: None if nothing is to be checked.
     """
     if options.check == "none":
@@ -49,5 +52,5 @@ def check_compiled(
         result = check_outputs(reference, middle, deployed, grids, samples, options.thresholds)
     if options.check == "layers" or result.shortfalls:
         with progress.stage("checking layer by layer"):
-            result = certify(result, runnable, reference.run, canonical, deployed, compile_here, samples)
+            result = certify(result, runnable, reference.run, canonical, deployed, compile_here, samples, fineness)
     return result

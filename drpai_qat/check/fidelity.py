@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from drpai_qat.check.certificate import Certificate
+from drpai_qat.check.certificate import AS_FLOAT32, Certificate, Fineness
 from drpai_qat.check.figures import OutputFigures, compare_output
 from drpai_qat.check.fold import FoldCheck
 from drpai_qat.check.layers import Cut, Feeds, LayerCheck, RunOnce, assembled, cut_at_quantizers, fed, reference_run
@@ -117,6 +117,7 @@ def certify(
     deployed: RunOnce,
     compile_here: Callable[[onnx.ModelProto], RunOnce],
     samples: Sequence[Feeds],
+    fineness: Fineness = AS_FLOAT32,
 ) -> CheckResult:
     """Hold every layer of the deployed network, and the fold, against exact arithmetic.
 
@@ -128,12 +129,13 @@ def certify(
         deployed: the compiled network.
         compile_here: compiles another model in the same way, returns what runs it.
         samples: network inputs; the first `CERTIFIED_SAMPLES` are used.
+        fineness: of the deployed network's arithmetic.
     """
     samples = samples[:CERTIFIED_SAMPLES]
     cut = cut_at_quantizers(canonical)
     pieces = compile_here(cut.model)
     reference = reference_run(canonical, cut, "model_int8.onnx")
-    layers, folding = LayerCheck(canonical, cut), FoldCheck(source, canonical)
+    layers, folding = LayerCheck(canonical, cut, fineness), FoldCheck(source, canonical)
     for sample in samples:
         wanted = reference(sample)
         exact = layers.add(sample, wanted, pieces(fed(cut, sample, wanted)))

@@ -17,7 +17,15 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from drpai_qat.check.certificate import Certificate, ChoiceTally, RealTally, StepTally, Tally
+from drpai_qat.check.certificate import (
+    AS_FLOAT32,
+    Certificate,
+    ChoiceTally,
+    Fineness,
+    RealTally,
+    StepTally,
+    Tally,
+)
 from drpai_qat.check.choices import Choice, find_choices
 from drpai_qat.runtimes.exact import ExactNetwork, Quantized, Value
 from drpai_qat.runtimes.onnxruntime import Reference
@@ -112,14 +120,15 @@ def reference_run(model: onnx.ModelProto, cut: Cut, name: str) -> RunOnce:
 class LayerCheck:
     """Certificates of the deployed network's layers, over any number of samples."""
 
-    def __init__(self, model: onnx.ModelProto, cut: Cut) -> None:
+    def __init__(self, model: onnx.ModelProto, cut: Cut, fineness: Fineness = AS_FLOAT32) -> None:
         """Prepare the tallies.
 
         Args:
             model: canonical QDQ model.
             cut: of `model`.
+            fineness: of the deployed network's arithmetic.
         """
-        self._cut = cut
+        self._cut, self._fineness = cut, fineness
         self._network = ExactNetwork(model)
         self._choices = find_choices(model)
         self._tallies: dict[str, Tally] = {}
@@ -149,16 +158,17 @@ class LayerCheck:
 
     def _tally(self, name: str, value: object) -> Tally:
         if name not in self._tallies:
-            self._tallies[name] = _new_tally(name, self._cut.makers[name], value, self._choices.get(name))
+            choice = self._choices.get(name)
+            self._tallies[name] = _new_tally(name, self._cut.makers[name], value, choice, self._fineness)
         return self._tallies[name]
 
 
-def _new_tally(name: str, node: str, value: object, choice: Choice | None) -> Tally:
+def _new_tally(name: str, node: str, value: object, choice: Choice | None, fineness: Fineness) -> Tally:
     if isinstance(value, Quantized):
-        return StepTally(name, node)
+        return StepTally(name, node, fineness=fineness)
     if choice is not None:
         return ChoiceTally(name, node, choice=choice)
-    return RealTally(name, node)
+    return RealTally(name, node, fineness=fineness)
 
 
 def made_by(name: str, maker: Mapping[str, onnx.NodeProto]) -> str:

@@ -33,15 +33,20 @@ class Size:
         library, params: bytes of deploy.so and deploy.params.
         weights: elements of the canonical model's weights.
         memory: while it runs.
+        file: name of the one file that holds code and parameters, where there is one: `library` is its size then, and
+            what a run takes is up to its interpreter.
     """
 
     library: int
     params: int
     weights: int
     memory: MemoryUse
+    file: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in report.json; bytes."""
+        if self.file:
+            return {self.file: self.library, "weights": self.weights}
         return {
             "deploy.so": self.library,
             "deploy.params": self.params,

@@ -66,6 +66,8 @@ def _facts(report: Report) -> Table:
 
 
 def _size(size: Size) -> str:
+    if size.file:
+        return f"{size.file} {_megabytes(size.library)}"
     share = f" ({size.params / size.weights:.2f} bytes per weight)" if size.weights else ""
     work, least = _megabytes(size.memory.workspace), _megabytes(size.memory.live)
     return (

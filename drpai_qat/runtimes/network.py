@@ -19,6 +19,7 @@ from drpai_qat.core.errors import DeploymentError
 from drpai_qat.core.tensor_info import TensorInfo
 from drpai_qat.core.text import one_line
 from drpai_qat.deployment import manifest
+from drpai_qat.runtimes.tflite import LiteNetwork
 
 ALIGNMENT = 64
 """Bytes: what compiled code may assume of every tensor's address."""
@@ -123,23 +124,26 @@ class Network:
         return [np.from_dlpack(part).copy() for part in parts]
 
 
-def load(folder: str | Path) -> Network:
+def load(folder: str | Path) -> Network | LiteNetwork:
     """Load a folder that the compile command wrote.
 
     Args:
-        folder: holds deploy.so, deploy.json and deploy.params.
+        folder: holds deploy.json, and deploy.so and deploy.params, or a TFLite file.
     Returns: the network, ready to run on this machine's CPU.
     Raises: DeploymentError: the folder is not ours, incomplete or damaged, or was compiled for another CPU.
     """
     path = Path(folder)
     found = manifest.read(path)
     _check_cpu(path, found.target)
-    for name in (manifest.LIBRARY, manifest.PARAMS):
+    lite = found.target.get("file")
+    for name in (manifest.LIBRARY, manifest.PARAMS) if lite is None else (str(lite),):
         file = path / name
         if not file.is_file():
             raise DeploymentError(f"{file} is missing: copy the whole folder")
         if manifest.sha256(file) != found.files.get(name):
             raise DeploymentError(f"{file} is not the file that was compiled (sha256 differs): copy it again")
+    if lite is not None:
+        return LiteNetwork(path / str(lite))
     return Network(path / manifest.LIBRARY, path / manifest.PARAMS, found.inputs, found.outputs)
 
 

@@ -72,6 +72,8 @@ class RemoteNetwork:
         from tvm import relax, runtime
 
         found = manifest.read(folder)
+        if manifest.LIBRARY not in found.files:
+            raise DeploymentError(f"{folder} was compiled for {found.target.get('name')}: it does not run over RPC")
         self.inputs, self.outputs = found.inputs, found.outputs
         self._session = _connect(address, key)
         try:

@@ -92,9 +92,7 @@ def run(network: Runs, folder: Path, loops: int) -> SampleRun:
     Raises: DeploymentError: the sample files are missing or don't fit.
     """
     samples = folder / INTERPRETER_OUT
-    feeds = {
-        info.name: _read(samples / f"input_{i}.bin", info).astype(info.dtype) for i, info in enumerate(network.inputs)
-    }
+    feeds = {info.name: _fed(_read(samples / f"input_{i}.bin", info), info) for i, info in enumerate(network.inputs)}
     outputs = network.run(feeds)
     arrays = tuple(np.asarray(outputs[info.name], np.float32) for info in network.outputs)
     compared = tuple(
@@ -103,6 +101,11 @@ def run(network: Runs, folder: Path, loops: int) -> SampleRun:
     )
     remote = getattr(network, "times", None)
     return SampleRun(arrays, compared, remote(feeds, loops) if remote else _times(network, feeds, loops))
+
+
+def _fed(array: NDArray, info: TensorInfo) -> NDArray:
+    """As the network takes it; one with integers at its edges rounds reals to their grid itself."""
+    return array if info.quantization is not None else array.astype(info.dtype)
 
 
 def _read(path: Path, info: TensorInfo) -> NDArray:

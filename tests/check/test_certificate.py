@@ -13,6 +13,7 @@ from drpai_qat.check.certificate import (
     TIE_LSB,
     Certificate,
     ChoiceTally,
+    Fineness,
     GridTally,
     RealTally,
     StepTally,
@@ -32,6 +33,21 @@ def steps_verdict(exact: Quantized, *found: int) -> Certificate:
     tally = StepTally("t", "Conv c")
     tally.add(exact, np.array(found, exact.integers.dtype), exact.integers, {})
     return tally.certificate()
+
+
+def test_a_coarser_arithmetic_has_wider_ties():
+    """Fixed-point kernels: a value so near the boundary may end on either side; a whole step off is wrong."""
+    fineness = Fineness(0.05, 2.0, {"t": 0.1})
+    tally = StepTally("t", "Conv c", fineness=fineness)
+    exact = quantized(2.54, 7.0, 9.0)
+    tally.add(exact, np.array([2, 7, 8], np.uint8), exact.integers, {})
+    assert (tally.certificate().unequal, tally.certificate().wrong) == (2, 1)
+    real = RealTally("t", "Gemm g", fineness=fineness)
+    values = np.array([0.0, 25.5])
+    real.add(values, values + 0.052, values, {})  # rounded to steps of 0.1
+    assert real.certificate().certified
+    real.add(values, values + 0.06, values, {})
+    assert not real.certificate().certified
 
 
 def test_equal_integers_are_certified():

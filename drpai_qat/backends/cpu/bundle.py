@@ -60,6 +60,8 @@ def bundle(
     compiled_for = str(found.target.get("name"))
     if target is not None and target != compiled_for:
         raise OptionError(f"{folder} was compiled for {compiled_for}: compile it with --target {target} first")
+    if manifest.LIBRARY not in found.files:
+        raise OptionError(f"{folder} was compiled for {compiled_for}, which needs no bundle: copy its file")
     machine = by_name(compiled_for)
     linker = _cxx(find_linker(machine.machine, toolchain_dir, cross_compiler))
     with staged(output_dir) as staging:
