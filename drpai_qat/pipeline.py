@@ -87,7 +87,11 @@ def run(options: CompileOptions, progress: Stages) -> Report:
                 target=str(artifact.target["name"]),
                 weights=weights,
                 activations=activations,
-                notes=(*folded.log, *artifact.notes),
+                notes=(
+                    *folded.log,
+                    *artifact.notes,
+                    *(preprocess.Note("note", "options", "options", line) for line in options.remarks()),
+                ),
                 coverage=artifact.coverage,
                 size=artifact.size,
                 samples=None if given is None else given.to_json(len(samples)),

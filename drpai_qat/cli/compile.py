@@ -50,6 +50,9 @@ def _compile(options: CompileOptions, interrupts: Interrupts, quiet: bool, verbo
     from drpai_qat.core import progress
     from drpai_qat.report import terminal
 
+    if not quiet:
+        for line in options.remarks():
+            say(f"note: {line}")
     stages = progress.Silent() if quiet else progress.for_console(Console(stderr=True))
     report = pipeline.run(options, interrupts.watch(stages))
     if not quiet:

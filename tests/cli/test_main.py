@@ -62,24 +62,16 @@ class TestUsage:
             ["--unknown"],
             ["-o"],
             ["second.onnx"],
-            ["-d", "T"],
-            ["-c", "Q"],
-            ["-q", "Q"],
-            ["-p", "-az True"],
-            ["-v", "091"],
             ["-r", "R"],
             ["-n", "5"],
             ["--images", "I"],
-            ["-f", "float16"],
-            ["--level", "0"],
+            ["-d", "T"],
+            ["-c", "Q"],
+            ["-q", "Q"],
         ],
     )
     def test_refused(self, capsys, arguments):
         assert usage_error(capsys, *arguments).startswith("Error: ")
-
-    def test_the_guides_own_command(self, capsys):
-        line = usage_error(capsys, *["-d", "T", "-q", "Q", "-p"], "az True", *["-v", "091", "-a", "-m", "pytorch"])
-        assert "-d, -q/-c, -p, -v" in line
 
     def test_no_model(self, capsys):
         assert compile_main([]) == 2
@@ -144,6 +136,15 @@ class TestAccepted:
         assert options.thresholds.max_lsb == 3
         assert options.thresholds.min_cosine == 0.9
         assert options.thresholds.min_top1 == 0.5
+
+    def test_options_without_effect_are_said_and_stop_nothing(self, compiled, capsys):
+        arguments = ["m.onnx", "-p", "-az True", "-v", "091", "--level", "0", "-f", "float16"]
+        assert compile_main(arguments) == 1
+        assert len(compiled) == 1
+        lines = capsys.readouterr().err.splitlines()
+        assert [line.split(":")[1] for line in lines] == [" -f float16", " -v 091", " -p", " --level 0", " seen enough"]
+        assert compile_main([*arguments, "--quiet"]) == 1
+        assert capsys.readouterr().err == "error: seen enough\n"
 
     def test_type_may_be_left_to_the_patterns(self, compiled):
         compile_main(["m.onnx"])

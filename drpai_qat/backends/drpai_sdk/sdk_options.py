@@ -1,14 +1,16 @@
-"""Options of the SDK's own script: known, and refused until they are served, so that none is ignored."""
+"""Options of the SDK's own script; those that change nothing without its tools are accepted, and a line says so."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 from drpai_qat.core.errors import OptionError
 from drpai_qat.core.option_groups import Group, option
 
-_LATER = "(a later release)."
+OPERATOR_SETS = ("091", "100")
+_DEFAULT_SET = "100"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,46 +20,43 @@ class SdkOptions(Group):
     title: ClassVar[str] = "DRP-AI SDK"
 
     drp_compiler_dir: str | None = option(
-        "-d", "--drp_compiler_dir", metavar="DIR", help=f"Folder of the DRP-AI Translator {_LATER}"
-    )
+        "-d", "--drp_compiler_dir", metavar="DIR",
+        help="Folder of the DRP-AI Translator (a later release).",
+    )  # fmt: skip
     quantization_tool: str | None = option(
-        "-q", "-c", "--quantization_tool", metavar="DIR", help=f"Folder of the DRP-AI Quantizer {_LATER}"
-    )
+        "-q", "-c", "--quantization_tool", metavar="DIR",
+        help="Folder of the DRP-AI Quantizer (a later release).",
+    )  # fmt: skip
     quantization_option: str | None = option(
-        "-p", "--quantization_option", metavar="TEXT", help=f"Options for the DRP-AI Quantizer {_LATER}"
-    )
+        "-p", "--quantization_option", metavar="TEXT",
+        help='Words added to the DRP-AI Quantizer\'s command: "az True", "--opts percentile_value 99.99" ...',
+    )  # fmt: skip
     drp_compiler_version: str | None = option(
-        "-v", "--drp_compiler_version", choices=("091", "100"), help=f"Operator set of the DRP-AI Translator {_LATER}"
-    )
+        "-v", "--drp_compiler_version", choices=OPERATOR_SETS, default_text=_DEFAULT_SET,
+        help="Set of operators that the accelerator takes.",
+    )  # fmt: skip
     record_dir: str | None = option(
-        "-r", "--record_dir", metavar="DIR", help=f"Folder with recorded calibration data {_LATER}"
+        "-r", "--record_dir", metavar="DIR", help="Folder with recorded calibration data (a later release)."
     )
     num_frame: int | None = option(
-        "-n", "--num_frame", metavar="N", kind=int, least=1, help=f"Number of calibration frames {_LATER}"
-    )
-    images: str | None = option("--images", metavar="DIR", help=f"Folder with calibration images {_LATER}")
+        "-n", "--num_frame", metavar="N", kind=int, least=1, help="Number of calibration frames (a later release).",
+    )  # fmt: skip
+    images: str | None = option("--images", metavar="DIR", help="Folder with calibration images (a later release).")
     cpu_data_type: str | None = option(
         "-f", "--cpu_data_type", choices=("float16", "float32"), default_text="float32",
-        help="Type in which layers without integers are computed (float16: a later release).",
+        help="Type in which layers without integers are computed; float16 is computed in float32, which is finer.",
     )  # fmt: skip
     level: int | None = option(
         "--level", metavar="N", kind=int, least=0, most=1, default_text="1",
-        help="Optimization level; 0 exists in the DRP-AI SDK only.",
+        help="Optimization level of the SDK; 0 leaves Concat to the CPU.",
     )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        tools = {
-            "-d": self.drp_compiler_dir,
-            "-q/-c": self.quantization_tool,
-            "-p": self.quantization_option,
-            "-v": self.drp_compiler_version,
-        }
-        given = [name for name, value in tools.items() if value is not None]
-        if given:
+        if self.uses_tools:
             raise OptionError(
-                f"{', '.join(given)}: the DRP-AI SDK's tools are served by a later release; without "
-                f"{'it' if len(given) == 1 else 'them'} the built-in quantizer and compiler do the whole job"
+                "-d and -q: the DRP-AI SDK's tools are served by a later release; without them the built-in compiler "
+                "does the whole job"
             )
         calibration = {"-r": self.record_dir, "-n": self.num_frame, "--images": self.images}
         given = [name for name, value in calibration.items() if value is not None]
@@ -66,9 +65,26 @@ class SdkOptions(Group):
                 f"{', '.join(given)}: calibration is served by a later release; drop "
                 f"{'it' if len(given) == 1 else 'them'}: a QAT model brings its trained ranges"
             )
+
+    @property
+    def uses_tools(self) -> bool:
+        """The SDK's tools compile, not the built-in compiler alone; their variables alone do not decide that."""
+        return self.drp_compiler_dir is not None or self.quantization_tool is not None
+
+    @property
+    def operator_set(self) -> str:
+        """-v, or the set that the tools take without it."""
+        return self.drp_compiler_version or _DEFAULT_SET
+
+    def remarks(self) -> Iterator[str]:
+        """A line on each option that is given and changes nothing."""
         if self.cpu_data_type == "float16":
-            raise OptionError("-f float16 is served by a later release; drop it: float layers run in float32")
+            yield "-f float16: layers without integers run in float32, which is finer"
+        if self.uses_tools:
+            return
+        if self.drp_compiler_version is not None:
+            yield f"-v {self.drp_compiler_version}: no effect without -d or -q: the built-in compiler takes all"
+        if self.quantization_option is not None:
+            yield "-p: no effect without -d or -q; the model's trained ranges leave the built-in quantizer no choice"
         if self.level == 0:
-            raise OptionError(
-                "--level 0 turns off an optimization of the DRP-AI SDK; the built-in compiler has level 1 only: drop it"
-            )
+            yield "--level 0: no effect without -d or -q; the built-in compiler has one level"
