@@ -20,12 +20,12 @@ class SdkOptions(Group):
     title: ClassVar[str] = "DRP-AI SDK"
 
     drp_compiler_dir: str | None = option(
-        "-d", "--drp_compiler_dir", metavar="DIR",
-        help="Folder of the DRP-AI Translator (a later release).",
+        "-d", "--drp_compiler_dir", metavar="DIR", default_text="$TRANSLATOR, if -q is given",
+        help="Folder of the DRP-AI Translator; with it or with -q, the SDK's tools compile for the accelerator.",
     )  # fmt: skip
     quantization_tool: str | None = option(
-        "-q", "-c", "--quantization_tool", metavar="DIR",
-        help="Folder of the DRP-AI Quantizer (a later release).",
+        "-q", "-c", "--quantization_tool", metavar="DIR", default_text="$QUANTIZER, if -d is given",
+        help="Folder of the DRP-AI Quantizer.",
     )  # fmt: skip
     quantization_option: str | None = option(
         "-p", "--quantization_option", metavar="TEXT",
@@ -36,10 +36,11 @@ class SdkOptions(Group):
         help="Set of operators that the accelerator takes.",
     )  # fmt: skip
     record_dir: str | None = option(
-        "-r", "--record_dir", metavar="DIR", help="Folder with recorded calibration data (a later release)."
+        "-r", "--record_dir", metavar="DIR", help="Folder to keep the recorded calibration data in; new or empty."
     )
     num_frame: int | None = option(
-        "-n", "--num_frame", metavar="N", kind=int, least=1, help="Number of calibration frames (a later release).",
+        "-n", "--num_frame", metavar="N", kind=int, least=1, default_text="8",
+        help="Number of random calibration frames, where no --samples are given.",
     )  # fmt: skip
     images: str | None = option("--images", metavar="DIR", help="Folder with calibration images (a later release).")
     cpu_data_type: str | None = option(
@@ -54,10 +55,9 @@ class SdkOptions(Group):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.uses_tools:
-            raise OptionError(
-                "-d and -q: the DRP-AI SDK's tools are served by a later release; without them the built-in compiler "
-                "does the whole job"
-            )
+            if self.images is not None:
+                raise OptionError("--images is served by a later release: give the same data as arrays with --samples")
+            return
         calibration = {"-r": self.record_dir, "-n": self.num_frame, "--images": self.images}
         given = [name for name, value in calibration.items() if value is not None]
         if given:

@@ -12,8 +12,7 @@ from drpai_qat.core.errors import OptionError
     ("given", "named"),
     [
         ({"record_dir": "x", "num_frame": 3, "images": "i"}, "-r, -n, --images:"),
-        ({"drp_compiler_dir": "T"}, "-d and -q"),
-        ({"quantization_tool": "Q"}, "-d and -q"),
+        ({"drp_compiler_dir": "T", "images": "i"}, "--images"),
         ({"drp_compiler_version": "092"}, "-v '092' is unknown: give 091 or 100"),
     ],
 )
@@ -28,6 +27,14 @@ def test_without_the_tools_options_of_theirs_are_said_to_change_nothing() -> Non
     assert [line.split(":")[0] for line in options.remarks()] == [
         "-f float16", "-v 091", "-p", "--level 0",
     ]  # fmt: skip
+
+
+def test_with_a_tool_they_have_one() -> None:
+    for tool in ({"drp_compiler_dir": "T"}, {"quantization_tool": "Q"}):
+        options = SdkOptions(quantization_option="az True", drp_compiler_version="091", level=0, num_frame=3, **tool)
+        assert options.uses_tools
+        assert list(options.remarks()) == []
+    assert SdkOptions(drp_compiler_dir="T").operator_set == "100"
 
 
 def test_what_the_builtin_compiler_does_anyway_needs_no_word() -> None:

@@ -1,0 +1,59 @@
+"""The check list and its exit status."""
+
+from __future__ import annotations
+
+import pytest
+
+from drpai_qat.cli.main import main
+
+
+def test_this_machine_compiles_for_itself(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TRANSLATOR", "QUANTIZER", "SDK"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "everything needed is there"
+    for what in ("Python", "apache-tvm", "CPU, and the target it gives", "C compiler", "qemu", "cache of kernels"):
+        assert any(what in line for line in lines), what
+
+
+def test_what_the_target_needs_is_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
+    monkeypatch.setenv("SDK", str(tmp_path))
+    assert main(["doctor"]) == 0
+    capsys.readouterr()
+    assert main(["doctor", "--target", "rzv2h"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "1 missing"
+    (line,) = [line for line in lines if line.startswith("missing ")]
+    assert "Arm64 cross compiler" in line
+    assert "unset SDK" in line
+
+
+def test_the_sdk_is_needed_where_its_tools_are_asked_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
+    monkeypatch.delenv("PRODUCT", raising=False)
+    assert main(["doctor", "-d", str(tmp_path), "--quantization-tool", str(tmp_path)]) == 1
+    missing = [line for line in capsys.readouterr().out.splitlines() if line.startswith("missing ")]
+    assert [line[8:].split("  ")[0] for line in missing] == [
+        "PRODUCT", "DRP-AI Translator's folder", "DRP-AI Quantizer's folder",
+    ]  # fmt: skip
+
+
+def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--target", "pdp11"]) == 2
+    assert "--target 'pdp11' is unknown" in capsys.readouterr().err
+
+
+def test_it_loads_no_compiler() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from drpai_qat.cli.main import main; main(['doctor']);"
+        "print(sorted({'tvm', 'onnx', 'onnxruntime'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
