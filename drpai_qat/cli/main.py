@@ -15,6 +15,7 @@ from drpai_qat.cli.click_options import CONTEXT
 from drpai_qat.cli.compile import compile_command
 from drpai_qat.cli.doctor import doctor_command
 from drpai_qat.cli.exit_status import DONE, INTERRUPTED
+from drpai_qat.cli.handover import handover_command
 from drpai_qat.cli.run import run_command
 from drpai_qat.version import __version__
 
@@ -28,6 +29,7 @@ def drpai_qat() -> None:
 drpai_qat.add_command(compile_command, "compile")
 drpai_qat.add_command(run_command, "run")
 drpai_qat.add_command(bundle_command, "bundle")
+drpai_qat.add_command(handover_command, "handover")
 drpai_qat.add_command(doctor_command, "doctor")
 
 

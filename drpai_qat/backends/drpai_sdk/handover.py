@@ -1,0 +1,172 @@
+"""A float model with the trained ranges in it, and calibration frames, for those who run the vendor's own script."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+import preprocess
+from drpai_qat.backends.drpai_sdk.calibration_frames import Calibration, Frame, Reached, calibrate
+from drpai_qat.backends.drpai_sdk.handover_options import HandoverOptions
+from drpai_qat.backends.drpai_sdk.handover_readme import README
+from drpai_qat.backends.drpai_sdk.returned_grids import ReturnedGrid, compare_grids
+from drpai_qat.backends.drpai_sdk.submodels import FloatModel, float_model
+from drpai_qat.core.errors import ModelError
+from drpai_qat.core.progress import Stages
+from drpai_qat.core.text import one_line
+from drpai_qat.data.given_samples import read_samples
+from drpai_qat.data.sample_options import SampleOptions
+from drpai_qat.data.samples import choose_samples, make_samples
+from drpai_qat.deployment.folder import staged
+from drpai_qat.graph.canonical import read_graph
+from drpai_qat.runtimes.blame import naming
+from drpai_qat.runtimes.onnxruntime import Reference
+from drpai_qat.source.loading import load
+from drpai_qat.source.static_shapes import specialize
+
+RANDOM_FRAMES = 8
+"""Frames where neither a number nor data is given."""
+
+MODEL, CALIBRATION, RANGES, EXPECTED = "model.onnx", "calibration", "ranges.json", "README.md"
+
+
+@dataclass(frozen=True)
+class Handover:
+    """What is handed over."""
+
+    floats: FloatModel
+    calibration: Calibration
+
+    def summary(self) -> str:
+        """One line: how many trained ranges calibration arrives at."""
+        ranges = self.calibration.reached
+        lands = sum(one.both and one.range.full for one in ranges)
+        made = len(self.calibration.frames) - self.calibration.given
+        return (
+            f"{lands} of {len(ranges)} trained ranges are reached at both ends by {self.calibration.given} frames "
+            f"and {made} made up for that"
+        )
+
+
+def frames_for(model: onnx.ModelProto, options: SampleOptions, count: int | None) -> Sequence[Frame]:
+    """Calibration frames for a canonical model.
+
+    Args:
+        options: the user's samples, or the seed of random ones.
+        count: how many; None: all samples, or 8 random ones.
+    Raises: OptionError: the samples can't be read, do not fit the model, or are fewer.
+    """
+    if options.given is None:
+        return make_samples(model, count or RANDOM_FRAMES, options.seed)
+    return choose_samples(model, read_samples(options.given), SampleOptions(check_samples=count))
+
+
+def hand_over(options: HandoverOptions, progress: Stages) -> Handover:
+    """Write the folder, whole or not at all.
+
+    Raises: DrpaiQatError: the model can't be read, the samples do not fit it, the folder can't be written.
+    """
+    with staged(options.folder) as folder:
+        made, canonical, name = _prepared(options, progress)
+        with progress.stage("writing the folder"):
+            write_handover(made, folder)
+            _write_readme(made, canonical, folder / EXPECTED, name)
+    return made
+
+
+def compare_returned(options: HandoverOptions, returned: Path, progress: Stages) -> tuple[ReturnedGrid, ...]:
+    """Hold a quantized model, made of an earlier handover, against what was trained.
+
+    Raises: DrpaiQatError: a model can't be read.
+    """
+    floats = _floats(options, progress)[0]
+    return compare_grids(floats, read_returned(returned))
+
+
+def read_returned(path: Path) -> onnx.ModelProto:
+    """The quantized model that a tool wrote.
+
+    Raises: ModelError: it is no ONNX.
+    """
+    try:
+        return onnx.load(path)
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}") from None
+    except Exception as error:  # protobuf's own types, and whatever it meets in garbage
+        raise ModelError(f"{path.name}: is no ONNX model: {one_line(error)}") from None
+
+
+def write_handover(made: Handover, folder: Path) -> None:
+    """Write model.onnx, calibration/ and ranges.json."""
+    onnx.save(made.floats.model, folder / MODEL)
+    made.calibration.write(made.floats.model, folder / CALIBRATION)
+    write_ranges(made.calibration, (), folder / RANGES)
+
+
+def write_ranges(calibration: Calibration, returned: Sequence[ReturnedGrid], path: Path) -> None:
+    """Write the trained ranges, which of their ends are reached, and what came back of them."""
+    content = {
+        "ranges": [
+            {
+                "tensor": one.range.tensor,
+                "scale": float(one.range.params.scale),
+                "zero_point": int(one.range.params.zero_point),
+                "dtype": one.range.params.dtype.name,
+                "low": one.range.low,
+                "high": one.range.high,
+                "all_8_bits": one.range.full,
+                "low_reached": one.low,
+                "high_reached": one.high,
+            }
+            for one in calibration.reached
+        ],
+        **({"returned": [one.to_json() for one in returned]} if returned else {}),
+    }
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _floats(options: HandoverOptions, progress: Stages) -> tuple[FloatModel, onnx.ModelProto, str]:
+    with progress.stage("loading the model"):
+        source = load(Path(options.model))
+        static = specialize(source.path.name, source.model, options.input_shapes)
+    with progress.stage("folding the fake-quant"), naming(source.path):
+        canonical = preprocess.preprocess(static, options.qat_type).model
+        floats = float_model(canonical, read_graph(canonical))
+    return floats, canonical, source.path.name
+
+
+def _prepared(options: HandoverOptions, progress: Stages) -> tuple[Handover, onnx.ModelProto, str]:
+    floats, canonical, name = _floats(options, progress)
+    frames = frames_for(canonical, options, options.num_frame)
+    with progress.stage("looking for frames that reach the trained ranges"):
+        return Handover(floats, calibrate(floats, frames, options.seed)), canonical, name
+
+
+def _write_readme(made: Handover, canonical: onnx.ModelProto, path: Path, name: str) -> None:
+    """What it is, how to use it, what to expect: with figures of this very model."""
+    wanted = Reference(canonical, name)
+    floats = Reference(made.floats.model, MODEL)
+    frame = made.calibration.frames[0]
+    quantized, plain = wanted.run(frame), floats.run(frame)
+    largest = max(float(abs(quantized[one] - plain[one]).max()) for one in quantized)
+    missed = [one for one in made.calibration.reached if not (one.both and one.range.full)]
+    lines = [f"- `{one.range.tensor}`: {_why(one)}" for one in missed] or ["- none"]
+    path.write_text(
+        README.format(
+            name=name, summary=made.summary(), frames=len(made.calibration.frames), largest=f"{largest:.4g}",
+            inputs=", ".join(f"`{value.name}`" for value in made.floats.model.graph.input), missed="\n".join(lines),
+        ),
+        encoding="utf-8",
+    )  # fmt: skip
+
+
+def _why(one: Reached) -> str:
+    if not one.range.full:
+        steps = round((one.range.high - one.range.low) / float(one.range.params.scale))
+        return f"trained with {steps} steps; calibration spreads all 255 over the same range, a finer grid"
+    ends = [name for name, there in (("lower", one.low), ("upper", one.high)) if not there]
+    return f"no frame reaches its {' and its '.join(ends)} end"
