@@ -13,7 +13,6 @@ from drpai_qat.backends.drpai_sdk.sdk_options import SdkOptions
 from drpai_qat.backends.target_options import TargetOptions
 from drpai_qat.backends.tflite.tflite_options import TfliteOptions
 from drpai_qat.check.thresholds import CheckOptions
-from drpai_qat.core.errors import OptionError
 from drpai_qat.data.sample_options import SampleOptions
 from drpai_qat.deployment.output_options import OutputOptions
 from drpai_qat.source.model_options import ModelOptions
@@ -29,11 +28,6 @@ class CompileOptions(
         super().__post_init__()
         table.known(self.target)
         self.fit(self)
-        if self.uses_tools:
-            raise OptionError(
-                "-d and -q: the DRP-AI SDK's tools are served by a later release; without them the built-in compiler "
-                "does the whole job"
-            )
         if self.mcpu is not None:
             from drpai_qat.backends.cpu import targets  # loads TVM: LLVM knows the CPUs
 

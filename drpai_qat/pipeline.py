@@ -56,7 +56,7 @@ def run(options: CompileOptions, progress: Stages) -> Report:
 
     Raises: DrpaiQatError: see drpai_qat.core.errors.
     """
-    backend = table.backend(options.target)
+    backend = table.backend(options.target, options, options)
     backend.prepare(options)
     given = None if options.given is None else read_samples(options.given)
     with staged(options.folder) as folder:

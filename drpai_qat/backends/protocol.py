@@ -43,6 +43,7 @@ class Artifact:
         fineness: how finely the target computes; the check's ties follow from it.
         samples_as_taken: what the network takes of samples, where the file rounds its inputs and training did not.
         compile_here: compiles another model in the same way and returns what runs it; for the check layer by layer.
+            None: single layers can't be compiled.
     """
 
     inputs: tuple[TensorInfo, ...]
@@ -52,7 +53,7 @@ class Artifact:
     size: Size
     files: tuple[str, ...]
     network: Runs
-    compile_here: Callable[[onnx.ModelProto], RunOnce]
+    compile_here: Callable[[onnx.ModelProto], RunOnce] | None
     notes: tuple[Note, ...] = ()
     fineness: Fineness = AS_FLOAT32
     samples_as_taken: Callable[[Mapping[str, NDArray]], dict[str, NDArray]] = dict

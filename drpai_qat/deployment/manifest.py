@@ -105,6 +105,20 @@ def read(folder: Path) -> Manifest:
         ) from None
 
 
+def read_network(folder: Path) -> Manifest:
+    """Read the deploy.json of a folder that holds one network for a CPU, in deploy.so.
+
+    Raises: DeploymentError: as `read`; or the network is divided between an accelerator and the CPU.
+    """
+    found = read(folder)
+    if "plan" in found.target:
+        raise DeploymentError(
+            f"{folder} is divided between a board's accelerator and its CPU, and runs there only: "
+            "compile it without -d and -q for a CPU"
+        )
+    return found
+
+
 def versions() -> dict[str, str]:
     """Of this package, and of those that compile."""
     return {"drpai-qat": __version__, **{name: importlib.metadata.version(name) for name in _VERSIONS_OF}}

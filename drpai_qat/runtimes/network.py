@@ -133,7 +133,7 @@ def load(folder: str | Path) -> Network | LiteNetwork:
     Raises: DeploymentError: the folder is not ours, incomplete or damaged, or was compiled for another CPU.
     """
     path = Path(folder)
-    found = manifest.read(path)
+    found = manifest.read_network(path)
     _check_cpu(path, found.target)
     lite = found.target.get("file")
     for name in (manifest.LIBRARY, manifest.PARAMS) if lite is None else (str(lite),):

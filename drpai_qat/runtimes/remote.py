@@ -71,7 +71,7 @@ class RemoteNetwork:
         """
         from tvm import relax, runtime
 
-        found = manifest.read(folder)
+        found = manifest.read_network(folder)
         if manifest.LIBRARY not in found.files:
             raise DeploymentError(f"{folder} was compiled for {found.target.get('name')}: it does not run over RPC")
         self.inputs, self.outputs = found.inputs, found.outputs

@@ -11,6 +11,8 @@ from drpai_qat.backends import table
 from drpai_qat.backends.cpu import targets
 from drpai_qat.backends.cpu.backend import CpuBackend
 from drpai_qat.backends.cpu.target_names import BOARDS, MACHINES
+from drpai_qat.backends.drpai_sdk.backend import DrpaiSdkBackend
+from drpai_qat.backends.drpai_sdk.sdk_options import SdkOptions
 from drpai_qat.core.errors import OptionError
 
 
@@ -28,6 +30,12 @@ def test_an_unknown_name_lists_those_there_are() -> None:
 
 def test_a_backend_serves_one_compilation() -> None:
     assert table.backend("host") is not table.backend("host")
+
+
+def test_the_sdk_serves_with_the_targets_own_backend_for_the_cpu() -> None:
+    tools = SdkOptions(drp_compiler_dir="T")
+    assert isinstance(table.backend("host", tools), DrpaiSdkBackend)
+    assert isinstance(table.backend("host", SdkOptions(drp_compiler_version="091")), CpuBackend)
 
 
 def test_an_unknown_target_is_wrong_usage_before_anything_is_loaded() -> None:

@@ -65,9 +65,8 @@ class TestUsage:
             ["-r", "R"],
             ["-n", "5"],
             ["--images", "I"],
-            ["-d", "T"],
-            ["-c", "Q"],
-            ["-q", "Q"],
+            ["-d", "T", "--images", "I"],
+            ["--tool-timeout", "0"],
         ],
     )
     def test_refused(self, capsys, arguments):
@@ -136,6 +135,11 @@ class TestAccepted:
         assert options.thresholds.max_lsb == 3
         assert options.thresholds.min_cosine == 0.9
         assert options.thresholds.min_top1 == 0.5
+
+    def test_the_guides_own_command(self, compiled):
+        compile_main(["m.onnx", "-d", "T", "-q", "Q", "-p", "az True", "-v", "091", "-a", "-m", "pytorch"])
+        assert compiled[0].uses_tools
+        assert (compiled[0].drp_compiler_dir, compiled[0].quantization_tool) == ("T", "Q")
 
     def test_options_without_effect_are_said_and_stop_nothing(self, compiled, capsys):
         arguments = ["m.onnx", "-p", "-az True", "-v", "091", "--level", "0", "-f", "float16"]

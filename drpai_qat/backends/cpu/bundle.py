@@ -56,7 +56,7 @@ def bundle(
         DeploymentError: `folder` is not usable, or the libraries can't be had.
         OptionError: another target, or no C++ compiler for it.
     """
-    found = manifest.read(folder)
+    found = manifest.read_network(folder)
     compiled_for = str(found.target.get("name"))
     if target is not None and target != compiled_for:
         raise OptionError(f"{folder} was compiled for {compiled_for}: compile it with --target {target} first")

@@ -35,6 +35,10 @@ class SdkOptions(Group):
         "-v", "--drp_compiler_version", choices=OPERATOR_SETS, default_text=_DEFAULT_SET,
         help="Set of operators that the accelerator takes.",
     )  # fmt: skip
+    offload_ops: str | None = option(
+        "--offload_ops", metavar="FILE", default_text="docs/sdk.md",
+        help="Operators that the accelerator takes, one ONNX name on each line, instead of those of -v.",
+    )  # fmt: skip
     record_dir: str | None = option(
         "-r", "--record_dir", metavar="DIR", help="Folder to keep the recorded calibration data in; new or empty."
     )
@@ -50,6 +54,10 @@ class SdkOptions(Group):
     level: int | None = option(
         "--level", metavar="N", kind=int, least=0, most=1, default_text="1",
         help="Optimization level of the SDK; 0 leaves Concat to the CPU.",
+    )  # fmt: skip
+    tool_timeout: int = option(
+        "--tool_timeout", metavar="S", kind=int, least=1, default=3600,
+        help="Seconds after which a tool of the SDK that has not finished is ended.",
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -86,5 +94,7 @@ class SdkOptions(Group):
             yield f"-v {self.drp_compiler_version}: no effect without -d or -q: the built-in compiler takes all"
         if self.quantization_option is not None:
             yield "-p: no effect without -d or -q; the model's trained ranges leave the built-in quantizer no choice"
+        if self.offload_ops is not None:
+            yield "--offload_ops: no effect without -d or -q"
         if self.level == 0:
             yield "--level 0: no effect without -d or -q; the built-in compiler has one level"

@@ -58,6 +58,9 @@ def sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSdk:
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
     monkeypatch.setenv("PATH", f"{python.parent}:/usr/local/bin:/usr/bin:/bin")
+    linker = root / "bin/aarch64-linux-gnu-gcc"  # a real one need not be installed; nothing here runs Arm64 code
+    linker.write_text('#!/bin/sh\nwhile [ $# -gt 0 ]; do [ "$1" = -o ] && echo code > "$2"; shift; done\n')
+    linker.chmod(0o755)
     monkeypatch.setenv("PRODUCT", "V2H")
     for name in ("TRANSLATOR", "QUANTIZER", "SDK", "OPTIMIZER_ENABLE", "SPARSE_ENABLE", "PYTHONPATH"):
         monkeypatch.delenv(name, raising=False)

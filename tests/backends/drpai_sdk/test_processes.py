@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -18,7 +19,7 @@ SLEEPS = """
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 open("pids", "w").write(f"{child.pid}\\n")
-print("waiting", flush=True)
+print("wait" + "ing", flush=True)
 time.sleep(600)
 """
 
@@ -66,9 +67,19 @@ def test_a_program_that_is_not_there(tmp_path: Path) -> None:
         run_tool("The tool", ["/none"], tmp_path, os.environ, tmp_path / "log", 1)
 
 
-def test_a_tool_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
-    with pytest.raises(ToolError, match=r"not finished in 3 s .*last lines: waiting: give more time"):
-        run(tmp_path, SLEEPS, timeout=3)
+def test_a_tool_that_hangs_is_ended_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Impatient(subprocess.Popen):
+        """Its time is over as soon as it is at work, however slow the machine."""
+
+        def wait(self, timeout: float | None = None) -> int:
+            if timeout == 77:
+                wait_for(lambda: (tmp_path / "pids").exists() and "waiting" in (tmp_path / "log").read_text())
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            return super().wait(timeout)
+
+    monkeypatch.setattr(subprocess, "Popen", Impatient)
+    with pytest.raises(ToolError, match=r"not finished in 77 s .*last lines: waiting: give more time"):
+        run(tmp_path, SLEEPS, timeout=77)
     child = int((tmp_path / "pids").read_text())
     wait_for(lambda: gone(child))
 

@@ -22,15 +22,18 @@ def test_what_would_give_another_result_is_refused(given: dict[str, Any], named:
 
 
 def test_without_the_tools_options_of_theirs_are_said_to_change_nothing() -> None:
-    options = SdkOptions(quantization_option="az True", drp_compiler_version="091", cpu_data_type="float16", level=0)
+    options = SdkOptions(
+        quantization_option="az True", drp_compiler_version="091", cpu_data_type="float16", level=0, offload_ops="o"
+    )
     assert not options.uses_tools
     assert [line.split(":")[0] for line in options.remarks()] == [
-        "-f float16", "-v 091", "-p", "--level 0",
+        "-f float16", "-v 091", "-p", "--offload_ops", "--level 0",
     ]  # fmt: skip
 
 
 def test_with_a_tool_they_have_one() -> None:
-    for tool in ({"drp_compiler_dir": "T"}, {"quantization_tool": "Q"}):
+    tools: tuple[dict[str, Any], ...] = ({"drp_compiler_dir": "T"}, {"quantization_tool": "Q"})
+    for tool in tools:
         options = SdkOptions(quantization_option="az True", drp_compiler_version="091", level=0, num_frame=3, **tool)
         assert options.uses_tools
         assert list(options.remarks()) == []

@@ -57,13 +57,15 @@ def main() -> int:
     out = Path("output") / given.prefix
     out.mkdir(parents=True)
     for name in (*FILES, f"{given.prefix}_addr_map.txt"):
-        if plays == "missing file" and name == "weight.bin":
+        if plays == "missing file" and name == "drp_param.txt":
             continue
         (out / name).write_bytes(b"\0" * 16 + given.s_addr.encode())
-    if plays == "fails":
-        print("E: operator Foo is not supported")
+    if plays in ("fails", "fails silently"):
+        (out / "weight.bin").unlink()
+        if plays == "fails":
+            print("E: operator Foo is not supported")
         return 3
-    if plays == "fails silently":
+    if plays == "fails, but writes":
         return 3
     if plays == "full disk":
         print("OSError: [Errno 28] No space left on device")
