@@ -81,7 +81,7 @@ def conv_sum(
         _Body(shape, isa, tiling, emitters, emitter, scales).emit()
     own = [constant for one in emitters for constant in one.constants]
     constants = (*own, *((ratios,) if len(terms) > 1 else ()), *emitter.constants)
-    return Kernel(builder.get(), constants, emitter.stored_shape, epilogue.out_dtype)
+    return Kernel(builder.get(), constants, emitter.stored_shape, epilogue.out_dtype, epilogue.more_dtypes)
 
 
 def _tiling(shape: ConvShape, terms: Sequence[Term], isa: Isa) -> Tiling:

@@ -86,7 +86,8 @@ def depthwise(
                 _row(shape, isa, emitter, layouts, data, own, origin, row)
             else:
                 _row_of_any_kernel(shape, isa, emitter, weights, data, own, origin, row)
-    return Kernel(builder.get(), (*constants, *emitter.constants), emitter.stored_shape, epilogue.out_dtype)
+    constants += emitter.constants
+    return Kernel(builder.get(), tuple(constants), emitter.stored_shape, epilogue.out_dtype, epilogue.more_dtypes)
 
 
 def _row(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from tvm import tirx
@@ -116,17 +116,18 @@ _BINARY: dict[str, Callable[[Vector, Vector], Vector]] = {
 
 def emit(
     isa: Isa,
-    root: E.Expr,
+    roots: Sequence[E.Expr],
     lanes: int,
     acc: Vector | None,
     load: Callable[[int, int], Vector],
     constant: Callable[[E.Expr, str, int], Vector],
     lookup: Callable[[E.Table, Vector], Vector],
     clamp_root: bool = True,
-) -> Vector:
-    """The tree's value for `lanes` channels as float32; a Snap at the root is left unrounded for the caller.
+) -> list[Vector]:
+    """The values of trees for `lanes` channels as float32; a Snap that is the only root is left unrounded.
 
     Args:
+        roots: they may share nodes, which are computed once.
         acc: the accumulator converted to float32, `lanes` wide; None where the tree has no Acc.
         load: (operand index, lanes) -> float32 vector of the operand at the current position.
         constant: (node, field, lanes) -> float32 vector of a node's constant at the current channels.
@@ -134,7 +135,8 @@ def emit(
         clamp_root: False where the caller clamps a Snap at the root as well.
     """
     values: dict[int, Vector] = {}
-    for node in E.walk(root):
+    root = roots[0] if len(roots) == 1 else None
+    for node in E.walk(*roots):
         match node:
             case E.Acc():
                 value = acc
@@ -154,6 +156,8 @@ def emit(
                     value = tirx.op.nearbyint(value)
             case E.Clamp(x=x):
                 value = _clamped(isa, values[id(x)], node, lanes, constant)
+            case E.Mask(x=x, gate=gate):
+                value = T.Select(values[id(gate)] > _const(0.0, lanes), values[id(x)], _const(0.0, lanes))
             case E.Binary(op=op, x=x, y=y):
                 value = _BINARY[op](values[id(x)], values[id(y)])
             case E.Unary(fn=fn, x=x):
@@ -164,7 +168,7 @@ def emit(
             case _:
                 raise TypeError(f"no TIR for {type(node).__name__}")
         values[id(node)] = T.Bind(value)  # a name: TIR trees would repeat the operand at each use
-    return values[id(root)]
+    return [values[id(one)] for one in roots]
 
 
 def _clamped(

@@ -48,6 +48,19 @@ class Border:
 
 
 @dataclass(frozen=True)
+class Output:
+    """One more output of a kernel, of the first one's shape.
+
+    Attributes:
+        expr, dtype, zero_point: as those of `Epilogue`.
+    """
+
+    expr: E.Expr
+    dtype: str
+    zero_point: int = 0
+
+
+@dataclass(frozen=True)
 class Epilogue:
     """Elementwise tail of a kernel.
 
@@ -62,6 +75,7 @@ class Epilogue:
         out_shape: the output's dims as operands and constants broadcast against them, where they are not the
             kernel's own (the rows of a matrix product may be several dims); same element order, same last dim.
         border: of outputs (N, H, W, C), for kernels that call `EpilogueEmitter.fill_border`.
+        more: further outputs, which the same accumulators give; for kernels that return `more_dtypes`.
     """
 
     expr: E.Expr
@@ -70,32 +84,63 @@ class Epilogue:
     operands: tuple[Operand, ...] = ()
     out_shape: tuple[int, ...] | None = None
     border: Border | None = None
+    more: tuple[Output, ...] = ()
 
     def __post_init__(self) -> None:
         integers = frozenset(i for i, one in enumerate(self.operands) if one.dtype.endswith(("int8", "int16")))
-        if self.out_dtype != "float32" and not E.is_integer(self.expr, integers):
-            raise ValueError(f"{self.out_dtype} output of an expression that is not rounded to integers")
+        for output in self.outputs:
+            if output.dtype != "float32" and not E.is_integer(output.expr, integers):
+                raise ValueError(f"{output.dtype} output of an expression that is not rounded to integers")
+        if self.more and self.border is not None:
+            raise ValueError("a border belongs to one output")
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """All outputs, in the order of the kernel's arguments."""
+        return (Output(self.expr, self.out_dtype, self.zero_point), *self.more)
+
+    @property
+    def roots(self) -> tuple[E.Expr, ...]:
+        """The expressions of all outputs."""
+        return tuple(output.expr for output in self.outputs)
+
+    @property
+    def more_dtypes(self) -> tuple[str, ...]:
+        """For `Kernel.more`."""
+        return tuple(output.dtype for output in self.more)
 
     def evaluate(self, acc: Constant | None, operands: list[Constant]) -> Constant:
-        """The stored output, computed in numpy: bit for bit as the emitted code does, except for exp and its kin."""
-        value = E.evaluate(self.expr, acc, operands)
-        if self.out_dtype == "float32":
-            return value
-        return (np.rint(value).astype(np.int64) + self.zero_point).astype(self.out_dtype)
+        """The first stored output, computed in numpy: bit for bit as the emitted code does, but for exp and its kin."""
+        return self.evaluate_all(acc, operands)[0]
+
+    def evaluate_all(self, acc: Constant | None, operands: list[Constant]) -> list[Constant]:
+        """The same, of every output."""
+        results: list[Constant] = []
+        for output in self.outputs:
+            value = E.evaluate(output.expr, acc, operands)
+            if output.dtype == "float32":
+                results.append(value)
+            else:
+                results.append((np.rint(value).astype(np.int64) + output.zero_point).astype(output.dtype))
+        return results
 
 
 @dataclass(frozen=True)
 class Kernel:
     """A compiled-to-be function and the constants it is called with.
 
-    Arguments of `func`, in order: the kernel's inputs, the epilogue's operands, `constants`, the output; all of them
+    Arguments of `func`, in order: the kernel's inputs, the epilogue's operands, `constants`, the outputs; all of them
     flat (one-dimensional, row-major), whatever the shape.
+
+    Attributes:
+        more: dtypes of further outputs, of the first one's shape.
     """
 
     func: tirx.PrimFunc
     constants: tuple[Constant, ...]
     out_shape: tuple[int, ...]
     out_dtype: str
+    more: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +172,7 @@ class EpilogueEmitter:
         vectors: list[Constant] = []
         self._full: list[Constant] = []
         self._table_values: list[Constant] = []
-        for node in E.walk(epilogue.expr):
+        for node in E.walk(*epilogue.roots):
             if isinstance(node, E.Table):
                 self._tables[id(node)] = len(self._table_values)
                 self._table_values.append(np.ascontiguousarray(node.values, np.float32))
@@ -136,8 +181,11 @@ class EpilogueEmitter:
         if epilogue.border is not None:
             self._border_slot = len(scalars)
             scalars.append(float(epilogue.border.value))
-        if epilogue.zero_point:
-            scalars.append(float(epilogue.zero_point))
+        self._zero_slots: list[int | None] = []
+        for output in epilogue.outputs:
+            self._zero_slots.append(len(scalars) if output.zero_point else None)
+            if output.zero_point:
+                scalars.append(float(output.zero_point))
         self._scalars = np.asarray(scalars, np.float32)
         self._limits = self._saturated_limits()
         self._vectors = np.asarray(vectors, np.float32).reshape(len(vectors), self._channels)
@@ -148,7 +196,7 @@ class EpilogueEmitter:
         None where the limits cannot be left to the saturation of `narrow`: then the value is clamped before rounding.
         """
         root, dtype, zero_point = self.epilogue.expr, self.epilogue.out_dtype, self.epilogue.zero_point
-        if not isinstance(root, E.Snap) or registers_per_pack(self.isa, dtype) == 1:
+        if not isinstance(root, E.Snap) or registers_per_pack(self.isa, dtype) == 1 or self.epilogue.more:
             return None
         if not E.magnitude(root.x, [operand.dtype for operand in self.epilogue.operands]) < 2.0**31 - 2**17:
             return None
@@ -195,8 +243,11 @@ class EpilogueEmitter:
         self._table_buffers = [flat_arg(f"table{i}", c.shape, "float32") for i, c in enumerate(self._table_values)]
 
     def declare_output(self, name: str = "out") -> None:
-        """Add the output to the function's arguments."""
-        self.output = flat_arg(name, self.stored_shape, self.epilogue.out_dtype)
+        """Add the outputs to the function's arguments."""
+        self.outputs = [
+            flat_arg(name if i == 0 else f"{name}{i}", self.stored_shape, output.dtype)
+            for i, output in enumerate(self.epilogue.outputs)
+        ]
 
     def fill_border(self) -> None:
         """Write the border, if there is one; before or after the output itself."""
@@ -210,7 +261,7 @@ class EpilogueEmitter:
         def fill(start: Any, count: int) -> None:
             def body(places: list[Any], lanes: int) -> None:
                 for place in places:
-                    T.buffer_store(self.output, splat(value, lanes), [span(start + place, lanes)])
+                    T.buffer_store(self.outputs[0], splat(value, lanes), [span(start + place, lanes)])
 
             if count:
                 sweep(count, byte_lanes(self.isa, dtype), body)
@@ -252,12 +303,17 @@ class EpilogueEmitter:
 
         acc: the accumulator as float32, `lanes` wide, at most the instruction set's; None where there is none.
         """
-        value = self._value(row.number, channel, acc, lanes)
-        if self.epilogue.out_dtype != "float32":
-            if self.epilogue.zero_point:
-                value = value + splat(self._zero_point(), lanes)
-            value = T.Cast(vector(self.epilogue.out_dtype, lanes), value)
-        T.buffer_store(self.output, value, [span(row.place + channel, lanes)])
+        for i, value in enumerate(self._values(row.number, channel, acc, lanes)):
+            self._store_one(i, row, channel, value, lanes)
+
+    def _store_one(self, output: int, row: Row, channel: Any, value: Vector, lanes: int) -> None:
+        dtype = self.epilogue.outputs[output].dtype
+        if dtype != "float32":
+            zero_point = self._zero_point(output)
+            if zero_point is not None:
+                value = value + splat(zero_point, lanes)
+            value = T.Cast(vector(dtype, lanes), value)
+        T.buffer_store(self.outputs[output], value, [span(row.place + channel, lanes)])
 
     def store_vectors(self, number: Any, channels: list[Any], accs: list[Vector] | None, lanes: int) -> None:
         """Store vectors of one row: full registers together, or one shorter vector; as `loops.sweep` hands them out."""
@@ -274,39 +330,52 @@ class EpilogueEmitter:
         Args:
             pieces: (row, channel, accumulator) of each register, as for `store`, the instruction set's lanes wide.
         """
-        lanes, dtype = self.isa.lanes, self.epilogue.out_dtype
-        width = registers_per_pack(self.isa, dtype)
+        lanes = self.isa.lanes
+        width = max(registers_per_pack(self.isa, output.dtype) for output in self.epilogue.outputs)
         while pieces:
             group, pieces = pieces[:width], pieces[width:]
             if len(group) == 1:
                 self.store(*group[0], lanes)
                 continue
             saturate = self._limits is not None
-            values = [self._value(row.number, channel, acc, lanes, not saturate) for row, channel, acc in group]
-            values += values[-1:] * (width - len(group))
-            zero_point = self._zero_point() if self.epilogue.zero_point else None
-            parts = narrow(self.isa, values, zero_point, dtype, self._tight_limits())
-            for (row, channel, _), part in zip(group, parts, strict=False):
-                elements = T.reinterpret(part, dtype=vector(dtype, lanes))
-                T.buffer_store(self.output, elements, [span(row.place + channel, lanes)])
+            values = [self._values(row.number, channel, acc, lanes, not saturate) for row, channel, acc in group]
+            for i in range(len(self.outputs)):
+                self._store_group(i, [(row, channel) for row, channel, _ in group], [one[i] for one in values])
 
-    def _zero_point(self) -> Any:
-        return T.Cast("int32", self._scalar_buffer[len(self._scalars) - 1])
+    def _store_group(self, output: int, places: list[tuple[Row, Any]], values: list[Vector]) -> None:
+        """Narrow and store whole registers of one output."""
+        lanes, dtype = self.isa.lanes, self.epilogue.outputs[output].dtype
+        width = registers_per_pack(self.isa, dtype)
+        while values:
+            some, values = values[:width], values[width:]
+            own, places = places[:width], places[width:]
+            if len(some) == 1:
+                self._store_one(output, *own[0], some[0], lanes)
+                continue
+            some += some[-1:] * (width - len(some))
+            parts = narrow(self.isa, some, self._zero_point(output), dtype, self._tight_limits())
+            for (row, channel), part in zip(own, parts, strict=False):
+                elements = T.reinterpret(part, dtype=vector(dtype, lanes))
+                T.buffer_store(self.outputs[output], elements, [span(row.place + channel, lanes)])
+
+    def _zero_point(self, output: int = 0) -> Any:
+        slot = self._zero_slots[output]
+        return None if slot is None else T.Cast("int32", self._scalar_buffer[slot])
 
     def _tight_limits(self) -> tuple[Vector | None, Vector | None]:
         """Least and greatest stored value, where narrowing has to see to them."""
         if self._limits is None:
             return None, None
         dtype, root = self.epilogue.out_dtype, self.epilogue.expr
-        zero_point = self._zero_point() if self.epilogue.zero_point else 0
+        zero_point = 0 if self._zero_slots[0] is None else self._zero_point()
         values = []
         for name, tight in zip(("lo", "hi"), self._limits, strict=True):
             _, index = self._slots[id(root), name]
             values.append(T.Cast(dtype, T.Cast("int32", self._scalar_buffer[index]) + zero_point) if tight else None)
         return values[0], values[1]
 
-    def _value(self, row: Any, channel: Any, acc: Vector | None, lanes: int, clamp: bool = True) -> Vector:
-        """The expression's value: float32, or int32 without the zero point."""
+    def _values(self, row: Any, channel: Any, acc: Vector | None, lanes: int, clamp: bool = True) -> list[Vector]:
+        """The value of each output: float32, or int32 without the zero point."""
 
         def load(index: int, width: int) -> Vector:
             operand = self.epilogue.operands[index]
@@ -323,8 +392,11 @@ class EpilogueEmitter:
         def lookup(node: E.Table, index: Vector) -> Vector:
             return self._table_buffers[self._tables[id(node)]][index]
 
-        value = emit(self.isa, self.epilogue.expr, lanes, acc, load, constant, lookup, clamp)
-        return value if self.epilogue.out_dtype == "float32" else T.Bind(round_to_int(self.isa, value, lanes))
+        values = emit(self.isa, self.epilogue.roots, lanes, acc, load, constant, lookup, clamp)
+        return [
+            value if output.dtype == "float32" else T.Bind(round_to_int(self.isa, value, lanes))
+            for output, value in zip(self.epilogue.outputs, values, strict=True)
+        ]
 
     def _read(self, buffer: Any, shape: tuple[int, ...], dtype: str, row: Any, channel: Any, lanes: int) -> Vector:
         """float32 vector of a broadcast tensor at (row, channel)."""

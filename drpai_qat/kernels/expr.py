@@ -38,9 +38,15 @@ class Acc(Expr):
 
 @dataclass(frozen=True, eq=False)
 class Load(Expr):
-    """Element of operand `index`, converted to float32; the operand broadcasts against the output's dims."""
+    """Element of operand `index`, converted to float32; the operand broadcasts against the output's dims.
+
+    Attributes:
+        lo, hi: of an operand that holds integers, its smallest and largest one; emitted code does not depend on them.
+    """
 
     index: int
+    lo: float = -math.inf
+    hi: float = math.inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +74,14 @@ class Clamp(Expr):
     x: Expr
     lo: float
     hi: float
+
+
+@dataclass(frozen=True, eq=False)
+class Mask(Expr):
+    """x where gate is positive, else 0."""
+
+    x: Expr
+    gate: Expr
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,10 +181,15 @@ def is_integer(x: Expr, integer_operands: frozenset[int] = frozenset()) -> bool:
     if isinstance(x, Clamp):
         bounds = [b for b in (x.lo, x.hi) if np.isfinite(b)]
         return is_integer(x.x, integer_operands) and all(float(b).is_integer() for b in bounds)
+    if isinstance(x, Mask):
+        return is_integer(x.x, integer_operands)
     if isinstance(x, Table):
         return bool((x.values == np.rint(x.values)).all())
+    if isinstance(x, Unary):
+        return x.fn in ("round", "floor", "ceil")
     if isinstance(x, Binary):
-        return x.op in ("min", "max") and all(is_integer(side, integer_operands) for side in (x.x, x.y))
+        whole = x.op in ("add", "sub", "min", "max")
+        return whole and all(is_integer(side, integer_operands) for side in (x.x, x.y))
     return False
 
 
@@ -200,6 +219,8 @@ def _magnitude_of(node: Expr, args: list[float], dtypes: Sequence[str]) -> float
             return float(np.abs(mul).max(initial=0)) * args[0] + float(np.abs(add).max(initial=0))
         case Snap(lo=lo, hi=hi) | Clamp(lo=lo, hi=hi):
             return min(args[0], max(abs(lo), abs(hi)))
+        case Mask():
+            return args[0]
         case Binary(op=op) if op in ("add", "sub"):
             return args[0] + args[1]
         case Binary(op="mul"):
@@ -215,8 +236,8 @@ def _magnitude_of(node: Expr, args: list[float], dtypes: Sequence[str]) -> float
     return math.inf
 
 
-def walk(x: Expr) -> Iterator[Expr]:
-    """Each distinct node once, operands before the nodes that use them."""
+def walk(*roots: Expr) -> Iterator[Expr]:
+    """Each distinct node of these trees once, operands before the nodes that use them."""
     seen: set[int] = set()
 
     def visit(node: Expr) -> Iterator[Expr]:
@@ -227,24 +248,25 @@ def walk(x: Expr) -> Iterator[Expr]:
             yield from visit(child)
         yield node
 
-    return visit(x)
+    for root in roots:
+        yield from visit(root)
 
 
-def constants(x: Expr) -> list[Array]:
+def constants(*roots: Expr) -> list[Array]:
     """The arrays of all affine steps."""
-    return [values for node in walk(x) if isinstance(node, Affine) for values in (node.mul, node.add)]
+    return [values for node in walk(*roots) if isinstance(node, Affine) for values in (node.mul, node.add)]
 
 
-def map_constants(x: Expr, change: Callable[[Array], Array]) -> Expr:
-    """The same tree with each array of its affine steps replaced; shared nodes stay shared."""
+def map_constants(change: Callable[[Array], Array], *roots: Expr) -> list[Expr]:
+    """The same trees with each array of their affine steps replaced; shared nodes stay shared."""
     made: dict[int, Expr] = {}
-    for node in walk(x):
+    for node in walk(*roots):
         below = {f.name: made[id(v)] for f in fields(node) if isinstance(v := getattr(node, f.name), Expr)}
         if isinstance(node, Affine):
             made[id(node)] = replace(node, **below, mul=change(node.mul), add=change(node.add))
         else:
             made[id(node)] = replace(node, **below) if below else node
-    return made[id(x)]
+    return [made[id(root)] for root in roots]
 
 
 def evaluate(
@@ -283,6 +305,8 @@ def _evaluate_node(
             return np.clip(np.rint(args[0]), np.float32(lo), np.float32(hi))
         case Clamp(lo=lo, hi=hi):
             return np.clip(args[0], np.float32(lo), np.float32(hi))
+        case Mask():
+            return np.where(args[1] > 0, args[0], np.float32(0))
         case Binary(op=op):
             return BINARY[op](*args)
         case Unary(fn=fn):

@@ -72,7 +72,7 @@ def softmax(
 
                 sweep(inner, isa.lanes, body)
     constants = (np.asarray([scale], np.float32), *emitter.constants)
-    return Kernel(builder.get(), constants, shape, epilogue.out_dtype)
+    return Kernel(builder.get(), constants, shape, epilogue.out_dtype, epilogue.more_dtypes)
 
 
 def _softmax_row(
@@ -178,7 +178,7 @@ def layer_norm(
             sweep(size, isa.lanes, body, _REGISTERS)
     # variance(x) = scale^2 * variance(in): normalize the raw numbers with epsilon / scale^2.
     constants = (np.asarray([epsilon / scale**2, 1.0 / size, zero_point], np.float32), *emitter.constants)
-    return Kernel(builder.get(), constants, (rows, size), epilogue.out_dtype)
+    return Kernel(builder.get(), constants, (rows, size), epilogue.out_dtype, epilogue.more_dtypes)
 
 
 def group_norm(
@@ -235,7 +235,7 @@ def group_norm(
                 sweep(tile, isa.lanes, body, _REGISTERS)
     numbers_used = [epsilon / scale**2, 1.0 / (positions * width), zero_point]
     constants = (np.asarray(numbers_used, np.float32), *emitter.constants)
-    return Kernel(builder.get(), constants, (batch, positions, channels), epilogue.out_dtype)
+    return Kernel(builder.get(), constants, (batch, positions, channels), epilogue.out_dtype, epilogue.more_dtypes)
 
 
 @dataclass(frozen=True, eq=False)

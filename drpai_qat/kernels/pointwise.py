@@ -24,7 +24,7 @@ _REGISTERS = 4
 def pointwise(out_shape: Shape, epilogue: Epilogue, isa: Isa) -> Kernel:
     """Compute the epilogue's expression (no Acc in it) for each element of `out_shape`.
 
-    Returns: kernel of the epilogue's operands alone; output as the epilogue says.
+    Returns: kernel of the epilogue's operands alone; outputs as the epilogue says.
     """
     dims, collapsed = collapse(epilogue.out_shape or out_shape, epilogue)
     dims, collapsed = _widen_last(dims, collapsed, isa.lanes * _REGISTERS)
@@ -41,7 +41,7 @@ def pointwise(out_shape: Shape, epilogue: Epilogue, isa: Isa) -> Kernel:
         else:
             with tasks(rows, rows * inner) as row:
                 _row(emitter, row, 0, inner)
-    return Kernel(builder.get(), emitter.constants, out_shape, epilogue.out_dtype)
+    return Kernel(builder.get(), emitter.constants, out_shape, epilogue.out_dtype, epilogue.more_dtypes)
 
 
 def _row(emitter: EpilogueEmitter, row: Index, first: Index, count: int) -> None:
@@ -57,7 +57,7 @@ def collapse(out_shape: Shape, epilogue: Epilogue) -> tuple[Shape, Epilogue]:
     Long rows vectorize whatever the channel count, and fewer dims make cheaper indices.
     """
     rank = len(out_shape)
-    shapes = [operand.shape for operand in epilogue.operands] + [c.shape for c in E.constants(epilogue.expr)]
+    shapes = [operand.shape for operand in epilogue.operands] + [c.shape for c in E.constants(*epilogue.roots)]
     aligned = [_aligned(shape, rank) for shape in shapes]
     groups: list[list[int]] = []
     for axis, size in enumerate(out_shape):
@@ -82,7 +82,7 @@ def _widen_last(dims: Shape, epilogue: Epilogue, width: int) -> tuple[Shape, Epi
     """
     rank = len(dims)
     operands = [_aligned(operand.shape, rank) for operand in epilogue.operands]
-    constants = [_aligned(values.shape, rank) for values in E.constants(epilogue.expr)]
+    constants = [_aligned(values.shape, rank) for values in E.constants(*epilogue.roots)]
     if rank < 2 or dims[-1] >= width or any((s[-1] == 1) != (s[-2] == 1) for s in operands):
         return dims, epilogue
     if any(s[-1] == 1 and s[-2] > 1 for s in constants):
@@ -109,4 +109,6 @@ def _aligned(shape: Shape, rank: int) -> Shape:
 
 def _reshaped(epilogue: Epilogue, shape_of: Callable[[Shape], Shape], constant: Callable[[Values], Values]) -> Epilogue:
     operands = tuple(replace(operand, shape=shape_of(operand.shape)) for operand in epilogue.operands)
-    return replace(epilogue, expr=E.map_constants(epilogue.expr, constant), operands=operands, out_shape=None)
+    expr, *others = E.map_constants(constant, *epilogue.roots)
+    more = tuple(replace(output, expr=root) for output, root in zip(epilogue.more, others, strict=True))
+    return replace(epilogue, expr=expr, more=more, operands=operands, out_shape=None)

@@ -147,7 +147,7 @@ def average_pool(
 
                 sweep(channels, isa.lanes, body, 4)
     constants = (np.asarray([zero_point], acc_dtype), *emitter.constants)
-    return Kernel(builder.get(), constants, out_shape, epilogue.out_dtype)
+    return Kernel(builder.get(), constants, out_shape, epilogue.out_dtype, epilogue.more_dtypes)
 
 
 def _taps_inside(position: Index, taps: int, stride: int, pad: int, dilation: int, extent: int) -> tuple[Index, Index]:

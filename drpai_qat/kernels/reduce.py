@@ -55,7 +55,7 @@ def reduce(
             else:
                 sweep(size, isa.lanes, body, _REGISTERS)
     constants = (np.asarray([zero_point], acc_dtype), *emitter.constants)
-    return Kernel(builder.get(), constants, (outer, inner), epilogue.out_dtype)
+    return Kernel(builder.get(), constants, (outer, inner), epilogue.out_dtype, epilogue.more_dtypes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -111,4 +111,4 @@ def resize_linear(
     maps = [np.concatenate([axis.left, axis.right]).astype(np.int32) for axis in (rows, columns)]
     weights = [axis.weight.astype(np.float32) for axis in (rows, columns)]
     constants = (*maps, *weights, np.asarray([zero_point], np.float32), *emitter.constants)
-    return Kernel(builder.get(), constants, out_shape, epilogue.out_dtype)
+    return Kernel(builder.get(), constants, out_shape, epilogue.out_dtype, epilogue.more_dtypes)

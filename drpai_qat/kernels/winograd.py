@@ -9,6 +9,8 @@ the outputs come out exactly, however the sums before them wrap, provided they f
 
 int16 activations are too large for that, so their two bytes are multiplied one by one: a high plane of -128..127 and a
 low one of 0..255, which need not share k's bits, since 256 times the high plane's outputs need fewer than k took.
+Several inputs with the same weights, each with a scale of its own, are planes as well (`lowering/parts.py`): their
+outputs are added as float32.
 
 Transformed operands take 4 or 8 bytes for each weight, 8 or 4.5 for each input, and neither is stored. Two loop orders:
 over a large image the weights are transformed ahead (`transformed_weights`), and each task transforms windows of its
@@ -58,12 +60,12 @@ def transformed_weights(plan: WinogradPlan, weights: Weights) -> Kernel:
 
 
 def transformed_windows(plan: WinogradPlan) -> Kernel:
-    """Kernel of (data): int16, [plane][position][`window_slab`]."""
+    """Kernel of (data of each input): int16, [plane][position][`window_slab`]."""
     count = plan.batches * plan.batch
     slab = plan.window_slab(count)
     size = plan.planes * plan.positions * slab
     with function("winograd_windows") as builder:
-        data = flat_arg("data", (plan.shape.in_size,), plan.dtype)
+        data = _declare_data(plan)
         out = flat_arg("out", (size,), "int16")
         with T.parallel(count // plan.tile) as task, T.serial(plan.tile) as i:
             window = T.Bind(task * plan.tile + i)
@@ -71,13 +73,21 @@ def transformed_windows(plan: WinogradPlan) -> Kernel:
     return Kernel(builder.get(), (), (size,), "int16")
 
 
-def winograd(plan: WinogradPlan, epilogue: Epilogue, weights: Weights, bias: npt.NDArray[np.int32] | None) -> Kernel:
+def winograd(
+    plan: WinogradPlan,
+    epilogue: Epilogue,
+    weights: Weights,
+    bias: npt.NDArray[np.int32] | None,
+    ratios: npt.NDArray[np.float32] | None = None,
+) -> Kernel:
     """The convolution that follows the transform made ahead.
 
     Args:
         weights: shape (out_channels, 3, 3, channels), for which `fits` holds.
-        bias: start values of the accumulators, shape (out_channels,).
-    Returns: kernel of (data, transformed weights, operands) or (transformed windows, operands), by `plan.ahead`.
+        bias: start values of the accumulators, shape (out_channels,); of several inputs (inputs, out_channels).
+        ratios: of several inputs, real value of one accumulator step as a multiple of the first one's.
+    Returns: kernel of (data of each input, transformed weights, operands) or (transformed windows, operands), by
+        `plan.ahead`.
     """
     shape = plan.shape
     out_shape = (shape.batch, shape.out_height, shape.out_width, shape.out_channels)
@@ -88,13 +98,15 @@ def winograd(plan: WinogradPlan, epilogue: Epilogue, weights: Weights, bias: npt
         emitter.declare_operands()
         body.declare_constants()
         start = None if bias is None else flat_arg("bias", bias.shape, "int32")
+        scales = None if ratios is None else flat_arg("ratios", ratios.shape, "float32")
         emitter.declare_constants()
         emitter.declare_output()
         emitter.fill_border()
-        body.emit(_Outputs(plan, emitter, start))
+        body.emit(_Outputs(plan, emitter, start, scales))
     own = () if plan.ahead == "weights" else (_packed(plan, weights),)
-    constants = (*own, *(() if bias is None else (bias,)), *emitter.constants)
-    return Kernel(builder.get(), constants, emitter.stored_shape, epilogue.out_dtype)
+    numbers = [values.reshape(-1) for values in (bias, ratios) if values is not None]
+    constants = (*own, *numbers, *emitter.constants)
+    return Kernel(builder.get(), constants, emitter.stored_shape, epilogue.out_dtype, epilogue.more_dtypes)
 
 
 class _WeightsAhead:
@@ -103,12 +115,12 @@ class _WeightsAhead:
     def __init__(self, plan: WinogradPlan) -> None:
         self._plan = plan
         self._block_size = plan.positions * plan.weight_slab(plan.shape.channels)
-        self._data: Any
+        self._data: list[Any] = []
         self._weights: Any
 
     def declare_inputs(self) -> None:
         plan = self._plan
-        self._data = flat_arg("data", (plan.shape.in_size,), plan.dtype)
+        self._data = _declare_data(plan)
         self._weights = flat_arg("weights", (plan.blocks * self._block_size,), "int16")
 
     def declare_constants(self) -> None:
@@ -161,6 +173,11 @@ class _WindowsAhead:
                     first = T.Bind(batch * (plan.batch * plan.shape.channels) + channel)
                     _multiply(plan, self._windows, first, self._slab, multipliers, 0, plan.chunk, totals, chunks > 1)
                 outputs.emit(totals, batch, block)
+
+
+def _declare_data(plan: WinogradPlan) -> list[Any]:
+    names = [f"data{i}" if i else "data" for i in range(plan.inputs)]
+    return [flat_arg(name, (plan.shape.in_size,), plan.dtype) for name in names]
 
 
 def _totals_size(plan: WinogradPlan) -> int:
@@ -229,7 +246,7 @@ def _corner(plan: WinogradPlan, window: Index) -> tuple[Index, Index, Index]:
     return image, T.Bind(T.min(row, shape.out_height - outputs)), T.Bind(T.min(column, shape.out_width - outputs))
 
 
-def _transform_window(plan: WinogradPlan, data: Any, window: Index, out: Any, place: Index, slab: int) -> None:
+def _transform_window(plan: WinogradPlan, data: list[Any], window: Index, out: Any, place: Index, slab: int) -> None:
     """All channels of one window, to out[plane][position][place]."""
     shape, lanes, size = plan.shape, 2 * plan.isa.lanes, plan.lines.window
     image, row, column = _corner(plan, window)
@@ -238,7 +255,8 @@ def _transform_window(plan: WinogradPlan, data: Any, window: Index, out: Any, pl
     def transform(plane: int, channel: Index) -> None:
         def load(i: Index, j: Index) -> Vector:
             at = origin + (i * shape.width + j) * shape.channels + channel
-            return _of_plane(plane, data.vload([at], vector(plan.dtype, lanes)), lanes)
+            source = data[plane if plan.inputs > 1 else 0]
+            return _of_plane(plane, source.vload([at], vector(plan.dtype, lanes)), lanes)
 
         rows = _transform_columns(plan.lines.inputs, (size, size), lanes, "int16", load)
         target = T.Bind((plane * (plan.positions * slab) + place * shape.channels) + channel)
@@ -310,6 +328,7 @@ class _Outputs:
     plan: WinogradPlan
     emitter: EpilogueEmitter
     start: Any
+    ratios: Any
 
     def emit(self, totals: Any, batch: Index, block: Index) -> None:
         """Of one batch of windows and one block of output channels."""
@@ -337,16 +356,24 @@ class _Outputs:
                 self.emitter.store_tile([(pixel, channel, value) for pixel, value in zip(pixels, values, strict=True)])
 
     def _accumulator(self, totals: tuple[Vector, ...], channel: Index) -> Vector:
-        """The accumulators of a direct convolution, as float32; from the total of each plane."""
+        """The accumulators of a direct convolution, as float32 in steps of the first input; from each plane's total."""
         lines, lanes = self.plan.lines, self.plan.isa.lanes
         if lines.odd != 1:
             inverse = pow(lines.odd**2, -1, 2**32)
             factor = splat(T.int32(inverse - 2**32 * (inverse >> 31)), lanes)
             totals = tuple(wrapping_multiply(total, factor) for total in totals)
         shift = 2 * lines.shift
-        value = totals[-1] >> splat(T.int32(shift), lanes)
-        if len(totals) == 2:
-            value = wrapping_add(value, totals[0] << splat(T.int32(8 - shift), lanes))
-        if self.start is not None:
-            value = wrapping_add(value, self.start.vload([channel], vector("int32", lanes)))
-        return T.Cast(vector("float32", lanes), value)
+        if self.plan.bytes_of_int16:
+            high, low = totals
+            value = low >> splat(T.int32(shift), lanes)
+            values = [wrapping_add(value, high << splat(T.int32(8 - shift), lanes))]
+        else:
+            values = [total >> splat(T.int32(shift), lanes) for total in totals]
+        result = None
+        for i, value in enumerate(values):
+            if self.start is not None:
+                at = i * self.plan.shape.out_channels + channel
+                value = wrapping_add(value, self.start.vload([at], vector("int32", lanes)))
+            real = T.Cast(vector("float32", lanes), value)
+            result = real if result is None else result + real * splat(self.ratios[i], lanes)
+        return result

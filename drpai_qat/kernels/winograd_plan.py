@@ -35,7 +35,8 @@ class WinogradPlan:
         tile: windows multiplied together.
         batch: windows of which all products are made before their outputs are, a multiple of `tile`.
         chunk: input channels whose weights are transformed together, where those are not transformed ahead.
-        planes: 1 where activations are uint8, 2 where they are int16 and their two bytes are multiplied one by one.
+        planes: how many are multiplied with the same weights: uint8 inputs, or the two bytes of an int16 one.
+        bytes_of_int16: the planes are those of int16 activations.
     """
 
     shape: ConvShape
@@ -46,11 +47,17 @@ class WinogradPlan:
     batch: int
     chunk: int
     planes: int = 1
+    bytes_of_int16: bool = False
 
     @property
     def dtype(self) -> str:
         """Of the activations."""
-        return "uint8" if self.planes == 1 else "int16"
+        return "int16" if self.bytes_of_int16 else "uint8"
+
+    @property
+    def inputs(self) -> int:
+        """Tensors of activations, each with a scale of its own."""
+        return 1 if self.bytes_of_int16 else self.planes
 
     @property
     def positions(self) -> int:
@@ -106,15 +113,18 @@ def granularity(isa: Isa) -> int:
     return VECTORS * isa.lanes
 
 
-def choose_plan(shape: ConvShape, weights: npt.NDArray[np.integer], qmax: int | None, isa: Isa) -> WinogradPlan | None:
+def choose_plan(
+    shape: ConvShape, weights: npt.NDArray[np.integer], qmax: int | None, isa: Isa, inputs: int = 1
+) -> WinogradPlan | None:
     """The fastest plan that is exact for these weights; None where there is none.
 
     Args:
         weights: 8-bit values, shape (out_channels, rows, columns, channels).
         qmax: largest stored activation (uint8); None where they are int16, and all sums are known to fit int32.
+        inputs: how many of uint8 are multiplied with the weights.
     """
-    planes, largest = (1, qmax) if qmax is not None else (2, BYTE)
-    plans = [_plan(shape, isa, lines, planes) for lines in (TWO, FOUR) if _applies(shape, isa, lines)]
+    planes, largest = (inputs, qmax) if qmax is not None else (2, BYTE)
+    plans = [_plan(shape, isa, lines, planes, qmax is None) for lines in (TWO, FOUR) if _applies(shape, isa, lines)]
     return next((plan for plan in sorted(plans, key=lambda one: one.cost) if fits(weights, largest, plan.lines)), None)
 
 
@@ -147,7 +157,7 @@ def fits(weights: npt.NDArray[np.integer], qmax: int, lines: Lines) -> bool:
     )
 
 
-def _plan(shape: ConvShape, isa: Isa, lines: Lines, planes: int) -> WinogradPlan:
+def _plan(shape: ConvShape, isa: Isa, lines: Lines, planes: int, bytes_of_int16: bool) -> WinogradPlan:
     rows, columns = (math.ceil(size / lines.outputs) for size in (shape.out_height, shape.out_width))
     windows = shape.batch * rows * columns
     ahead: Literal["weights", "windows"] = "weights" if shape.out_channels < windows else "windows"
@@ -157,7 +167,7 @@ def _plan(shape: ConvShape, isa: Isa, lines: Lines, planes: int) -> WinogradPlan
     if ahead == "weights":
         most = min(most, _BATCH_BYTES // (2 * planes * lines.window**2 * shape.channels))
     plans = [
-        WinogradPlan(shape, lines, isa, ahead, tile, batch, chunk, planes)
+        WinogradPlan(shape, lines, isa, ahead, tile, batch, chunk, planes, bytes_of_int16)
         for tile in (4, 5)
         for batch in range(tile, max(most, tile) + 1, tile)
     ]

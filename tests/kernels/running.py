@@ -26,16 +26,23 @@ few = settings(max_examples=5)
 
 def compiled(kernel: Kernel, isa: Isa) -> Callable[..., np.ndarray]:
     """Function of the kernel's inputs (operands of the epilogue included) that gives its output, in its own shape."""
+    call = compiled_all(kernel, isa)
+    return lambda *inputs: call(*inputs)[0]
+
+
+def compiled_all(kernel: Kernel, isa: Isa) -> Callable[..., list[np.ndarray]]:
+    """The same for a kernel of several outputs."""
     name = str(kernel.func.attrs["global_symbol"])
     module = round_products(tvm.IRModule({name: kernel.func}))
     function = tvm.compile(module, target=_TARGETS[isa.name].tvm_target)[name]
 
-    def call(*inputs: np.ndarray) -> np.ndarray:
+    def call(*inputs: np.ndarray) -> list[np.ndarray]:
         # Poisoned, so that an element that is never written shows up.
-        out = tvm.runtime.tensor(np.full(math.prod(kernel.out_shape), 77, kernel.out_dtype))
+        size, dtypes = math.prod(kernel.out_shape), (kernel.out_dtype, *kernel.more)
+        outputs = [tvm.runtime.tensor(np.full(size, 77, dtype)) for dtype in dtypes]
         arguments = [np.ascontiguousarray(a).reshape(-1) for a in (*inputs, *kernel.constants)]
-        function(*map(tvm.runtime.tensor, arguments), out)
-        return out.numpy().reshape(kernel.out_shape)
+        function(*map(tvm.runtime.tensor, arguments), *outputs)
+        return [out.numpy().reshape(kernel.out_shape) for out in outputs]
 
     return call
 
@@ -43,6 +50,11 @@ def compiled(kernel: Kernel, isa: Isa) -> Callable[..., np.ndarray]:
 def run(kernel: Kernel, isa: Isa, *inputs: np.ndarray) -> np.ndarray:
     """The output of a kernel that is called once."""
     return compiled(kernel, isa)(*inputs)
+
+
+def run_all(kernel: Kernel, isa: Isa, *inputs: np.ndarray) -> list[np.ndarray]:
+    """All outputs of a kernel that is called once."""
+    return compiled_all(kernel, isa)(*inputs)
 
 
 def raw(value: E.Expr | None = None, operands: tuple[Operand, ...] = ()) -> Epilogue:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from drpai_qat.kernels import expr as E
-from drpai_qat.kernels.epilogue import Epilogue, Operand
+from drpai_qat.kernels.epilogue import Epilogue, Operand, Output
 from drpai_qat.kernels.isa import Isa
 from drpai_qat.kernels.pointwise import pointwise
-from tests.kernels.running import ISAS, on_each_isa, run
+from tests.kernels.running import ISAS, on_each_isa, run, run_all
 
 
 @on_each_isa
@@ -89,3 +89,24 @@ def test_integers_saturate_when_packed(isa: Isa, dtype: str, tight: int, zero_po
     epilogue = Epilogue(value, dtype, zero_point, (Operand(x.shape, "int32"),))
     expected = np.clip(np.rint(x * 0.5) + zero_point, low, high).astype(dtype)
     np.testing.assert_array_equal(run(pointwise(x.shape, epilogue, isa), isa, x), expected)
+
+
+@on_each_isa
+@pytest.mark.parametrize("count", [200, 37, 3])
+def test_several_outputs_share_what_they_compute(isa: Isa, count: int) -> None:
+    """A masked integer and the two planes of another, each with its own type and zero point."""
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(0, 4e6, count).astype(np.float32), rng.integers(0, 256, count).astype(np.uint8)
+    fine = E.Snap(E.Load(0), -(2.0**23), 2.0**23 - 1)
+    high = E.Unary("floor", E.affine(fine, 2.0**-8))
+    low = E.Binary("sub", fine, E.affine(high, 256.0))
+    masked = E.Mask(E.affine(E.Load(1), 1.0, -9.0), fine)
+    operands = (Operand((count,), "float32"), Operand((count,), "uint8"))
+    more = (Output(low, "uint8"), Output(masked, "uint8", 9), Output(fine, "float32"))
+    epilogue = Epilogue(high, "int16", 0, operands, more=more)
+    q = np.clip(np.rint(x.astype(np.float64)), -(2**23), 2**23 - 1).astype(np.int64)
+    expected = [q >> 8, q & 255, np.where(q > 0, y, 9), q]
+    found = run_all(pointwise((count,), epilogue, isa), isa, x, y)
+    for got, computed, wanted in zip(found, epilogue.evaluate_all(None, [x, y]), expected, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+        np.testing.assert_array_equal(computed, wanted)

@@ -62,7 +62,8 @@ def plans(draw: st.DrawFn, isa: Isa, lines: Lines, planes: int) -> WinogradPlan:
     chunk = draw(st.sampled_from([n for n in range(step, channels + 1, step) if channels % n == 0]))
     shape = sizes(height, width, channels, out_channels, draw(st.integers(1, 2)))
     ahead: Any = draw(st.sampled_from(["weights", "windows"]))
-    return WinogradPlan(shape, lines, isa, ahead, tile, tile * draw(st.integers(1, 4)), chunk, planes)
+    windows = tile * draw(st.integers(1, 4))
+    return WinogradPlan(shape, lines, isa, ahead, tile, windows, chunk, planes, planes == 2)
 
 
 @on_sets_without_vnni
@@ -98,7 +99,7 @@ def test_outputs_are_requantized(lines: Lines, ahead: str, dtype: str) -> None:
 def test_int16_activations_may_take_all_of_int32(lines: Lines, ahead: str, sign: int) -> None:
     """Sums of the bytes fit what the factor leaves, all together need every bit; the start may wrap them back."""
     shape = sizes(lines.outputs, lines.outputs, 32, 16)
-    plan = WinogradPlan(shape, lines, AVX2, ahead, 4, 4, 16, planes=2)  # type: ignore[arg-type]
+    plan = WinogradPlan(shape, lines, AVX2, ahead, 4, 4, 16, 2, True)  # type: ignore[arg-type]
     w = np.full((16, 3, 3, 32), sign * 127, np.int8)
     x = np.full((1, shape.height, shape.width, 32), 32767, np.int16)
     x[..., ::2] = 24000
@@ -177,3 +178,25 @@ def test_plans_suit_the_image() -> None:
     assert sums is not None
     assert (sums.lines, sums.planes, sums.dtype) == (FOUR, 2, "int16")
     assert 1.9 < sums.cost / large.cost < 2.1
+
+
+@on_each_algorithm
+@pytest.mark.parametrize("ahead", ["weights", "windows"])
+@pytest.mark.parametrize("inputs", [2, 3])
+def test_several_inputs_add_up(lines: Lines, ahead: str, inputs: int) -> None:
+    """Each with its own start and scale, all with the same weights."""
+    shape = sizes(9, 7, 32, 48, batch=2)
+    plan = WinogradPlan(shape, lines, AVX2, ahead, 4, 8, 16, inputs)  # type: ignore[arg-type]
+    cases = [operands(shape, seed) for seed in range(inputs)]
+    data, w, starts = [x for x, _, _ in cases], cases[0][1], np.stack([bias for _, _, bias in cases])
+    ratios = np.asarray([1.0, 0.5, 2.0**-8][:inputs], np.float32)
+    if ahead == "weights":
+        given = (*data, run(transformed_weights(plan, w), AVX2))
+    else:
+        given = (run(transformed_windows(plan), AVX2, *data),)
+    got = run(winograd(plan, raw(), w, starts, ratios), AVX2, *given)
+    parts = [(direct(shape, x, w) + start).astype(np.float32) for x, start in zip(data, starts, strict=True)]
+    expected = parts[0]
+    for part, ratio in zip(parts[1:], ratios[1:], strict=True):
+        expected = expected + part * ratio
+    np.testing.assert_array_equal(got, expected)
