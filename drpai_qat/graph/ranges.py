@@ -15,6 +15,7 @@ import numpy as np
 
 from drpai_qat.graph.canonical import DEQUANTIZE, FAKE_QUANT, Graph, Node
 from drpai_qat.graph.grid import Grid
+from drpai_qat.graph.tables import tabulate
 
 Bounds = tuple[float, float]
 
@@ -32,6 +33,9 @@ UNIT = {
     "Tanh": (-1.0, 1.0),
     "Erf": (-1.0, 1.0),
 }
+_CURVES = frozenset(
+    ("Add", "Sub", "Mul", "Div", "Neg", "Sigmoid", "HardSigmoid", "Tanh", "Erf", "Exp", "Clip", "Relu", "Softplus")
+)
 MATRIX = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -154,6 +158,7 @@ def find_bounds(graph: Graph, grids: dict[str, Grid]) -> dict[str, Bounds]:
     """Bounds of tensors by interval arithmetic, from grids and from operators with a bounded image."""
     bounds: dict[str, Bounds] = {}
     row_sums = _row_sums(graph)
+    curves = _Curves(graph, grids)
 
     def of(name: str) -> Bounds | None:
         if name in bounds:
@@ -169,13 +174,53 @@ def find_bounds(graph: Graph, grids: dict[str, Grid]) -> dict[str, Bounds]:
                 bounds[name] = grids[name].bounds
         if node.output in bounds:
             continue
-        found = _bounds_of(graph, node, of)
+        found = curves.bounds(node) or _bounds_of(graph, node, of)
         if node.op == "MatMul" and node.inputs[0] in row_sums:
             found = _weighted_mean(of(node.inputs[1]), row_sums[node.inputs[0]])
         if found is not None and all(math.isfinite(b) for b in found):
             for name in node.outputs:
                 bounds[name] = found
     return bounds
+
+
+class _Curves:
+    """Functions of one 8-bit tensor, written as several nodes: SiLU as x * sigmoid(x), GELU with Erf ...
+
+    The bounds of a product of two such functions are wider than the function's values: twice as wide for SiLU.
+    """
+
+    def __init__(self, graph: Graph, grids: dict[str, Grid]) -> None:
+        self._graph, self._grids = graph, grids
+        self._known: dict[str, tuple[str, tuple[Node, ...]]] = {}  # of each function its tensor and its nodes
+
+    def bounds(self, node: Node) -> Bounds | None:
+        """Bounds of the node's output, where it joins two functions of one tensor; to be called in order."""
+        if node.op not in _CURVES or len(node.outputs) != 1:
+            return None
+        operands = [name for name in node.inputs if name and not self._graph.is_constant(name)]
+        constants = [self._graph.constant(name) for name in node.inputs if name and name not in operands]
+        known = [self._function(name) for name in operands]
+        functions = [one for one in known if one is not None]
+        sources = {source for source, _ in functions}
+        if len(functions) < len(known) or len(sources) != 1 or any(c is None or c.size != 1 for c in constants):
+            return None
+        nodes = tuple({one.output: one for _, before in functions for one in before}.values())
+        (source,) = sources
+        self._known[node.output] = source, (*nodes, node)
+        if len(operands) < 2 or not nodes:
+            return None
+        grid = self._grids[source]
+        steps = np.arange(grid.qmin, grid.qmax + 1) - grid.zero_point
+        values = tabulate(self._graph, (*nodes, node), source, (steps * np.float32(grid.scale)).astype(np.float32))
+        low, high = float(values.min()), float(values.max())
+        margin = 1e-5 * (high - low)  # other machines' curves
+        return low - margin, high + margin
+
+    def _function(self, name: str) -> tuple[str, tuple[Node, ...]] | None:
+        grid = self._grids.get(name)
+        if grid is not None:
+            return (name, ()) if grid.dtype in ("int8", "uint8") else None
+        return self._known.get(name)
 
 
 def _row_sums(graph: Graph) -> dict[str, float]:

@@ -20,9 +20,9 @@ def tabulate(
     """Values of a chain of elementwise nodes for each real value of one tensor.
 
     Args:
-        nodes: in order; they read `source` and size-1 constants only.
-        reals: float32, shape (n,), values of `source`.
-    Returns: float32, shape (n,), values of the last node's output.
+        nodes: in order; they read `source`, and constants that broadcast to the shape of `reals`.
+        reals: float32, values of `source`.
+    Returns: float32, shape of `reals`, values of the last node's output.
     """
     protos: list[onnx.NodeProto] = []
     constants: dict[str, onnx.TensorProto] = {}
@@ -35,12 +35,11 @@ def tabulate(
             protos += _fake_quant(node, constants)
         else:
             protos.append(_renamed(node))
-    n = len(reals)
-    inputs = [oh.make_tensor_value_info(source, onnx.TensorProto.FLOAT, [n])]
+    inputs = [oh.make_tensor_value_info(source, onnx.TensorProto.FLOAT, reals.shape)]
     outputs = [oh.make_tensor_value_info(nodes[-1].output, onnx.TensorProto.FLOAT, None)]
     proto_graph = oh.make_graph(protos, "table", inputs, outputs, list(constants.values()))
     result = _run(graph.opset, proto_graph, {source: reals.astype(np.float32)})[0]
-    return np.asarray(result, np.float32).reshape(n)
+    return np.asarray(result, np.float32).reshape(reals.shape)
 
 
 def fold_constant_nodes(graph: Graph) -> Graph:
