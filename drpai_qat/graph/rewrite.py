@@ -3,6 +3,9 @@
 A FakeQuant behind an operator that only moves elements commutes with it: FakeQuant(Concat(a, b)) is
 Concat(FakeQuant(a), FakeQuant(b)), element by element. Moved in front, it joins the kernels that compute a and b, and
 the concatenation moves bytes instead of floats.
+
+MaxPool(Concat(a, b)) over channels is Concat(MaxPool(a), MaxPool(b)): where a and b lie on grids of their own, so do
+the pooled parts, which a convolution behind can read one by one.
 """
 
 from __future__ import annotations
@@ -14,6 +17,34 @@ from drpai_qat.graph.canonical import FAKE_QUANT, Graph, Node
 MOVING = frozenset(
     ("Concat", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "DepthToSpace", "SpaceToDepth")
 )
+
+
+def pool_before_concat(graph: Graph) -> Graph:
+    """MaxPool moved in front of a concatenation of channels that nobody else reads."""
+    nodes: list[Node] = []
+    consumers = graph.consumers()
+    producers = {name: node for node in graph.nodes for name in node.outputs}
+    for node in graph.nodes:
+        joined = producers.get(node.inputs[0]) if node.op == "MaxPool" and len(node.outputs) == 1 else None
+        if joined is None or not _joins_channels(graph, joined) or not _only_feeds(graph, joined, node, consumers):
+            nodes.append(node)
+            continue
+        outputs = []
+        for i, name in enumerate(joined.inputs):
+            output = f"{node.output}::pooled{i}"
+            shape = graph.shapes[node.output]
+            graph.shapes[output], graph.dtypes[output] = (shape[0], graph.shapes[name][1], *shape[2:]), "float32"
+            nodes.append(replace(node, name=f"{node.name}:{i}", inputs=(name,), outputs=(output,)))
+            outputs.append(output)
+        nodes = [one for one in nodes if one is not joined]
+        nodes.append(replace(joined, inputs=tuple(outputs), outputs=node.outputs))
+    return graph.with_nodes(tuple(nodes))
+
+
+def _joins_channels(graph: Graph, node: Node) -> bool:
+    rank = len(graph.shapes[node.output])
+    constant = any(graph.is_constant(name) for name in node.inputs)
+    return node.op == "Concat" and node.attributes.get("axis") in (1, 1 - rank) and not constant
 
 
 def hoist_fake_quant(graph: Graph) -> Graph:

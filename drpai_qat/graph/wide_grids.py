@@ -7,7 +7,6 @@ two grids or a mean, is given that one.
 from __future__ import annotations
 
 import math
-from collections.abc import Container
 
 import numpy as np
 
@@ -16,13 +15,14 @@ from drpai_qat.graph.grid import Grid
 from drpai_qat.graph.ranges import AVERAGING, MATRIX, SELECTING, Bounds, selects
 
 
-def int16_grids(
-    graph: Graph, grids: dict[str, Grid], bounds: dict[str, Bounds], unstored: Container[str] = ()
-) -> dict[str, Grid]:
+def int16_grids(graph: Graph, grids: dict[str, Grid], bounds: dict[str, Bounds], exact: bool) -> dict[str, Grid]:
     """int16 grids for bounded tensors without a grid that feed layers with integer weights.
 
     A layer's accumulator is at most sum |w| * max |q| (plus its bias, below a fifth of the range): q may use as much of
-    int16 as keeps that within int32. Tensors in `unstored` are never computed (`parts.py`) and need none.
+    int16 as keeps that within int32.
+
+    Args:
+        exact: only grids that hold their tensor exactly.
     """
     consumers = graph.consumers()
     found: dict[str, Grid] = {}
@@ -47,22 +47,19 @@ def int16_grids(
 
     producers = {name: node for node in graph.nodes for name in node.outputs}
     for name, (low, high) in bounds.items():
-        if (
-            name in grids
-            or name in unstored
-            or graph.dtypes.get(name, "float32") != "float32"
-            or graph.is_constant(name)
-        ):
+        if name in grids or graph.dtypes.get(name, "float32") != "float32" or graph.is_constant(name):
             continue
         allowed = steps_allowed(name, set())
         largest = max(abs(low), abs(high))
         if not allowed or largest <= 0.0:
             continue
         steps = min(32767, *allowed)
-        exact = _exact_steps(graph, producers[name], grids) if name in producers else None
-        if exact is not None and exact[1] <= steps:
-            found[name] = Grid(exact[0], 0, -exact[1], exact[1], "int16")
-        elif name in producers and producers[name].op not in _LINEAR and _feeds_coarse(graph, consumers, grids, name):
+        held = exact_steps(graph, producers[name], grids) if name in producers else None
+        if held is not None and held[1] <= steps:
+            found[name] = Grid(held[0], 0, -held[1], held[1], "int16")
+        elif exact or (
+            name in producers and producers[name].op not in _LINEAR and _feeds_coarse(graph, consumers, grids, name)
+        ):
             continue
         elif min(allowed) >= 255:  # coarser than 8 bits would lose more than float32 costs
             centred = not all(_takes_zero_point(graph, node, name) for node in consumers[name])
@@ -90,7 +87,7 @@ def _takes_zero_point(graph: Graph, node: Node, name: str) -> bool:
     return node.op in ("Add", "Sub", "Sum", "Relu", FAKE_QUANT)
 
 
-def _exact_steps(graph: Graph, node: Node, grids: dict[str, Grid]) -> tuple[float, int] | None:
+def exact_steps(graph: Graph, node: Node, grids: dict[str, Grid]) -> tuple[float, int] | None:
     """Scale and largest integer of a grid that holds a node's output exactly, computed from operands on grids.
 
     Products lie on the product of the scales, sums of one scale on that scale, means on the scale over the count.

@@ -18,7 +18,7 @@ from drpai_qat.core.errors import LoweringError
 from drpai_qat.core.tensor_info import TensorInfo
 from drpai_qat.graph.canonical import Graph, read_graph
 from drpai_qat.graph.recurrent import expand_recurrent
-from drpai_qat.graph.rewrite import hoist_fake_quant
+from drpai_qat.graph.rewrite import hoist_fake_quant, pool_before_concat
 from drpai_qat.graph.tables import fold_constant_nodes
 from drpai_qat.kernels.isa import Isa
 from drpai_qat.lowering import ops as _ops  # noqa: F401  (registers the lowerings)
@@ -48,22 +48,23 @@ class Lowered:
     coverage: tuple[LoweredNode, ...]
 
 
-def lower(model: onnx.ModelProto, isa: Isa) -> Lowered:
+def lower(model: onnx.ModelProto, isa: Isa, exact_sums: bool = True) -> Lowered:
     """Lower a canonical QDQ model.
 
     Args:
         model: as `preprocess` makes it: static shapes, quantization as QuantizeLinear and DequantizeLinear.
         isa: instruction set of the kernels.
+        exact_sums: compute bounded tensors without a trained range as finely as float32 does; False: in int16.
     Raises: LoweringError: an operator has no implementation here nor in TVM's importer.
     """
-    graph = fold_constant_nodes(hoist_fake_quant(read_graph(expand_recurrent(model))))
-    context = Context(graph, isa, plan_network(graph, isa))
+    graph = fold_constant_nodes(pool_before_concat(hoist_fake_quant(read_graph(expand_recurrent(model)))))
+    context = Context(graph, isa, plan_network(graph, isa, exact_sums))
     for name in graph.inputs:
         context.stored[name] = context.program.add_input(name, graph.shapes[name], graph.dtypes[name], None)
     for node in graph.nodes:
         if node.output in context.done:
             continue
-        if node.output in context.plan.parts:
+        if node.output in context.plan.parts and node.output not in context.plan.stored_parts:
             context.record(node, "view")
             continue
         lower_node(context, node)

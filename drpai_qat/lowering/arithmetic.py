@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from drpai_qat.graph.canonical import Weight
+from drpai_qat.graph.canonical import Graph, Node, Weight
 from drpai_qat.graph.grid import Grid
 from drpai_qat.kernels.conv_shape import ConvShape
 from drpai_qat.kernels.isa import Isa
@@ -26,6 +26,8 @@ INT32_MAX = 2**31 - 1
 # Output pixels for each of which int8 weights of a float layer are converted anew. First layers have few weights and
 # many pixels: there it would take 15% of their time.
 _MOST_CONVERTED = 1024
+FMA_COST = 1.92  # time of a float32 product, as a multiple of a vpmaddubsw one's; measured on Zen 5
+_MOST_COST = 1.1  # what integers may take of float32's time
 _LEAST_GAIN = 0.95  # what an algorithm with more code and memory may take of a direct convolution's time
 
 
@@ -96,6 +98,7 @@ class LayerPlan:
         mul: float64, shape (out_channels,): real = accumulator * mul.
         reason: why it is not computed in integers; empty where it is.
         winograd: how Winograd's algorithm computes it from the product's operands; None where it does not.
+        cost: time of a product, as a multiple of a vpmaddubsw one's (`DOT2_COST`), on x86 without VNNI.
     """
 
     grid: Grid | None
@@ -105,6 +108,7 @@ class LayerPlan:
     mul: npt.NDArray[np.float64]
     reason: str = ""
     winograd: WinogradPlan | None = None
+    cost: float = FMA_COST
 
     @property
     def operand(self) -> Grid | None:
@@ -144,6 +148,41 @@ def convolution_weights(weight: Weight) -> LayerWeights:
     return LayerWeights.of(weight, (0, 2, 1), 0).rearranged(lambda values: values[:, None])
 
 
+def matrix_weights(graph: Graph, node: Node) -> LayerWeights | None:
+    """The constant second operand of a Gemm or MatMul, as 1x1 kernels; None where there is none."""
+    matrix = graph.weight(node.inputs[1])
+    if matrix is None:
+        return None
+    if node.op == "Gemm":
+        alpha, transposed = float(node.attributes.get("alpha", 1.0)), bool(node.attributes.get("transB", 0))
+    else:
+        alpha, transposed = 1.0, False
+        second = graph.shapes[node.inputs[1]]
+        if math.prod(second[:-2]) != 1 or len(second) > len(graph.shapes[node.inputs[0]]):
+            return None
+        matrix = _two_dimensional(matrix) if len(second) > 2 else matrix
+        if matrix is None:
+            return None
+    weights = LayerWeights.of(matrix, (0, 1) if transposed else (1, 0), 0 if transposed else 1)
+    return weights.scaled(alpha).rearranged(_as_kernels)
+
+
+def _two_dimensional(weight: Weight) -> Weight | None:
+    """A weight (1, ..., 1, K, N) as (K, N)."""
+    drop = len(weight.shape) - 2
+    params = weight.params
+    if params is not None and params.axis is not None:
+        if params.axis < drop:
+            return None
+        params = replace(params, axis=params.axis - drop)
+    return Weight(weight.values.reshape(weight.shape[-2:]), params)
+
+
+def _as_kernels(matrix: AnyWeights) -> AnyWeights:
+    """A matrix (out_channels, channels) as 1x1 kernels."""
+    return matrix[:, None, None]
+
+
 def _fine_weights(real: npt.NDArray[np.float32], grid: Grid) -> IntegerWeights | None:
     """int16 weights for a layer whose trained scales run along its input channels.
 
@@ -163,7 +202,12 @@ def _fine_weights(real: npt.NDArray[np.float32], grid: Grid) -> IntegerWeights |
 
 
 def plan_layer(
-    grid: Grid | None, weights: LayerWeights, isa: Isa, shape: ConvShape | None = None, groups: int = 1
+    grid: Grid | None,
+    weights: LayerWeights,
+    isa: Isa,
+    shape: ConvShape | None = None,
+    groups: int = 1,
+    exact: bool = True,
 ) -> LayerPlan:
     """Choose the arithmetic of a layer.
 
@@ -172,12 +216,15 @@ def plan_layer(
         weights: its own, or those of the channels that this input has.
         shape: sizes of a convolution that reads nothing but this.
         groups: of its channels.
+        exact: no integers but those that training chose; False: rather than compute in float32, round weights to 15
+            bits, or int16 activations to coarser ones.
     """
     integers = weights.integers
-    if integers is None and weights.trained and grid is not None:
-        integers = _fine_weights(weights.real(), grid)
-    else:
-        grid = _fitting_grid(integers, grid)
+    if not exact:
+        if integers is None and weights.trained and grid is not None:
+            integers = _fine_weights(weights.real(), grid)
+        else:
+            grid = _fitting_grid(integers, grid)
     if integers is None:
         return _in_float32(weights.real(), "its weights have no integer grid per output channel")
     values = integers.values
@@ -188,10 +235,37 @@ def plan_layer(
         if narrow and not reused:
             return LayerPlan(None, FMA_INT8, "float32", values.astype(np.int8), integers.scale, reason)
         return _in_float32(weights.real(), reason)
-    product, winograd = _product(grid, values, narrow, isa, shape, groups)
+    product, cost, winograd = _product(grid, values, narrow, isa, shape, groups)
     compute = "int8" if grid.qmax - grid.qmin <= 255 else "int16"
     kept = values.astype(product.weight_dtype)
-    return LayerPlan(grid, product, compute, kept, grid.scale * integers.scale, winograd=winograd)
+    return LayerPlan(grid, product, compute, kept, grid.scale * integers.scale, winograd=winograd, cost=cost)
+
+
+def plan_sum(
+    layers: Sequence[LayerPlan], isa: Isa, shape: ConvShape | None = None, computed: bool = True
+) -> list[LayerPlan] | None:
+    """The arithmetic of a layer that reads its input part by part.
+
+    Args:
+        layers: of the parts, as if each was alone.
+        shape: sizes of a convolution, where all parts have the same weights.
+        computed: the sum is computed in any case, so that float32 would not take a pass of its own.
+    Returns: of the parts; None where it is computed in float32, because a part has no integer arithmetic or the CPU is
+        faster so.
+    """
+    if any(layer.grid is None for layer in layers):
+        return None
+    if isa.arm or isa.dot4_exact:
+        return list(layers)
+    cost = sum(layer.cost for layer in layers)
+    grids = [layer.grid for layer in layers if layer.grid is not None]
+    bytes_of_int8 = all(grid.dtype == isa.activation for grid in grids) and layers[0].weights.dtype == np.int8
+    if shape is not None and bytes_of_int8:
+        values = layers[0].weights.astype(np.int64)
+        winograd = choose_plan(shape, values, max(grid.qmax for grid in grids), isa, len(layers))
+        if winograd is not None and winograd.cost < _LEAST_GAIN * cost:
+            return [replace(layer, product=dot4(), winograd=winograd, cost=winograd.cost) for layer in layers]
+    return None if computed and cost > _MOST_COST * FMA_COST else list(layers)
 
 
 def _in_float32(real: npt.NDArray[np.float32], reason: str) -> LayerPlan:
@@ -200,10 +274,10 @@ def _in_float32(real: npt.NDArray[np.float32], reason: str) -> LayerPlan:
 
 def _product(
     grid: Grid, values: npt.NDArray[np.int64], narrow: bool, isa: Isa, shape: ConvShape | None, groups: int
-) -> tuple[Product, WinogradPlan | None]:
-    """The fastest exact product of an integer layer, and Winograd's algorithm where that is faster."""
+) -> tuple[Product, float, WinogradPlan | None]:
+    """The fastest exact product of an integer layer with its cost, and Winograd's algorithm where that is faster."""
     if not narrow:
-        return DOT2_WIDE, None
+        return DOT2_WIDE, DOT2_COST, None
     if grid.dtype == isa.activation:
         winograd = None if shape is None else choose_plan(shape, values, grid.qmax, isa)
         product, cost = DOT2, math.inf
@@ -211,15 +285,15 @@ def _product(
             surveyed = grid.zero_point if groups == 1 else None
             product, cost = product8(isa, _padded(values, 4), grid.qmin, grid.qmax, surveyed)
         if winograd is not None and winograd.cost < _LEAST_GAIN * cost:
-            return dot4(), winograd
-        return product, None
+            return dot4(), winograd.cost, winograd
+        return product, cost, None
     if grid.dtype != "int16":
-        return DOT2, None
+        return DOT2, DOT2_COST, None
     winograd = None if shape is None else choose_plan(shape, values, None, isa)
     if winograd is not None and winograd.cost > _LEAST_GAIN * DOT2_COST:
         winograd = None
     by_bytes = isa.arm and isa.dot4_exact and values.shape[-1] % 4 == 0
-    return PLANES if by_bytes else DOT2, winograd
+    return PLANES if by_bytes else DOT2, DOT2_COST, winograd
 
 
 def runs_depthwise(product: Product, groups: int, channels: int, out_channels: int) -> bool:

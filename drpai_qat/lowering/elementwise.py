@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from drpai_qat.graph.canonical import FAKE_QUANT, Graph, Node
 from drpai_qat.graph.grid import Grid
 from drpai_qat.graph.ranges import batch_norm_affine, clip_limits, data_input
 from drpai_qat.kernels import expr as E
+from drpai_qat.lowering.storage import Planes
 
 Array = npt.NDArray[np.float64]
 
@@ -44,15 +46,90 @@ def on_grid(ints: E.Expr, grid: Grid) -> Value:
     return Value(E.affine(ints, grid.scale), ints, grid)
 
 
-def snap(value: Value, grid: Grid) -> Value:
-    """Round a value onto a grid, clamped to the grid's range."""
+def snap(value: Value, grid: Grid, answers: Answers | None = None) -> Value:
+    """Round a value onto a grid, clamped to the grid's range.
+
+    Args:
+        answers: of the reference, where the value is a function of one 8-bit value (per channel).
+    """
     low, high = float(grid.qmin - grid.zero_point), float(grid.qmax - grid.zero_point)
     x = E.affine(value.real, 1.0 / grid.scale)
     while isinstance(x, E.Affine) and isinstance(x.x, E.Clamp) and _is_increasing(x):
         # Rounding is monotonic, so a clamp just before it can be done on the integers.
         ends = [float(np.rint(b * x.mul.item() + x.add.item())) for b in (x.x.lo, x.x.hi)]
         x, low, high = E.affine(x.x.x, x.mul, x.add), max(low, min(ends[0], high)), min(high, max(ends[1], low))
-    return on_grid(E.Snap(_without_limits(x, low, high), low, high), grid)
+    return on_grid(E.Snap(_without_limits(_fitted(x, low, high, answers), low, high), low, high), grid)
+
+
+Answers = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
+"""Of an affine step between two roundings: integers of the first, shape (n,), to those of the second, (n, channels)."""
+
+_MOST_STEPS = 512  # integers that are tried one by one
+
+
+def _fitted(x: E.Expr, low: float, high: float, answers: Answers | None) -> E.Expr:
+    """An operand of a rounding; of an affine step of few integers, with float32 constants that give the right answers.
+
+    A factor and a summand rounded to float32 may take an integer across a boundary, in every pixel that holds it. So
+    the neighbours of the constants are tried until all integers come out right.
+
+    Args:
+        answers: the reference's; None where the exact values rounded are right.
+    """
+    if not isinstance(x, E.Affine):
+        return x
+    first, last = _integer_range(x.x)
+    if not last - first < _MOST_STEPS:
+        return x
+    mul, add = np.broadcast_arrays(x.mul, x.add)
+    shape, mul, add = mul.shape, mul.reshape(-1), add.reshape(-1)
+    steps = np.arange(first, last + 1)[:, None]
+
+    def rounded(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+        return np.clip(np.rint(values), low, high)
+
+    right = rounded(steps * mul + add)
+    if answers is not None:
+        found = answers(steps[:, 0])
+        same = found.shape[1] == len(mul)
+        right = rounded(found if same else found[:, :1]) if same or len(mul) == 1 else right
+    narrow = mul.astype(np.float32), add.astype(np.float32)
+    best = [one.copy() for one in narrow]
+    wrong = np.full(len(mul), steps.size)
+    for ulps in sorted(itertools.product(range(-2, 3), range(-2, 3)), key=lambda pair: sum(map(abs, pair))):
+        tried = [one + n * np.spacing(one) for one, n in zip(narrow, ulps, strict=True)]
+        found = (rounded(steps.astype(np.float32) * tried[0] + tried[1]) != right).sum(0)
+        for kept, one in zip(best, tried, strict=True):
+            kept[found < wrong] = one[found < wrong]
+        wrong = np.minimum(wrong, found)
+        if not wrong.any():
+            break
+    mul, add = (one.astype(np.float64).reshape(shape) for one in best)
+    return E.Affine(x.x, mul, add)
+
+
+def _integer_range(x: E.Expr) -> tuple[float, float]:
+    """Smallest and largest value of an expression that holds integers; infinite where it may hold others."""
+    match x:
+        case E.Snap(lo=lo, hi=hi) | E.Load(lo=lo, hi=hi):
+            return lo, hi
+        case E.Affine(x=E.Load(lo=lo, hi=hi), mul=mul, add=add) if mul.size == add.size == 1 and mul.item() == 1.0:
+            return lo + add.item(), hi + add.item()
+    return -math.inf, math.inf
+
+
+def split_bytes(value: Value, planes: Planes, grids: Sequence[Grid]) -> tuple[Value, ...]:
+    """The bytes of a real value's integer, the highest first, each on its grid."""
+    low, high = float(-planes.zero_point), float(planes.largest - planes.zero_point)
+    rest = E.affine(E.Snap(E.affine(value.real, 1.0 / planes.scale), low, high), 1.0, planes.zero_point)
+    found = []
+    for byte, grid in zip(reversed(range(len(grids))), grids, strict=True):
+        integer = E.Unary("floor", E.affine(rest, 256.0**-byte)) if byte else rest
+        if byte:
+            rest = E.Binary("sub", rest, E.affine(integer, 256.0**byte))
+        zero_point = planes.zero_point >> 8 * byte & 255
+        found.append(on_grid(E.affine(integer, 1.0, -zero_point), grid))
+    return tuple(found)
 
 
 def _is_increasing(x: E.Affine) -> bool:
@@ -116,6 +193,7 @@ def elementwise(*ops: str) -> Callable[[Rule], Rule]:
     return register
 
 
+LINEAR = frozenset(("Relu", "Clip", "Add", "Sub", "Mul", "Div", "BatchNormalization", "Identity", "Neg"))
 CHEAP = frozenset((FAKE_QUANT, "Relu", "Clip", "Add", "Sub", "BatchNormalization", "Identity", "Neg", "Min", "Max"))
 
 

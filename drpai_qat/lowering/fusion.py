@@ -8,7 +8,6 @@ does not.
 
 from __future__ import annotations
 
-import functools
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,14 +16,26 @@ import numpy as np
 
 from drpai_qat.graph.canonical import FAKE_QUANT, Node
 from drpai_qat.graph.grid import Grid
-from drpai_qat.graph.ranges import batch_norm_affine
+from drpai_qat.graph.ranges import batch_norm_affine, data_input
 from drpai_qat.graph.tables import tabulate
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels.epilogue import Border, Epilogue, Kernel, Operand
 from drpai_qat.kernels.expr import Table
 from drpai_qat.lowering.context import Context
-from drpai_qat.lowering.elementwise import CHEAP, RULES, Value, data_operands, is_elementwise, on_grid, snap
-from drpai_qat.lowering.storage import Stored, channels_last
+from drpai_qat.lowering.elementwise import (
+    CHEAP,
+    LINEAR,
+    RULES,
+    Answers,
+    Value,
+    data_operands,
+    is_elementwise,
+    on_grid,
+    snap,
+    split_bytes,
+)
+from drpai_qat.lowering.parts import Masked
+from drpai_qat.lowering.storage import Planes, Stored, channels_last
 
 
 @dataclass(frozen=True)
@@ -64,10 +75,12 @@ def grow(context: Context, start: Node, with_operands: bool = True) -> Group:
         if output in seen or output in values:
             continue
         seen.add(output)
-        if context.shape(output) != shape or output in context.plan.parts or not is_elementwise(graph, node):
+        if context.shape(output) != shape or not is_elementwise(graph, node):
+            continue
+        if output in context.plan.parts and output not in context.plan.stored_parts:
             continue
         others = [n for n in data_operands(graph, node) if n not in values and not graph.is_constant(n)]
-        missing = any(leaf not in context.stored for name in others for leaf in context.plan.leaves(name))
+        missing = any(leaf not in context.stored for name in others for leaf in context.leaves(name))
         if missing or (others and not with_operands):
             continue
         if not with_operands and any(_spatial(graph.constant(n)) for n in data_operands(graph, node)):
@@ -99,11 +112,16 @@ def _closed_prefix(context: Context, members: list[Node]) -> int:
 
 @dataclass(frozen=True)
 class Tail:
-    """A group's value and the stored tensors that its expression loads, in order."""
+    """A group's value and the stored tensors that its expression loads, in order.
+
+    Attributes:
+        parts: values of its parts, where the tensor is stored by them.
+    """
 
     value: Value
     operands: tuple[Stored, ...]
     shapes: tuple[Operand, ...]
+    parts: tuple[Value, ...] = ()
 
 
 def build(
@@ -130,9 +148,10 @@ def build(
         builder.add(node)
     if split is not None:
         builder.add_table(nodes[split.start :], split)
+    parts = builder.parts(group.output)
     operands = tuple(builder.operands)
     shapes = tuple(Operand(s.physical, s.dtype) for s in operands)
-    return Tail(builder.values[group.output], operands, shapes)
+    return Tail(builder.values[group.output], operands, shapes, parts)
 
 
 @dataclass(frozen=True)
@@ -189,7 +208,7 @@ class _Builder:
     def add(self, node: Node) -> None:
         args = [self.value(name) for name in data_operands(self.context.graph, node)]
         if node.op == FAKE_QUANT:
-            result = snap(args[0], self.context.plan.grids[node.output])
+            result = snap(args[0], self.context.plan.grids[node.output], self._answers(node))
         else:
             if node.op == "BatchNormalization":
                 affine = batch_norm_affine(self.context.graph, node)
@@ -197,6 +216,32 @@ class _Builder:
                 args += [Value(constant=self.place(self._channels(c))) for c in affine]
             result = RULES[node.op](self.context.graph, node, args)
         self.values[node.output] = result
+
+    def _answers(self, node: Node) -> Answers | None:
+        """The reference's integers behind a FakeQuant, if linear steps alone lie between it and another 8-bit grid."""
+        graph, grids = self.context.graph, self.context.plan.grids
+        chain, source = [node], node.inputs[0]
+        while source not in grids:
+            before = self.context.producer(source)
+            if before is None or before.op not in LINEAR or len(before.outputs) > 1:
+                return None
+            constants = [graph.constant(name) for name in before.inputs if name and graph.is_constant(name)]
+            if len(constants) < len([name for name in before.inputs if name]) - 1 or any(map(_spatial, constants)):
+                return None
+            chain.append(before)
+            source = data_input(graph, before)
+        grid, target = grids[source], grids[node.output]
+        if grid.dtype not in ("int8", "uint8") or len(self.shape) < 2:
+            return None
+
+        def answers(steps: np.ndarray) -> np.ndarray:
+            shape = (len(steps), self.shape[1], *(1 for _ in self.shape[2:]))
+            reals = (steps * np.float32(grid.scale)).astype(np.float32).reshape(-1, *(1 for _ in self.shape[1:]))
+            found = tabulate(graph, tuple(reversed(chain)), source, np.broadcast_to(reals, shape))
+            integers = (target.steps(found) - target.zero_point).reshape(len(steps), -1)
+            return integers if self.channels is None else integers[:, self.channels]
+
+        return answers
 
     def add_table(self, nodes: tuple[Node, ...], split: TableSplit) -> None:
         source = self.value(split.source)
@@ -218,9 +263,24 @@ class _Builder:
             if constant is not None:
                 self.values[name] = Value(constant=self.place(constant))
             else:
-                parts = [self._load(self.context.stored[leaf]) for leaf in self.context.plan.leaves(name)]
-                self.values[name] = functools.reduce(_added, parts)
+                leaves = self.context.leaves(name)
+                if leaves == (name,):
+                    self.values[name] = self._load(self.context.stored[name])
+                else:
+                    self.values[name] = self.context.sum_of_parts(name, [self.value(leaf) for leaf in leaves])
         return self.values[name]
+
+    def parts(self, name: str) -> tuple[Value, ...]:
+        """Values of the parts of a tensor that is stored by them, else none."""
+        how = self.context.plan.stored_parts.get(name)
+        if isinstance(how, Masked):
+            total = self.values[how.sum].real
+            return tuple(_masked(self.value(leaf), total) for leaf in how.leaves)
+        if isinstance(how, Planes):
+            return split_bytes(
+                self.values[name], how, [self.context.plan.grids[p.name] for p in self.context.plan.parts[name]]
+            )
+        return ()
 
     def _load(self, stored: Stored) -> Value:
         rank = len(self.order)
@@ -246,8 +306,11 @@ class _Builder:
         return placed
 
 
-def _added(x: Value, y: Value) -> Value:
-    return Value(E.Binary("add", x.real, y.real))
+def _masked(x: Value, gate: E.Expr) -> Value:
+    """A value on a grid where the gate is positive, elsewhere zero."""
+    assert x.ints is not None
+    assert x.grid is not None
+    return on_grid(E.Mask(x.ints, gate), x.grid)
 
 
 def lower_anchor(
@@ -272,6 +335,9 @@ def lower_anchor(
     group = group or grow(context, node)
     tail = build(context, group, anchor, order)
     shape = context.shape(group.output)
+    if group.output in context.plan.stored_parts:
+        _store_parts(context, group, tail, order, kernel, inputs, label)
+        return
     form = context.plan.forms.get(group.output) if may_border and order == channels_last(len(shape)) else None
     grid = context.target_grid(group.output) if form is None else form.grid
     physical = tuple(shape[axis] for axis in order) or (1,)
@@ -282,4 +348,25 @@ def lower_anchor(
     stored = context.put(group.output, buffer, order, grid)
     if form is not None:
         context.stored[group.output] = replace(stored, pads=form.pads)
+    context.done.update(member.output for member in group.nodes)
+
+
+def _store_parts(
+    context: Context,
+    group: Group,
+    tail: Tail,
+    order: tuple[int, ...],
+    kernel: Callable[[Epilogue], Kernel],
+    inputs: Sequence[Stored | int],
+    label: str,
+) -> None:
+    """Run a kernel whose group ends in a tensor that is stored by its parts."""
+    names = [part.name for part in context.plan.parts[group.output]]
+    shape = context.shape(group.output)
+    physical = tuple(shape[axis] for axis in order) or (1,)
+    grids = [context.plan.grids[name] for name in names]
+    epilogue = replace(context.split_epilogue(tail.parts, grids, tail.shapes), out_shape=physical)
+    buffers = context.program.run(kernel(epilogue), (*inputs, *tail.operands), label)
+    for name, buffer, grid in zip(names, buffers, grids, strict=True):
+        context.put(name, buffer, order, grid)
     context.done.update(member.output for member in group.nodes)

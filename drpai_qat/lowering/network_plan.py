@@ -9,8 +9,8 @@ from typing import Literal
 from drpai_qat.graph.grid import Grid
 from drpai_qat.kernels.conv_shape import ConvShape
 from drpai_qat.lowering.arithmetic import LayerPlan
-from drpai_qat.lowering.parts import Parts
-from drpai_qat.lowering.storage import Form
+from drpai_qat.lowering.parts import Masked, Parts
+from drpai_qat.lowering.storage import Form, Planes
 
 ConvKernel = Literal["direct", "depthwise", "winograd"]
 
@@ -62,22 +62,24 @@ class NetworkPlan:
     Attributes:
         grids: tensors that lie on an integer grid by construction.
         wide_grids: grids of bounded tensors that training left without one.
-        parts: tensors that are never computed, and what they are made of.
+        parts: tensors that are read by their parts.
+        stored_parts: those among them that a kernel computes, and how it stores their parts.
         convolutions: by output; a Conv without a plan has no kernel of ours.
+        matrices: arithmetic of the Gemm and MatMul nodes that read their input by parts, one for each part; by output.
         forms: of tensors all of whose readers are convolutions that read one form; a producer may write that form
             or the plain image.
+        exact: no integer format is coarser than float32.
     """
 
     grids: Mapping[str, Grid]
     wide_grids: Mapping[str, Grid]
     parts: Parts
+    stored_parts: Mapping[str, Masked | Planes]
     convolutions: Mapping[str, ConvPlan]
+    matrices: Mapping[str, tuple[LayerPlan, ...]]
     forms: Mapping[str, Form]
+    exact: bool = True
 
     def target_grid(self, name: str) -> Grid | None:
         """The grid on which a tensor is stored; None for float32."""
         return self.grids.get(name) or self.wide_grids.get(name)
-
-    def leaves(self, name: str) -> tuple[str, ...]:
-        """The stored tensors whose sum a tensor is: itself, or the parts of a sum that is not computed."""
-        return tuple(part.name for part in self.parts[name]) if name in self.parts else (name,)

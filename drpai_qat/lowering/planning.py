@@ -13,89 +13,112 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from drpai_qat.graph.canonical import Graph, Node, Weight
+from drpai_qat.graph.canonical import Graph, Node
 from drpai_qat.graph.grid import Grid
 from drpai_qat.graph.ranges import find_bounds, find_grids, selects
 from drpai_qat.graph.wide_grids import int16_grids
 from drpai_qat.kernels.isa import Isa
-from drpai_qat.lowering.arithmetic import LayerPlan, convolution_weights, plan_layer, runs_depthwise
+from drpai_qat.lowering.arithmetic import (
+    LayerPlan,
+    LayerWeights,
+    convolution_weights,
+    matrix_weights,
+    plan_layer,
+    plan_sum,
+    runs_depthwise,
+)
 from drpai_qat.lowering.borders import wanted_forms
 from drpai_qat.lowering.network_plan import ConvKernel, ConvPlan, NetworkPlan, Read
-from drpai_qat.lowering.parts import Part, Parts, find_parts
+from drpai_qat.lowering.parts import Part, Parting, find_parts, takes_parts
 from drpai_qat.lowering.storage import Form
-from drpai_qat.lowering.window import convolution_shape, window_of
+from drpai_qat.lowering.window import Window, convolution_shape, window_of
 
 
-def plan_network(graph: Graph, isa: Isa) -> NetworkPlan:
+def plan_network(graph: Graph, isa: Isa, exact_sums: bool = True) -> NetworkPlan:
     """Decide what is stored on which grid and in which form, what is never computed, and how convolutions multiply."""
     grids = find_grids(graph, isa.activation)
     bounds = find_bounds(graph, grids)
-    parts = find_parts(graph, grids, bounds)
-    wide_grids = int16_grids(graph, grids, bounds, parts)
+    wide_grids = int16_grids(graph, grids, bounds, exact_sums)
+    parting = find_parts(graph, grids, wide_grids, bounds, isa.activation, exact_sums)
+    parts = parting.parts
+    wide_grids = {name: grid for name, grid in wide_grids.items() if name not in parts}
+    grids = {**grids, **parting.grids}
     stored = {**wide_grids, **grids}
-    convolutions, parts = _Planner(graph, isa, stored).plan(parts)
-    return NetworkPlan(grids, wide_grids, parts, convolutions, wanted_forms(graph, stored, convolutions))
+    convolutions = _Planner(graph, isa, stored, parting, exact_sums).plan()
+    matrices = _matrices(graph, isa, grids, parting)
+    read = {read.name for plan in convolutions.values() for read in plan.reads}
+    read.update(part.name for node in graph.nodes if node.output in matrices for part in parts[node.inputs[0]])
+    parting.drop_unread(read)
+    forms = wanted_forms(graph, stored, convolutions)
+    return NetworkPlan(grids, wide_grids, parts, parting.stored, convolutions, matrices, forms, exact_sums)
+
+
+def _matrices(graph: Graph, isa: Isa, grids: Mapping[str, Grid], parting: Parting) -> dict[str, tuple[LayerPlan, ...]]:
+    """The arithmetic of matrix products that read their input by parts."""
+    found = {}
+    for node in graph.nodes:
+        name = node.inputs[0] if node.inputs else ""
+        parts = parting.parts.get(name, ())
+        if not parts or not takes_parts(graph, node, name, parts) or node.op == "Conv":
+            continue
+        weights = matrix_weights(graph, node)
+        assert weights is not None
+        layers = [plan_layer(grids[part.name], weights, isa) for part in parts]
+        planned = plan_sum(layers, isa, computed=name in parting.stored)
+        if planned is not None:
+            found[node.output] = tuple(planned)
+    return found
 
 
 class _Planner:
     """Plans the convolutions of a graph whose tensors are stored on `grids`."""
 
-    def __init__(self, graph: Graph, isa: Isa, grids: Mapping[str, Grid]) -> None:
-        self._graph, self._isa, self._grids = graph, isa, grids
+    def __init__(self, graph: Graph, isa: Isa, grids: Mapping[str, Grid], parting: Parting, exact: bool) -> None:
+        self._graph, self._isa, self._grids, self._exact = graph, isa, grids, exact
+        self._parts, self._computed = parting.parts, parting.stored
         self._producers = {name: node for node in graph.nodes for name in node.outputs}
-        self._parts: Parts = {}
 
-    def plan(self, parts: Parts) -> tuple[dict[str, ConvPlan], Parts]:
-        """The plans by output, and the parts that all readers take.
-
-        A tensor is computed after all where a reader has no integer arithmetic for one of its parts.
-        """
-        self._parts = dict(parts)
-        nodes = [node for node in self._graph.nodes if node.op == "Conv"]
-        plans: dict[str, ConvPlan | None] = {}
-        waiting = nodes
-        while waiting:
-            plans.update((node.output, self._plan(node)) for node in waiting)
-            refused = {node.inputs[0] for node in waiting if plans[node.output] is None} & self._parts.keys()
-            computed = {name for one in sorted(refused) for name in self._compute(one)}
-            waiting = [node for node in nodes if node.inputs[0] in computed]
-        return {output: plan for output, plan in plans.items() if plan is not None}, self._parts
-
-    def _compute(self, name: str) -> set[str]:
-        """Have a tensor computed, and the operands that this takes; returns their names."""
-        if self._parts.pop(name, None) is None:
-            return set()
-        node = self._producers[name]
-        operands = node.inputs if node.op == "Concat" else ()  # elementwise operators add the parts themselves
-        return {name}.union(*(self._compute(other) for other in operands))
+    def plan(self) -> dict[str, ConvPlan]:
+        """The plans by output."""
+        plans = {node.output: self._plan(node) for node in self._graph.nodes if node.op == "Conv"}
+        return {output: plan for output, plan in plans.items() if plan is not None}
 
     def _plan(self, node: Node) -> ConvPlan | None:
-        """None for a Conv without a kernel of ours, or one that can't read its input by parts."""
+        """None for a Conv without a kernel of ours."""
         name = node.inputs[0]
         weight, in_shape = self._graph.weight(node.inputs[1]), self._graph.shapes[name]
         biases = [self._graph.weight(bias) for bias in node.inputs[2:] if bias]
         if weight is None or None in biases or len(in_shape) not in (3, 4):
             return None
-        parts = self._parts.get(name, (Part(name, 0, in_shape[1]),))
-        if not all(self._is_multiplied(part.name) for part in parts):
-            return None
-        plan = self._convolution(node, weight, parts)
-        return None if name in self._parts and any(read.layer.grid is None for read in plan.reads) else plan
+        window, weights = window_of(node, weight.shape[2:]), convolution_weights(weight)
+        by_parts = self._convolution(node, window, weights, self._parts[name]) if name in self._parts else None
+        if by_parts is not None:
+            return by_parts
+        whole = Part(name, 0, in_shape[1])  # in float32, where it could be read by parts
+        return self._convolution(node, window, weights, (whole,)) if self._is_multiplied(name) else None
 
-    def _convolution(self, node: Node, weight: Weight, parts: tuple[Part, ...]) -> ConvPlan:
-        """The plan of a convolution that reads these stored tensors."""
+    def _convolution(
+        self, node: Node, window: Window, weights: LayerWeights, parts: tuple[Part, ...]
+    ) -> ConvPlan | None:
+        """The plan of a convolution that reads these stored tensors; None where it had better read one in float32."""
         in_shape, out_shape = self._graph.shapes[node.inputs[0]], self._graph.shapes[node.output]
-        window = window_of(node, weight.shape[2:])
-        shape, weights = convolution_shape(node, window, in_shape, out_shape), convolution_weights(weight)
+        shape = convolution_shape(node, window, in_shape, out_shape)
         alone, groups = len(parts) == 1, shape.groups
         shares = [weights.of_channels(part.start, part.channels) for part in parts]
         by_rows = alone and shape.suits_rows
         if by_rows:
             shape, shares = shape.rows_as_pixels(), [share.rearranged(_by_rows) for share in shares]
         layers = [
-            plan_layer(self._grid(part.name), share, self._isa, shape if alone else None, groups)
+            plan_layer(self._grid(part.name), share, self._isa, shape if alone else None, groups, self._exact)
             for part, share in zip(parts, shares, strict=True)
         ]
+        if not alone:
+            same_weights = all(part.channels == in_shape[1] for part in parts)
+            computed = node.inputs[0] in self._computed
+            planned = plan_sum(layers, self._isa, shape if same_weights else None, computed)
+            if planned is None:
+                return None
+            layers = planned
         kernel = _kernel_of(layers, groups, in_shape[1], shape.out_channels)
         if kernel == "depthwise":
             groups = 1
@@ -126,10 +149,8 @@ class _Planner:
 
 
 def _kernel_of(layers: Sequence[LayerPlan], groups: int, channels: int, out_channels: int) -> ConvKernel:
-    """The depthwise kernel and Winograd's take one input."""
-    if len(layers) > 1:
-        return "direct"
-    if runs_depthwise(layers[0].product, groups, channels, out_channels):
+    """The depthwise kernel takes one input."""
+    if len(layers) == 1 and runs_depthwise(layers[0].product, groups, channels, out_channels):
         return "depthwise"
     return "winograd" if layers[0].winograd else "direct"
 

@@ -24,12 +24,12 @@ Array = npt.NDArray[np.generic]
 
 @dataclass(frozen=True)
 class KernelStep:
-    """out = kernel(inputs, constants)."""
+    """outs = kernel(inputs, constants)."""
 
     kernel: Kernel
     inputs: tuple[int, ...]
     constants: tuple[str, ...]
-    out: int
+    outs: tuple[int, ...]
     label: str
 
 
@@ -93,13 +93,14 @@ class Program:
         self.constant_buffers[number] = self.constant(value)
         return number
 
-    def run(self, kernel: Kernel, inputs: tuple[Stored | int, ...], label: str) -> int:
-        """Append a kernel; returns the buffer it writes."""
+    def run(self, kernel: Kernel, inputs: tuple[Stored | int, ...], label: str) -> tuple[int, ...]:
+        """Append a kernel; returns the buffers it writes."""
         numbers = tuple(i.buffer if isinstance(i, Stored) else i for i in inputs)
         names = tuple(self.constant(c) for c in kernel.constants)
-        out = self.buffer(math.prod(kernel.out_shape), kernel.out_dtype)
-        self.steps.append(KernelStep(kernel, numbers, names, out, label))
-        return out
+        size = math.prod(kernel.out_shape)
+        outs = tuple(self.buffer(size, dtype) for dtype in (kernel.out_dtype, *kernel.more))
+        self.steps.append(KernelStep(kernel, numbers, names, outs, label))
+        return outs
 
 
 def to_module(program: Program) -> tvm.IRModule:
@@ -151,10 +152,11 @@ def _emit_kernel(
         functions[key] = builder.add_func(
             step.kernel.func.without_attr("global_symbol"), f"{step.label}_{len(functions)}"
         )
-    size, dtype = program.sizes[step.out]
+    types = [relax.TensorType((size,), dtype) for size, dtype in (program.sizes[out] for out in step.outs)]
     arguments = [*(buffers[i] for i in step.inputs), *(constants[name] for name in step.constants)]
-    out_type = relax.TensorType((size,), dtype)
-    buffers[step.out] = builder.emit(relax.call_tir(functions[key], arguments, out_type))
+    result = builder.emit(relax.call_tir(functions[key], arguments, types[0] if len(types) == 1 else types))
+    for i, out in enumerate(step.outs):
+        buffers[out] = result if len(types) == 1 else builder.emit(relax.TupleGetItem(result, i))
 
 
 def _emit_imported(

@@ -54,9 +54,9 @@ def qdq(source: str, result: str, prefix: str | None = None) -> str:
     return f"q_{result} = QuantizeLinear({source}, s{p}, z{p})  {result} = DequantizeLinear(q_{result}, s{p}, z{p})\n"
 
 
-def lowered(source: onnx.ModelProto, target: str = "host") -> Lowered:
+def lowered(source: onnx.ModelProto, target: str = "host", exact_sums: bool = True) -> Lowered:
     """Lowered for this machine."""
-    return lower(source, targets.by_name(target).isa)
+    return lower(source, targets.by_name(target).isa, exact_sums)
 
 
 def execute(network: Lowered, feeds: dict[str, np.ndarray], target: str = "host") -> list[np.ndarray]:

@@ -11,7 +11,9 @@ from drpai_qat.graph.rewrite import hoist_fake_quant
 from drpai_qat.kernels.isa import AVX2, AVX512_VNNI, NEON_DOTPROD, Isa
 from drpai_qat.lowering import arithmetic, lower
 from drpai_qat.lowering.network_plan import ConvPlan, NetworkPlan
+from drpai_qat.lowering.parts import Masked
 from drpai_qat.lowering.planning import plan_network
+from drpai_qat.lowering.storage import Planes
 from preprocess import preprocess
 from tests.lowering.running import compiled, computes, grid, kernels, lowered, model, qdq
 from tests.reference import reference
@@ -65,6 +67,9 @@ def dense(largest: int = 60) -> onnx.ModelProto:
 def test_each_convolution_is_planned_once(models, monkeypatch):
     """Its weights are expanded once, and its arithmetic chosen once, whatever asks for them while nodes are lowered."""
     canonical = preprocess(onnx.load(models / "pt_fuse_mbv2.onnx")).model
+    made = plan_network(hoist_fake_quant(read_graph(canonical)), AVX512_VNNI)
+    parts = sum(len(one.reads) - 1 for one in made.convolutions.values())
+    parts += sum(len(layers) - 1 for layers in made.matrices.values())
     expanded, planned = [], []
     expand = arithmetic._integer_weights
 
@@ -80,10 +85,10 @@ def test_each_convolution_is_planned_once(models, monkeypatch):
             planned.append(self)
 
     monkeypatch.setattr(arithmetic, "LayerPlan", Counted)
-    coverage = lower(canonical, AVX2).coverage
+    coverage = lower(canonical, AVX512_VNNI).coverage
     assert sum(node.op == "Conv" for node in coverage) == 16
-    layers = sum(node.op in ("Conv", "Gemm", "MatMul") for node in coverage)
-    assert (len(expanded), len(planned)) == (layers, layers)
+    others = sum(node.op in ("Gemm", "MatMul") for node in coverage)
+    assert (len(expanded), len(planned)) == (16 + others, 16 + others + parts)
 
 
 def test_a_producer_writes_the_padding_that_its_readers_share():
@@ -149,16 +154,16 @@ def test_the_parts_of_a_sum_are_reads_with_the_same_weights():
     assert convolution.compute == "int8"
 
 
-def test_a_sum_with_a_reader_that_needs_floats_is_computed_for_all():
-    """The second reader's weights are too large for int32 sums: no reader takes the parts then."""
+def test_a_reader_that_needs_floats_reads_the_whole_sum():
+    """The second reader's weights are too large for int32 sums; the first one takes the parts all the same."""
     huge = quantized("d", np.full((24, 32, 1, 1), 2**30, np.int32), 2.0**-30)
     reader = layer("e", "s") + layer("d", "s") + "c = Add(e, d)\n"
     source = residual(reader, **weight("e", 24, 32, 1, 1), **huge)
     made = plan(source)
-    assert not made.parts
-    assert {name: one.reads[0].name for name, one in made.convolutions.items()} == {"e": "s", "d": "s"}
+    reads = {name: [read.name for read in one.reads] for name, one in made.convolutions.items()}
+    assert reads == {"e": ["a", "b"], "d": ["s"]}
     assert made.convolutions["d"].compute == "float32"
-    assert kernels(lowered(source))["pointwise"] == 2  # one makes a, the other b and the sum
+    assert kernels(lowered(source))["join"] == 1
     feeds = {"x": np.random.default_rng(2).normal(0, 2, (1, 32, 6, 6)).astype(np.float32)}
     np.testing.assert_array_equal(compiled(source, feeds)[0], reference(source, feeds)[0])
 
@@ -181,3 +186,56 @@ def test_what_the_importer_leaves_in_float32_is_read_on_its_grid():
     network = lowered(source)
     assert (computes(network)["Gather"], computes(network)["Conv"]) == ("tvm", "int8")
     np.testing.assert_array_equal(compiled(source, feeds)[0], reference(source, feeds)[0])
+
+
+def behind_a_relu(
+    operands: int, limit: str = "r = Relu(s)\n", attributes: str = PADDED, size: int = 6
+) -> onnx.ModelProto:
+    """r = relu(relu(a0 + a1) + a2 ...) of operands on grids of their own, read by a convolution."""
+    body, terms, constants = "", [], grid("y", 2**-2, 120) | weight("c", 24, 32, 3, 3)
+    for i in range(operands):
+        body += f"x{i} = Mul(x, m{i})\n" + qdq(f"x{i}", f"a{i}")
+        constants |= grid(f"a{i}", 0.061 * 0.7**i, 120 + i) | {f"m{i}": np.float32(0.9 - 0.2 * i)}
+        terms.append(f"a{i}")
+    total = terms[0]
+    for i, term in enumerate(terms[1:], 1):
+        last = i == operands - 1
+        body += f"{'s' if last else f's{i}'} = Add({total}, {term})\n" + ("" if last else f"r{i} = Relu(s{i})\n")
+        total = f"r{i}"
+    body += limit + layer("c", "r", attributes) + qdq("c", "y")
+    return model(f"(float[1,32,6,6] x) => (float[1,24,{size},{size}] y)", body, lo=0.0, hi=6.0, **constants)
+
+
+@pytest.mark.parametrize("isa", [AVX2, AVX512_VNNI, NEON_DOTPROD], ids=lambda isa: isa.name)
+def test_a_relu_keeps_the_parts_of_its_sum(isa):
+    made = plan(behind_a_relu(2), isa)
+    how = made.stored_parts["r"]
+    assert how == Masked("s", ("a0", "a1"))
+    reads = made.convolutions["c"].reads
+    assert [read.name for read in reads] == ["r::0", "r::1"]
+    assert [made.grids[read.name] for read in reads] == [made.grids["a0"], made.grids["a1"]]
+    assert made.convolutions["c"].compute == "int8"
+
+
+@pytest.mark.parametrize("source", [behind_a_relu(4), behind_a_relu(2, limit="r = Clip(s, lo, hi)\n")], ids=["4", "6"])
+def test_what_has_too_many_parts_or_an_upper_limit_is_stored_in_bytes(source):
+    made = plan(source)
+    how = made.stored_parts["r"]
+    assert isinstance(how, Planes)
+    assert how.largest == 2**24 - 1
+    grids = [made.grids[part.name] for part in made.parts["r"]]
+    assert [one.scale / how.scale for one in grids] == [2**16, 2**8, 1]
+    assert (how.zero_point, {one.dtype for one in grids}) == (0, {"uint8"})
+
+
+def test_bytes_that_float32_would_outrun_are_not_stored():
+    """Without VNNI, three passes of uint8 over a strided convolution take longer than float32."""
+    source = behind_a_relu(4, attributes="<pads=[1,1,1,1], strides=[2,2]>", size=3)
+    assert not plan(source, AVX2).stored_parts
+    assert plan(source, AVX512_VNNI).stored_parts
+
+
+def test_sums_in_int16_on_demand():
+    made = plan_network(read_graph(behind_a_relu(2)), AVX512_VNNI, exact_sums=False)
+    assert not made.stored_parts
+    assert made.wide_grids["r"].dtype == "int16"

@@ -43,8 +43,8 @@ def test_a_residual_block_is_exact(size, channels, ahead, target):
 
 @pytest.mark.parametrize("target", WITHOUT_VNNI)
 @pytest.mark.parametrize(("size", "channels", "ahead"), [((16, 31), 32, "weights"), ((12, 12), 64, "windows")])
-def test_a_sum_without_a_range_is_read_byte_by_byte(size, channels, ahead, target):
-    """Behind a ReLU, so that its parts can't be read instead; on one scale, so that int16 holds it exactly."""
+def test_a_sum_behind_a_relu_is_read_part_by_part(size, channels, ahead, target):
+    """Both parts are multiplied by the weights that are transformed once."""
     line, weights = layer("c", "r", channels, channels)
     height, width = size
     source = model(

@@ -33,15 +33,19 @@ def lower_conv(context: Context, node: Node) -> bool:
     bias = context.graph.weight(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
     start, add = start_and_add(layer, bias, out_channels)
     sources = [_source(context, read, plan.shape.groups) for read in plan.reads]
+    starts = [start, *(start_and_add(read.layer, None, out_channels)[0] for read in plan.reads[1:])]
     if layer.winograd is not None:
-        sources = _winograd_sources(context, layer.winograd, layer.weights, sources[0])
+        sources = _winograd_sources(context, layer.winograd, layer.weights, sources)
 
     def make(epilogue: Epilogue) -> Kernel:
         if plan.kernel == "depthwise":
             return _depthwise_kernel(context, plan, epilogue, start)
         if layer.winograd is not None:
-            return winograd(layer.winograd, epilogue, layer.weights.astype(np.int8, copy=False), start)
-        starts = [start, *(start_and_add(read.layer, None, out_channels)[0] for read in plan.reads[1:])]
+            weights = layer.weights.astype(np.int8, copy=False)
+            if len(plan.reads) == 1:
+                return winograd(layer.winograd, epilogue, weights, start)
+            ratios = np.asarray([plan.ratio(read) for read in plan.reads], np.float32)
+            return winograd(layer.winograd, epilogue, weights, _all_starts(starts, out_channels), ratios)
         terms = [_term(plan, read, one) for read, one in zip(plan.reads, starts, strict=True)]
         return conv_sum(plan.shape, terms, context.isa, epilogue)
 
@@ -66,13 +70,20 @@ def _term(plan: ConvPlan, read: Read, start: np.ndarray | None) -> Term:
     return Term(product, padded_channels(read.layer.weights, product.pack), start, plan.ratio(read))
 
 
+def _all_starts(starts: list[np.ndarray | None], out_channels: int) -> np.ndarray | None:
+    """What the accumulators of several inputs start from."""
+    if all(start is None for start in starts):
+        return None
+    return np.stack([np.zeros(out_channels, np.int32) if start is None else start for start in starts])
+
+
 def _winograd_sources(
-    context: Context, plan: WinogradPlan, weights: np.ndarray, source: Stored | int
+    context: Context, plan: WinogradPlan, weights: np.ndarray, sources: list[Stored | int]
 ) -> list[Stored | int]:
     """What the kernel reads, one of its operands transformed ahead."""
     if plan.ahead == "windows":
-        return [context.kernel(transformed_windows(plan), (source,), "winograd_windows")]
-    return [source, context.kernel(transformed_weights(plan, weights), (), "winograd_weights")]
+        return [context.kernel(transformed_windows(plan), sources, "winograd_windows")]
+    return [*sources, context.kernel(transformed_weights(plan, weights), (), "winograd_weights")]
 
 
 def _depthwise_kernel(context: Context, plan: ConvPlan, epilogue: Epilogue, start: np.ndarray | None) -> Kernel:

@@ -69,7 +69,8 @@ def lower_conv_transpose(context: Context, node: Node) -> bool:
     rows, columns = _axes(node, weight.shape[2:], out_shape[2:])
     data = context.ordered(context.operand(node.inputs[0]), channels_last(len(in_shape)))
     produced = kernel_channels(rows, columns, groups, out_channels)
-    layer = plan_layer(data.grid, _phase_weights(weight, rows, columns, groups, produced), context.isa, groups=groups)
+    weights = _phase_weights(weight, rows, columns, groups, produced)
+    layer = plan_layer(data.grid, weights, context.isa, groups=groups, exact=context.plan.exact)
     data = context.converted(data, layer.grid)
     all_bias = None
     if bias is not None:

@@ -26,7 +26,7 @@ def lower_elementwise(context: Context, node: Node) -> bool:
         return False
     shape = context.shape(node.output)
     names = [n for n in data_operands(context.graph, node) if not context.graph.is_constant(n)]
-    operands = [context.operand(leaf) for name in names for leaf in context.plan.leaves(name)]
+    operands = [context.operand(leaf) for name in names for leaf in context.leaves(name)]
     if any(o.dtype not in FUSABLE for o in operands):
         return False
     order = next((o.order for o in operands if o.shape == shape), row_major(len(shape)))
@@ -41,10 +41,10 @@ def lower_elementwise(context: Context, node: Node) -> bool:
 
     group = grow(context, node)
     lower_anchor(context, node, None, order, make, (), "pointwise", group)
-    grid = context.target_grid(group.output)
-    kinds = ["float32" if s.grid is None else s.dtype for s in (*operands, context.stored[group.output])]
-    integer = grid is not None and "float32" not in kinds
-    context.record(node, ("int16" if "int16" in kinds else "int8") if integer else "float32")
+    results = [context.stored[leaf] for leaf in context.leaves(group.output)]
+    kinds = ["float32" if s.grid is None else s.dtype for s in (*operands, *results)]
+    compute = "float32" if "float32" in kinds else "int16" if "int16" in kinds else "int8"
+    context.record(node, compute)
     return True
 
 
@@ -54,6 +54,8 @@ def _size(shape: tuple[int, ...]) -> int:
 
 def _table(epilogue: Epilogue) -> npt.NDArray[np.generic] | None:
     """The 256 stored outputs where the expression is a table of the one 8-bit operand; None for other expressions."""
+    if epilogue.more:
+        return None
     root = epilogue.expr
     scale, offset = 1.0, 0.0
     if isinstance(root, E.Affine) and root.mul.size == root.add.size == 1:

@@ -10,16 +10,16 @@ import numpy as np
 from drpai_qat.graph.canonical import Node, Weight
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels import movement
-from drpai_qat.kernels.conv import conv
+from drpai_qat.kernels.conv import conv, conv_sum
 from drpai_qat.kernels.conv_shape import ConvShape
 from drpai_qat.kernels.pack import pack_matrix
 from drpai_qat.kernels.prepare import prepare
 from drpai_qat.kernels.products import DOT2_WIDE, FMA
+from drpai_qat.kernels.term import Term
 from drpai_qat.kernels.tiling import choose_tiling
 from drpai_qat.lowering.arithmetic import (
     INT32_MAX,
-    AnyWeights,
-    LayerWeights,
+    matrix_weights,
     padded_channels,
     plan_layer,
     start_and_add,
@@ -41,76 +41,63 @@ def lower_gemm(context: Context, node: Node) -> bool:
         return False
     if bias is not None and math.prod(bias.shape) > 1 and bias.shape[-1] == 1:
         return False  # one number a row
-    data = context.operand(node.inputs[0])
-    if node.attributes.get("transA", 0):
-        data = permuted(data, (1, 0))
     if bias is not None and beta != 1.0:
         bias = Weight(bias.real * np.float32(beta))
-    matrix = context.graph.weight(node.inputs[1])
-    transposed = bool(node.attributes.get("transB", 0))
-    if matrix is None:
-        if bias is not None or alpha != 1.0:
-            return False
-        other = context.operand(node.inputs[1])
-        return _two_activations(context, node, data, permuted(other, (1, 0)) if transposed else other)
-    return _constant_matrix(context, node, data, matrix, bias, transposed, alpha)
+    if _constant_matrix(context, node, bias):
+        return True
+    if bias is not None or alpha != 1.0:
+        return False
+    operands = [context.operand(name) for name in node.inputs[:2]]
+    turned = [bool(node.attributes.get(name, 0)) for name in ("transA", "transB")]
+    first, second = (permuted(one, (1, 0)) if turn else one for one, turn in zip(operands, turned, strict=True))
+    return _two_activations(context, node, first, second)
 
 
 @lowers("MatMul")
 def lower_matmul(context: Context, node: Node) -> bool:
-    first, second = (context.shape(name) for name in node.inputs)
-    if len(first) < 2 or len(second) < 2:
+    if any(len(context.shape(name)) < 2 for name in node.inputs):
         return False
-    matrix = context.graph.weight(node.inputs[1])
-    data = context.operand(node.inputs[0])
-    if matrix is not None and math.prod(second[:-2]) == 1 and len(second) <= len(first):
-        if len(second) > 2:
-            matrix = _two_dimensional(matrix)
-        if matrix is not None:
-            return _constant_matrix(context, node, data, matrix, None, False, 1.0)
-    return _two_activations(context, node, data, context.operand(node.inputs[1]))
+    if _constant_matrix(context, node, None):
+        return True
+    return _two_activations(context, node, *(context.operand(name) for name in node.inputs))
 
 
-def _two_dimensional(weight: Weight) -> Weight | None:
-    """A weight (1, ..., 1, K, N) as (K, N)."""
-    drop = len(weight.shape) - 2
-    params = weight.params
-    if params is not None and params.axis is not None:
-        if params.axis < drop:
-            return None
-        params = replace(params, axis=params.axis - drop)
-    return Weight(weight.values.reshape(weight.shape[-2:]), params)
-
-
-def _constant_matrix(
-    context: Context, node: Node, data: Stored, matrix: Weight, bias: Weight | None, transposed: bool, alpha: float
-) -> bool:
-    out_axis = 0 if transposed else 1
-    out_channels, channels = matrix.shape[out_axis], matrix.shape[1 - out_axis]
-    data = context.ordered(data, row_major(len(data.shape)))
-    weights = LayerWeights.of(matrix, (0, 1) if transposed else (1, 0), out_axis).scaled(alpha).rearranged(_as_kernels)
-    layer = plan_layer(data.grid, weights, context.isa)
-    data = context.converted(data, layer.grid)
-    rows = data.size // channels
-    image = replace(data, shape=(1, channels, 1, rows), order=(0, 2, 3, 1))
-    form = layer.form(channels)
-    source = context.in_form(image, form)
-    shape = ConvShape(1, 1, rows, form.channels, 1, rows, out_channels)
-    rank = len(context.shape(node.output))
-    start, add = start_and_add(layer, bias, out_channels)
-    anchor = Value(E.affine(E.Acc(), channel_constant(layer.mul, rank), channel_constant(add, rank)))
-    packed = padded_channels(layer.weights, layer.product.pack)
+def _constant_matrix(context: Context, node: Node, bias: Weight | None) -> bool:
+    """A product with constant weights; False where there are none, or not as one matrix."""
+    if node.output in context.plan.matrices:
+        layers = context.plan.matrices[node.output]
+        inputs = [context.operand(part.name) for part in context.plan.parts[node.inputs[0]]]
+    else:
+        weights = matrix_weights(context.graph, node)
+        if weights is None:
+            return False
+        inputs = [context.operand(node.inputs[0])]
+        layers = (plan_layer(inputs[0].grid, weights, context.isa, exact=context.plan.exact),)
+    out_shape = context.shape(node.output)
+    rank, out_channels = len(out_shape), out_shape[-1]
+    rows, channels = math.prod(out_shape[:-1]), layers[0].weights.shape[-1]
+    terms: list[Term] = []
+    sources: list[Stored | int] = []
+    start, add = start_and_add(layers[0], bias, out_channels)
+    for data, layer in zip(inputs, layers, strict=True):
+        if node.attributes.get("transA", 0):
+            data = permuted(data, (1, 0))
+        data = context.converted(context.ordered(data, row_major(len(data.shape))), layer.grid)
+        image = replace(data, shape=(1, channels, 1, rows), order=(0, 2, 3, 1))
+        sources.append(context.in_form(image, layer.form(channels)))
+        first = not terms
+        begin = start if first else start_and_add(layer, None, out_channels)[0]
+        packed = padded_channels(layer.weights, layer.product.pack)
+        terms.append(Term(layer.product, packed, begin, 1.0 if first else float(layer.mul[0] / layers[0].mul[0])))
+    shape = ConvShape(1, 1, rows, layers[0].form(channels).channels, 1, rows, out_channels)
+    anchor = Value(E.affine(E.Acc(), channel_constant(layers[0].mul, rank), channel_constant(add, rank)))
     lower_anchor(
         context, node, anchor, row_major(rank),
-        lambda epilogue: conv(shape, layer.product, context.isa, epilogue, packed, start), (source,), "matmul",
+        lambda epilogue: conv_sum(shape, terms, context.isa, epilogue), sources, "matmul",
     )  # fmt: skip
-    context.record(node, layer.compute, rows * out_channels * channels, layer.reason)
+    compute = "int16" if any(layer.compute == "int16" for layer in layers) else layers[0].compute
+    context.record(node, compute, rows * out_channels * channels * len(layers), layers[0].reason)
     return True
-
-
-def _as_kernels(matrix: AnyWeights) -> AnyWeights:
-    """A matrix (out_channels, channels) as 1x1 kernels."""
-    return matrix[:, None, None]
 
 
 def _two_activations(context: Context, node: Node, first: Stored, second: Stored) -> bool:
