@@ -120,13 +120,21 @@ class Context:
     # --- operators and tensors
 
     def emit(self, kind: str, inputs: list[int], outputs: list[int], table: str = "", **options: Any) -> None:
-        """Append an operator, and note it for the coverage of the current node."""
+        """Append an operator, and note it for the coverage of the current node.
+
+        Raises: RefusedError: an option is larger than the file's 32 bits.
+        """
+        for name, value in options.items():
+            if isinstance(value, int) and not -(2**31) <= value < 2**31:
+                raise RefusedError(f"its {name} {value} does not fit a TFLite file")
         self.file.operator(kind, inputs, outputs, **({"table": table, **options} if table else {}))
         self._kinds.append(kind)
 
-    def new(self, name: str, shape: tuple[int, ...], order: tuple[int, ...], grid: LiteGrid | None) -> Stored:
-        """A tensor to be computed: float32 without a grid."""
-        dtype = "float32" if grid is None else grid.dtype
+    def new(
+        self, name: str, shape: tuple[int, ...], order: tuple[int, ...], grid: LiteGrid | None, dtype: str = "float32"
+    ) -> Stored:
+        """A tensor to be computed: of `dtype` without a grid."""
+        dtype = dtype if grid is None else grid.dtype
         index = self.file.tensor(name, tuple(shape[a] for a in order), dtype, grid)
         return Stored(index, shape, order, grid)
 
@@ -241,7 +249,7 @@ class Context:
 
     def as_float(self, stored: Stored) -> Stored:
         """The tensor as float32."""
-        if stored.grid is None:
+        if stored.grid is None:  # float32, or positions
             return stored
         key = (stored.tensor, None)
         if key not in self._converted:

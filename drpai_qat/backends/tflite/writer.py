@@ -63,6 +63,15 @@ class LiteModel:
         return integer / total if total else 1.0
 
 
+@dataclass(frozen=True)
+class _Refusal:
+    """A node that can't be written, and why; `island`: in integers, but in float32."""
+
+    node: Node
+    reason: str
+    island: bool
+
+
 def write_tflite(
     model: onnx.ModelProto,
     *,
@@ -93,7 +102,7 @@ def write_tflite(
         float_only=form != "int8",
         file=FlatFile(half=form == "float16"),
     )
-    refused: list[tuple[Node, str]] = []
+    refused: list[_Refusal] = []
     missing: set[str] = set()
     inputs = _write_inputs(context, edges, allow_float)
     for node in graph.nodes:
@@ -180,13 +189,13 @@ def _derived_input(context: Context, name: str) -> LiteGrid:
     return grid
 
 
-def _write_node(context: Context, node: Node, allow_float: bool) -> list[tuple[Node, str]]:
+def _write_node(context: Context, node: Node, allow_float: bool) -> list[_Refusal]:
     """Write a node; returns why it was refused, if it was."""
     writer = WRITERS.get(node.op)
     if writer is None:
         if context.float_only:
             raise LoweringError(f"node {node.name!r} ({node.op}): TFLite has no writer for it")
-        return [(node, "it has no form in TFLite that we write")]
+        return [_Refusal(node, "there is no writer for it", False)]
     derived, written = len(context.derived), len(context.coverage)
     try:
         writer(context, node, context.float_only)
@@ -201,18 +210,17 @@ def _write_node(context: Context, node: Node, allow_float: bool) -> list[tuple[N
     try:
         writer(context, node, True)
     except RefusedError as error:
-        return [(node, reason if str(error) == reason else f"{reason}, and in float32: {error}")]
+        return [_Refusal(node, reason if str(error) == reason else f"{reason}, and in float32: {error}", False)]
     context.coverage[written:] = [replace(one, reason=reason) for one in context.coverage[written:]]
-    return [] if allow_float else [(node, reason)]
+    return [] if allow_float else [_Refusal(node, reason, True)]
 
 
-def _refusal(refused: list[tuple[Node, str]]) -> str:
-    node, reason = refused[0]
+def _refusal(refused: list[_Refusal]) -> str:
+    """Name the first node that has no form at all, else the first that has none in integers."""
+    first = next((one for one in refused if not one.island), refused[0])
     others = f" ({len(refused) - 1} more nodes too)" if len(refused) > 1 else ""
-    return (
-        f"node {node.name!r} ({node.op}) can't be written as INT8 TFLite: {reason}{others}; "
-        "--allow-float computes such nodes in float32"
-    )
+    text = f"node {first.node.name!r} ({first.node.op}) can't be written as INT8 TFLite: {first.reason}{others}"
+    return f"{text}; --allow-float computes such nodes in float32" if first.island else text
 
 
 def _write_outputs(context: Context, edges: Edges) -> dict[str, int]:

@@ -107,7 +107,17 @@ def test_every_refusal_is_counted() -> None:
 
 def test_an_operator_without_a_writer_is_named() -> None:
     net = model("(float[1,4] x) => (float[1,4] y)", f"{qdq('x', 'a', 'x')} y = Hardmax (a)", **grid("x", 0.1, 128))
-    with pytest.raises(LoweringError, match=r"'Hardmax_2' \(Hardmax\)"):
+    with pytest.raises(LoweringError, match=r"'Hardmax_2' \(Hardmax\).*: there is no writer for it$"):
+        written(net)
+
+
+def test_a_number_beyond_32_bits_is_named() -> None:
+    net = model(
+        "(float[1,1,4,4] x) => (float[1,1,1,4] y)",
+        f"{qdq('x', 'a', 'x')} y = MaxPool <kernel_shape=[1,1], strides=[4294967296,1]> (a)",
+        **grid("x", 0.1, 128),
+    )
+    with pytest.raises(LoweringError, match=r"its strideH 4294967296 does not fit a TFLite file"):
         written(net)
 
 

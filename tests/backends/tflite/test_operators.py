@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
+from drpai_qat.backends.tflite.running import WrittenNetwork
+from drpai_qat.runtimes.onnxruntime import Reference
 from tests.backends.tflite.running import (
     BOTH,
     dequantized,
@@ -258,3 +260,18 @@ def test_recurrent_layers_are_unrolled(op: str, plain: bool) -> None:
     )  # fmt: skip
     apart = steps_apart(net, feeds(net), plain)
     assert apart.max() <= 1
+
+
+@pytest.mark.parametrize(("op", "keep"), [("ArgMax", 1), ("ArgMax", 0), ("ArgMin", 0)])
+@BOTH
+def test_positions_are_the_reals_own(op: str, keep: int, plain: bool) -> None:
+    shape = "int64[5,1]" if keep else "int64[5]"
+    net = model(
+        f"(float[5,10] x) => ({shape} y)",
+        f"{qdq('x', 'a', 'x')} y = {op} <axis=1, keepdims={keep}> (a)",
+        **grid("x", 0.01, 128),
+    )
+    x = feeds(net)
+    found = WrittenNetwork(written(net), plain=plain).run(x)["y"]
+    assert found.dtype == np.int64
+    assert np.array_equal(found, Reference(net, "test").run(x)["y"])

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drpai_qat.backends.tflite.context import Context, RefusedError, compute_of
-from drpai_qat.backends.tflite.flatbuffer import padding
+from drpai_qat.backends.tflite.flatbuffer import padding, tensor_type
 from drpai_qat.backends.tflite.grids import LiteGrid, Target, finer
 from drpai_qat.backends.tflite.registry import writes
 from drpai_qat.backends.tflite.stored import Stored, channels_last, row_major
@@ -198,6 +198,31 @@ def write_reduce(context: Context, node: Node, real: bool) -> None:
     wide = data.grid is not None and data.grid.dtype == "int16"
     context.finish(node, tail, order, target, lambda output, _: emit(data, output), wide=wide, fuses=False)
     context.record(node, compute_of(data.grid))
+
+
+@writes("ArgMax", "ArgMin")
+def write_arg(context: Context, node: Node, real: bool) -> None:
+    """Positions, as int64; of integers, they are those of the reals."""
+    if node.attributes.get("select_last_index", 0):
+        raise RefusedError("TFLite gives the first of equal values")
+    data = context.operand(node.inputs[0], real)
+    rank = len(data.shape)
+    axis = int(node.attributes.get("axis", 0)) % rank
+    data = context.ordered(data, row_major(rank))
+    if data.grid is not None and data.grid.dtype == "int16":  # kernels compare int8, and float32
+        data = context.as_float(data)
+    kind, table = ("ARG_MAX", "ArgMaxOptions") if node.op == "ArgMax" else ("ARG_MIN", "ArgMinOptions")
+    shape = tuple(d for i, d in enumerate(data.shape) if i != axis)
+    found = context.new(f"{node.output}:position", shape, row_major(rank - 1), None, "int64")
+    operands = [data.tensor, context.file.constant(f"const/{axis}", np.asarray(axis, np.int32))]
+    context.emit(kind, operands, [found.tensor], table, outputType=tensor_type("int64"))
+    out_shape = context.shape(node.output)
+    made = found
+    if out_shape != shape:
+        made = context.new(node.output, out_shape, row_major(len(out_shape)), None, "int64")
+        context.reshape(found.tensor, made.tensor)
+    context.keep(node.output, made)
+    context.record(node, "view")
 
 
 def _axes(context: Context, node: Node) -> list[int]:
