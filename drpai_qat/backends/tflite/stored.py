@@ -58,3 +58,44 @@ def channels_last(rank: int) -> tuple[int, ...]:
 def placed(values: NDArray[Any], order: tuple[int, ...]) -> NDArray[Any]:
     """A constant of the rank of `order` with its axes in that order."""
     return np.ascontiguousarray(values.transpose(order)) if values.ndim == len(order) else values
+
+
+def reshaped_order(stored: Stored, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The order of a reshaped tensor's axes if its elements stay where they are; None where they have to move.
+
+    Axes that are merged or split must lie side by side in memory, in their own order: (N, C, H, W) with its channels
+    last becomes (N, C, H*W) with its channels last.
+    """
+    blocks = _blocks(stored.shape, shape)
+    if blocks is None:
+        return None
+    place = {axis: i for i, axis in enumerate(axis for axis in stored.order if stored.shape[axis] != 1)}
+    placed: list[tuple[int, list[int]]] = []
+    for old, new in blocks:
+        places = [place[axis] for axis in old]
+        if places != list(range(places[0], places[0] + len(places))):
+            return None
+        placed.append((places[0], new))
+    moving = [axis for _, axes in sorted(placed) for axis in axes]
+    ones = [axis for axis, size in enumerate(shape) if size == 1]
+    order = (*ones, *moving)
+    return (0, *(axis for axis in order if axis != 0)) if 0 in ones else order  # N stays in front
+
+
+def _blocks(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int], list[int]]] | None:
+    """Axes of both shapes, sizes of 1 left out, in the smallest groups of equal size; None where a size differs."""
+    before = [axis for axis, size in enumerate(old) if size != 1]
+    after = [axis for axis, size in enumerate(new) if size != 1]
+    blocks: list[tuple[list[int], list[int]]] = []
+    while before and after:
+        left, right = [before.pop(0)], [after.pop(0)]
+        sizes = [old[left[0]], new[right[0]]]
+        while sizes[0] != sizes[1]:
+            smaller = 0 if sizes[0] < sizes[1] else 1
+            source, taken, dims = ((before, left, old), (after, right, new))[smaller]
+            if not source:
+                return None
+            taken.append(source.pop(0))
+            sizes[smaller] *= dims[taken[-1]]
+        blocks.append((left, right))
+    return None if before or after else blocks

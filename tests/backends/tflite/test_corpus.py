@@ -92,12 +92,12 @@ def test_outputs(name: str, plain: bool) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_transposes_only_at_an_edge(name: str) -> None:
-    if name in ("pt_stub_vit", "tf_att_op13"):
-        pytest.skip("attention changes the order of heads and positions")
     source, feeds = canonical(name), feeds_of(name, 1)
     made, _ = written_or_island(source, ranges=observed_ranges(source, feeds))
     kinds = [kind for one in made.coverage for kind in one.operators]
-    assert kinds.count("TRANSPOSE") <= (0 if name.startswith("tf_") else len(made.inputs) + len(made.outputs))
+    edges = 0 if name.startswith("tf_") else len(made.inputs) + len(made.outputs)
+    heads = 8 if name == "pt_stub_vit" else 0  # queries, keys, values and results of two blocks
+    assert kinds.count("TRANSPOSE") <= edges + heads
 
 
 CONVERTED = sorted(path.stem for path in MODELS.glob("*.tflite"))

@@ -73,6 +73,12 @@ LAYERS = {
 MOVES = {
     "reshape": between("t = Reshape (a, n)", IMAGE, "float[4,72]", n=np.array([4, 72])),
     "transpose": between("t = Transpose <perm=[0,3,1,2]> (a)", IMAGE, "float[1,6,8,6]"),
+    "merged_pixels": layer("c = Conv (a, w) t = Reshape (c, n)", "float[1,4,16]", 4, 8, 3, 3, n=np.array([1, 4, 16])),
+    "split_pixels": layer("c = Conv (a, w) t = Reshape (c, n)", "float[2,2,2,8]", 4, 8, 3, 3, n=np.array([2, 2, 2, 8])),
+    "tokens": layer(
+        "c = Conv (a, w) f = Reshape (c, n) t = Transpose <perm=[0,2,1]> (f)", "float[1,16,4]", 4, 8, 3, 3,
+        n=np.array([1, 4, -1]),
+    ),
     "squeeze": between("u = Unsqueeze (a, n) t = Squeeze (u, n)", IMAGE, "float[1,8,6,6]", n=np.array([1])),
     "slice": between(
         "t = Slice (a, s, e, n, p)", IMAGE, "float[1,3,6,6]", s=np.array([1]), e=np.array([7]), n=np.array([1]),
@@ -275,3 +281,9 @@ def test_positions_are_the_reals_own(op: str, keep: int, plain: bool) -> None:
     found = WrittenNetwork(written(net), plain=plain).run(x)["y"]
     assert found.dtype == np.int64
     assert np.array_equal(found, Reference(net, "test").run(x)["y"])
+
+
+def test_tokens_of_an_image_are_not_transposed() -> None:
+    """(N, C, H, W) to (N, H*W, C), as vision transformers have it: channels are last in the file already."""
+    kinds = [kind for one in written(MOVES["tokens"]).coverage for kind in one.operators]
+    assert kinds.count("TRANSPOSE") == 1  # at the input

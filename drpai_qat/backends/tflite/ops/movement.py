@@ -9,7 +9,7 @@ import numpy as np
 from drpai_qat.backends.tflite.context import Context, RefusedError, compute_of
 from drpai_qat.backends.tflite.grids import LiteGrid
 from drpai_qat.backends.tflite.registry import writes
-from drpai_qat.backends.tflite.stored import Stored, channels_last, row_major
+from drpai_qat.backends.tflite.stored import Stored, channels_last, reshaped_order, row_major
 from drpai_qat.graph.canonical import FAKE_QUANT, Node
 
 
@@ -26,18 +26,9 @@ def write_reshape(context: Context, node: Node, real: bool) -> None:
     stored, shape = context.stored[node.inputs[0]], context.shape(node.output)
     if stored.columns is not None:
         raise RefusedError("its input is flattened with its channels last")
-    if [d for d in stored.shape if d != 1] == [d for d in shape if d != 1] and not stored.same_elements(
-        row_major(len(stored.shape))
-    ):
-        # Only axes of size 1 come or go: the memory order of the others stays.
-        old = [axis for axis, d in enumerate(stored.shape) if d != 1]
-        new = [axis for axis, d in enumerate(shape) if d != 1]
-        moved = dict(zip(old, new, strict=True))
-        ones = [axis for axis, d in enumerate(shape) if d == 1]
-        kept = [moved[axis] for axis in stored.order if stored.shape[axis] != 1]
-        order = (*ones, *kept)
-        if shape and shape[0] == 1:  # N stays in front
-            order = (0, *(axis for axis in order if axis != 0))
+    in_sequence = stored.same_elements(row_major(len(stored.shape)))
+    order = None if in_sequence else reshaped_order(stored, shape)
+    if order is not None:
         made = context.view(stored.tensor, node.output, shape, order, stored.grid)
     elif _flattens_for_matrix(context, node, stored, shape):
         made = context.view(stored.tensor, node.output, shape, row_major(2), stored.grid)
