@@ -43,6 +43,7 @@ def handover_command(context: click.Context, /, **values: Any) -> None:
 
 def _hand_over(options: HandoverOptions, interrupts: Interrupts, quiet: bool) -> int:
     from drpai_qat.backends.drpai_sdk.handover import compare_returned, hand_over
+    from drpai_qat.backends.drpai_sdk.returned_grids import counted
     from drpai_qat.core import progress
 
     stages = interrupts.watch(progress.Silent() if quiet else progress.for_console(Console(stderr=True)))
@@ -56,5 +57,5 @@ def _hand_over(options: HandoverOptions, interrupts: Interrupts, quiet: bool) ->
     if not quiet:
         for one in changed:
             click.echo(one_line(one))
-        click.echo(f"{len(grids) - len(changed)} of {len(grids)} trained grids came back as trained")
+        click.echo(counted(grids))
     return CHECK_FELL_SHORT if changed else DONE

@@ -24,7 +24,7 @@ from drpai_qat.backends.drpai_sdk.mixed_network import MixedNetwork, RunOnce, St
 from drpai_qat.backends.drpai_sdk.operators import Operators
 from drpai_qat.backends.drpai_sdk.partition import Part, divide, macs
 from drpai_qat.backends.drpai_sdk.processes import ToolError
-from drpai_qat.backends.drpai_sdk.returned_grids import compare_grids
+from drpai_qat.backends.drpai_sdk.returned_grids import compare_grids, counted
 from drpai_qat.backends.drpai_sdk.sdk_options import SdkOptions
 from drpai_qat.backends.drpai_sdk.submodels import borders, canonical_piece, float_model
 from drpai_qat.backends.drpai_sdk.tools import MODEL, QUANTIZED, Tools, split_words
@@ -137,6 +137,7 @@ class DrpaiSdkBackend:
                 "name": f"{self._board.target}+drpai",
                 "machine": "aarch64",
                 "product": self._tools.product,
+                "tools": dict(self._tools.releases),
                 "operators": self._operators.origin,
                 "plan": [dict(one.plan) for one in done],
             },
@@ -184,15 +185,20 @@ class DrpaiSdkBackend:
             results.mkdir()
             tools.translate(quantized, part.name, results)
         grids = compare_grids(floats, returned)
-        changed = sum(not one.kept for one in grids)
-        if changed:
-            with progress.stage(f"{part.name}: {changed} of {len(grids)} trained grids came back changed: {RANGES}"):
-                pass
+        changed, finer = sum(not one.kept for one in grids), sum(one.finer for one in grids)
+        with progress.stage(f"{part.name}: {counted(grids)}" + (f" ({RANGES})" if changed else "")):
+            pass
         shutil.copyfile(quantized, results / QUANTIZED)
         write_ranges(calibration, grids, results / RANGES)
         run, what = _runner(canonical, graph, part, returned, outputs)
         files = tuple(sorted(f"{part.name}/{path.name}" for path in results.iterdir()))
-        plan = {**_plan(part, inputs, outputs, files), "grids": len(grids), "grids_changed": changed, "run_here": what}
+        plan = {
+            **_plan(part, inputs, outputs, files),
+            "grids": len(grids),
+            "grids_changed": changed,
+            "grids_finer": finer,
+            "run_here": what,
+        }
         coverage = tuple(
             LoweredNode(node.name, node.op, "int8", macs(graph, node)) for node in part.nodes if node.op != FAKE_QUANT
         )

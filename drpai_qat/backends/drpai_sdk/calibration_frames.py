@@ -6,6 +6,7 @@ stay within their own range; strong contrast, inverted signs and plain areas dri
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,11 @@ INPUT, OUTPUT = "input", "output"
 
 _CONTRASTS = (2.0, 4.0, -1.0, -4.0, 16.0)
 _BLOCKS = (1, 2, 4, 8, 16)
-_LARGEST_FAILURES = 12
-"""Made-up frames in a row that reach nothing new, after which no more are tried."""
+_MOST_TRIES = 400
+_MOST_FAILURES = 80
+"""Frames tried in a row that come no closer to any end, after which the search is over."""
+_MOST_NEAR = 16
+"""Frames kept for ends that none reaches: a range nearly as wide as the trained one is better than half of it."""
 
 
 @dataclass(frozen=True)
@@ -70,52 +74,135 @@ class Calibration:
 
 
 def calibrate(floats: FloatModel, frames: Sequence[Frame], seed: int) -> Calibration:
-    """Add frames to those that are given until no more ends of trained ranges come into reach.
+    """Add frames to those that are given, so that trained ranges are reached at both ends, or nearly.
 
     Args:
         floats: the float model; inputs that a range clips are kept within it.
         frames: real or random inputs, by name.
         seed: of the made-up ones.
     """
-    model = onnx.ModelProto()
-    model.CopyFrom(floats.model)
-    present = {value.name for value in model.graph.output}
-    tensors = [one.tensor for one in floats.ranges]
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in present)
-    reference = Reference(model, "float model")
-    limits = {one.clipped: (one.low, one.high) for one in floats.ranges}
-    ends = [(one.tensor, value) for one in floats.ranges for value in (one.low, one.high)]
-    reached: set[tuple[str, float]] = set()
+    limits = {one.clipped: (one.low, one.high) for one in floats.ranges if one.clipped in frames[0]}
+    given = [{name: _within(value, limits.get(name)) for name, value in frame.items()} for frame in frames]
+    search = _Search(floats)
+    for frame in given:
+        search.run(frame)
+    from_given = search.reached.copy()
+    _search(search, given, limits, np.random.default_rng([seed, len(given)]))
+    added = search.cover(from_given)
+    low, high = search.reached.reshape(-1, 2).T
+    reached = tuple(Reached(*one) for one in zip(floats.ranges, map(bool, low), map(bool, high), strict=True))
+    return Calibration((*given, *added), len(given), reached)
 
-    def run(frame: Frame) -> set[tuple[str, float]]:
-        values = reference.run(frame, tensors) if tensors else {}
-        extremes = {name: (float(value.min()), float(value.max())) for name, value in values.items()}
-        return {(name, end) for name, end in ends if end in extremes[name]}
 
-    kept = [{name: _within(value, limits.get(name)) for name, value in frame.items()} for frame in frames]
-    given = len(kept)
-    for frame in kept:
-        reached |= run(frame)
+class _Search:
+    """What frames reach. Ends are counted range by range, low before high; closeness is 1 at an end and beyond.
+
+    Attributes:
+        reached: by end, whether a frame got there.
+        closest: by end, how close the best frame came.
+    """
+
+    def __init__(self, floats: FloatModel) -> None:
+        self._ranges = floats.ranges
+        model = onnx.ModelProto()
+        model.CopyFrom(floats.model)
+        inputs = {value.name for value in model.graph.input}
+        present = {value.name for value in model.graph.output}
+        self._tensors = [name for name in dict.fromkeys(one.clipped for one in floats.ranges) if name not in inputs]
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._tensors if name not in present)
+        self._reference = Reference(model, "float model")
+        self.closest = np.full(2 * len(self._ranges), -np.inf)
+        self.best: dict[int, Frame] = {}
+        self._reaching: list[tuple[Frame, NDArray]] = []
+
+    @property
+    def reached(self) -> NDArray:
+        """See the class."""
+        return self.closest >= 1
+
+    def run(self, frame: Frame) -> bool:
+        """Run a frame; returns whether it comes closer to an end that none has reached."""
+        if not self._ranges:
+            return False
+        values = {**frame, **(self._reference.run(frame, self._tensors) if self._tensors else {})}
+        close = np.array([end for one in self._ranges for end in _closeness(one, values[one.clipped])])
+        new = (close >= 1) & ~self.reached
+        closer = np.flatnonzero((close > self.closest) & ~self.reached)
+        if new.any():
+            self._reaching.append((frame, close >= 1))
+        self.closest = np.maximum(self.closest, close)
+        for end in closer:
+            self.best[int(end)] = frame
+        for end in np.flatnonzero(self.reached):
+            self.best.pop(int(end), None)
+        return closer.size > 0
+
+    def cover(self, already: NDArray) -> list[Frame]:
+        """Few frames that reach what `already` lacks, then some that come close to what none reaches."""
+        wanted, chosen = self.reached & ~already, []
+        while wanted.any():
+            frame, ends = max(self._reaching, key=lambda one: int((one[1] & wanted).sum()))
+            chosen.append(frame)
+            wanted &= ~ends
+        near = Counter(id(frame) for frame in self.best.values())
+        frames = {id(frame): frame for frame in self.best.values()}
+        known = {id(frame) for frame in chosen}
+        return [*chosen, *(frames[one] for one, _ in near.most_common(_MOST_NEAR) if one not in known)]
+
+
+def _closeness(one: TrainedRange, values: NDArray) -> tuple[float, float]:
+    """How much of the way from the middle of a range to its ends the values go."""
+    middle, half = (one.high + one.low) / 2, (one.high - one.low) / 2
+    low, high = np.float32(values.min()), np.float32(values.max())
+    return (
+        1.0 if low <= one.low else min((middle - float(low)) / half, 0.999999),
+        1.0 if high >= one.high else min((float(high) - middle) / half, 0.999999),
+    )
+
+
+def _search(
+    search: _Search, given: Sequence[Frame], limits: Mapping[str, tuple[float, float]], generator: np.random.Generator
+) -> None:
+    """Strong signals first, then what came closest to an end, changed here and there: as long as that leads on."""
     failures = 0
-    for frame in _made_up(kept, limits, seed):
-        if failures > _LARGEST_FAILURES or len(reached) == len(ends):
-            break
-        new = run(frame) - reached
-        failures = 0 if new else failures + 1
-        if new:
-            reached |= new
-            kept.append(frame)
-    return Calibration(
-        tuple(kept), given,
-        tuple(Reached(r, (r.tensor, r.low) in reached, (r.tensor, r.high) in reached) for r in floats.ranges),
-    )  # fmt: skip
+    made_up = _made_up(given, limits, generator)
+    for index in range(_MOST_TRIES):
+        if search.reached.all() or failures > _MOST_FAILURES:
+            return
+        ends = sorted(search.best)
+        if index < 2 * (len(_BLOCKS) + len(_CONTRASTS)) or not ends:
+            frame = next(made_up)
+        else:
+            first, second = (search.best[ends[int(generator.integers(len(ends)))]] for _ in range(2))
+            frame = _changed(first, second, next(made_up), generator)
+        failures = 0 if search.run(frame) else failures + 1
+
+
+def _changed(first: Frame, second: Frame, other: Frame, generator: np.random.Generator) -> dict[str, NDArray]:
+    """A frame with patches of two others in it."""
+    changed = {name: np.array(value) for name, value in first.items()}
+    for name, value in changed.items():
+        for source in (second, other):
+            if generator.random() < 0.7:
+                patch = _patch(value.shape, generator)
+                value[patch] = source[name][patch]
+    return changed
+
+
+def _patch(shape: tuple[int, ...], generator: np.random.Generator) -> tuple[slice, ...]:
+    """A random box, over the whole batch."""
+    box = []
+    for axis, size in enumerate(shape):
+        length = size if axis == 0 else int(generator.integers(1, size + 1))
+        start = int(generator.integers(0, size - length + 1))
+        box.append(slice(start, start + length))
+    return tuple(box)
 
 
 def _made_up(
-    frames: Sequence[Frame], limits: Mapping[str, tuple[float, float]], seed: int
+    frames: Sequence[Frame], limits: Mapping[str, tuple[float, float]], generator: np.random.Generator
 ) -> Iterator[dict[str, NDArray]]:
     """Frames of strong signals, within the ranges of the inputs."""
-    generator = np.random.default_rng([seed, len(frames)])
     ranges = {
         name: limits.get(name) or (min(float(f[name].min()) for f in frames), max(float(f[name].max()) for f in frames))
         for name in frames[0]
@@ -149,4 +236,4 @@ def _blocks(like: NDArray, limits: tuple[float, float], block: int, generator: n
 
 
 def _within(value: NDArray, limits: tuple[float, float] | None) -> NDArray:
-    return value if limits is None else np.clip(value, *limits).astype(value.dtype)
+    return np.asarray(value if limits is None else np.clip(value, *limits), value.dtype)

@@ -15,7 +15,7 @@ from drpai_qat.backends.drpai_sdk.handover_options import HandoverOptions
 from drpai_qat.backends.drpai_sdk.handover_readme import README
 from drpai_qat.backends.drpai_sdk.returned_grids import ReturnedGrid, compare_grids
 from drpai_qat.backends.drpai_sdk.submodels import FloatModel, float_model
-from drpai_qat.core.errors import ModelError
+from drpai_qat.core.errors import ModelError, OptionError
 from drpai_qat.core.progress import Stages
 from drpai_qat.core.text import one_line
 from drpai_qat.data.given_samples import read_samples
@@ -44,11 +44,13 @@ class Handover:
     def summary(self) -> str:
         """One line: how many trained ranges calibration arrives at."""
         ranges = self.calibration.reached
-        lands = sum(one.both and one.range.full for one in ranges)
+        both = [one for one in ranges if one.both]
         made = len(self.calibration.frames) - self.calibration.given
+        fewer = sum(not one.range.full for one in both)
         return (
-            f"{lands} of {len(ranges)} trained ranges are reached at both ends by {self.calibration.given} frames "
+            f"{len(both)} of {len(ranges)} trained ranges are reached at both ends by {self.calibration.given} frames "
             f"and {made} made up for that"
+            + (f"; {fewer} have fewer than 255 steps and get finer ones" if fewer else "")
         )
 
 
@@ -62,7 +64,10 @@ def frames_for(model: onnx.ModelProto, options: SampleOptions, count: int | None
     """
     if options.given is None:
         return make_samples(model, count or RANDOM_FRAMES, options.seed)
-    return choose_samples(model, read_samples(options.given), SampleOptions(check_samples=count))
+    found = choose_samples(model, read_samples(options.given), SampleOptions())
+    if count is not None and count > len(found):
+        raise OptionError(f"-n {count}: --samples holds {len(found)}: give more, or ask for fewer")
+    return found[:count]
 
 
 def hand_over(options: HandoverOptions, progress: Stages) -> Handover:

@@ -6,7 +6,7 @@ Quantizer puts its nodes is its own matter: at a Clip's output or at its input.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import onnx
 import onnx.numpy_helper
 from numpy.typing import NDArray
 
-from drpai_qat.backends.drpai_sdk.submodels import FloatModel
+from drpai_qat.backends.drpai_sdk.submodels import FloatModel, TrainedRange
 from drpai_qat.core.errors import QuantizationError
 from drpai_qat.core.quantization import QuantParams
 
@@ -32,6 +32,7 @@ class ReturnedGrid:
         kind: "activation" or "weights".
         trained, found: the grids in words; `found` is empty if no quantization was found there.
         kept: they are the same.
+        finer: another grid, with more steps over the same range: what becomes of a range trained with fewer than 255.
     """
 
     tensor: str
@@ -39,13 +40,17 @@ class ReturnedGrid:
     trained: str
     found: str
     kept: bool
+    finer: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in ranges.json."""
         return vars(self).copy()
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.tensor}: trained {self.trained}, came back {self.found or 'without quantization'}"
+        how = " (finer, over the same range)" if self.finer else ""
+        return (
+            f"{self.kind} {self.tensor}: trained {self.trained}, came back {self.found or 'without quantization'}{how}"
+        )
 
 
 def compare_grids(floats: FloatModel, returned: onnx.ModelProto) -> tuple[ReturnedGrid, ...]:
@@ -59,7 +64,8 @@ def compare_grids(floats: FloatModel, returned: onnx.ModelProto) -> tuple[Return
     for one in floats.ranges:
         grid = activations.get(one.tensor) or activations.get(one.clipped)
         kept = grid is not None and _same(one.params, grid)
-        found.append(ReturnedGrid(one.tensor, "activation", _told(one.params), _told(grid), kept))
+        finer = grid is not None and not kept and _covers(grid, one)
+        found.append(ReturnedGrid(one.tensor, "activation", _told(one.params), _told(grid), kept, finer))
     weights = _weight_grids(returned, constants)
     for node in floats.model.graph.node:
         for at, name in enumerate(node.input):
@@ -126,6 +132,24 @@ def _same(trained: QuantParams, found: QuantParams) -> bool:
     if not np.allclose(trained.scale, found.scale, rtol=_SCALE_TOLERANCE, atol=0):
         return False
     return bool((_signed(trained) == _signed(found)).all())
+
+
+def _covers(found: QuantParams, trained: TrainedRange) -> bool:
+    """A finer grid with the trained ends, to half a trained step."""
+    step = float(trained.params.scale)
+    if found.scale.size != 1 or float(found.scale) >= step:
+        return False
+    low, high = (float(end) for end in found.real_range())
+    return abs(low - trained.low) <= step / 2 and abs(high - trained.high) <= step / 2
+
+
+def counted(grids: Sequence[ReturnedGrid]) -> str:
+    """How many came back as trained, in words."""
+    changed, finer = sum(not one.kept for one in grids), sum(one.finer for one in grids)
+    how = f", {finer} of them finer over the same range" if finer else ""
+    return f"{len(grids) - changed} of {len(grids)} trained grids came back as trained" + (
+        f"; {changed} changed{how}" if changed else ""
+    )
 
 
 def _signed(params: QuantParams) -> NDArray:

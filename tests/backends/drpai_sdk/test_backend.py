@@ -60,6 +60,7 @@ def test_the_guides_own_line(sdk: Any, models: Path, tmp_path: Path, capsys) -> 
     assert content["target"]["name"] == "rzv2h+drpai"
     assert content["target"]["product"] == "V2H"
     assert content["target"]["operators"] == "-v 091"
+    assert content["target"]["tools"]["DRP-AI Translator"].startswith("version 1.12")
     (part,) = content["target"]["plan"]
     assert (part["runs_on"], part["run_here"]) == ("drpai", "model_quantization.onnx")
     assert part["operators"]["Conv"] == 6
@@ -224,7 +225,7 @@ def test_grids_that_come_back_changed_are_told(sdk: Any, models: Path, tmp_path:
     out = tmp_path / "out"
     arguments = [one for one in guide(sdk, models / "aimet_resnet_bn.onnx", out) if one not in ("-p", "az True")]
     assert compile_main(arguments) in (0, 3)
-    assert "of 20 trained grids came back changed: ranges.json" in capsys.readouterr().err
+    assert "0 of 20 trained grids came back as trained; 20 changed (ranges.json)" in capsys.readouterr().err
     content = json.loads((out / "sub_0_drpai/ranges.json").read_text())
     changed = [one for one in content["returned"] if one["kind"] == "activation" and not one["kept"]]
     assert len(changed) == 13

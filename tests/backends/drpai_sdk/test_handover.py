@@ -56,7 +56,7 @@ def test_the_trained_grids_come_back(sdk: Any, models: Path, tmp_path: Path, cap
         ).any()
     }
     assert {line.split(":")[0] for line in lines} == {f"weights {name}" for name in others}
-    assert last == f"{20 - len(others)} of 20 trained grids came back as trained"
+    assert last.startswith(f"{20 - len(others)} of 20 trained grids came back as trained")
 
 
 def test_weights_come_back(sdk: Any, tmp_path: Path, capsys) -> None:
@@ -70,7 +70,7 @@ def test_weights_come_back(sdk: Any, tmp_path: Path, capsys) -> None:
     missed = [one["tensor"] for one in content["ranges"] if not (one["low_reached"] and one["high_reached"])]
     assert 0 < len(missed) < 3
     assert [line.split(":")[0] for line in lines] == [f"activation {name}" for name in missed]
-    assert last == f"{4 - len(missed)} of 4 trained grids came back as trained"
+    assert last == f"{4 - len(missed)} of 4 trained grids came back as trained; {len(missed)} changed"
 
 
 def test_and_with_them_what_was_trained(sdk: Any, models: Path, tmp_path: Path) -> None:
@@ -86,6 +86,21 @@ def test_and_with_them_what_was_trained(sdk: Any, models: Path, tmp_path: Path) 
         assert error <= 0.05 * float(np.abs(wanted).max()), error
 
 
+def test_ranges_of_fewer_steps_come_back_finer(sdk: Any, models: Path, tmp_path: Path, capsys) -> None:
+    """reduce_range trains 127 steps, and minimum and maximum become 255: the ends are kept, the steps are not."""
+    source = models / "pt_nofold_resnet.onnx"
+    content = handed_over(source, tmp_path / "out")
+    assert not any(one["all_8_bits"] for one in content["ranges"])
+    assert all(one["low_reached"] and one["high_reached"] for one in content["ranges"])
+    returned = quantized(sdk, tmp_path / "out", "-az", "True")
+    assert main(["handover", str(source), "--returned", str(returned)]) == 3
+    lines = capsys.readouterr().out.splitlines()
+    activations = [line for line in lines if line.startswith("activation ")]
+    assert len(activations) == 10
+    assert all(line.endswith("(finer, over the same range)") for line in activations)
+    assert lines[-1].endswith(", 10 of them finer over the same range")
+
+
 def test_each_difference_is_told(sdk: Any, models: Path, tmp_path: Path, capsys) -> None:
     """Symmetric activations are no grid of an asymmetric training: all of them are named, and the status is 3."""
     source = models / "aimet_resnet_bn.onnx"
@@ -96,7 +111,7 @@ def test_each_difference_is_told(sdk: Any, models: Path, tmp_path: Path, capsys)
     activations = [line for line in lines if line.startswith("activation ")]
     assert len(activations) == 13
     assert all("trained scale" in line and "came back scale" in line for line in activations)
-    assert lines[-1].endswith(" of 20 trained grids came back as trained")
+    assert " of 20 trained grids came back as trained; " in lines[-1]
 
 
 def test_what_the_folder_says(tmp_path: Path) -> None:
