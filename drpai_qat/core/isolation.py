@@ -45,7 +45,7 @@ def run_isolated(work: Callable[[], None], scratch: Path) -> None:
         DrpaiQatError: `work` raised one.
         RuntimeError: it raised something else, or the child ended without a word; what it printed is the message.
     """
-    with _signals_held() as handled:
+    with signals_held() as handled:
         start_isolated(work, scratch).finish(handled)
 
 
@@ -57,7 +57,7 @@ def start_isolated(work: Callable[[], None], scratch: Path) -> Child:
     parent = os.getpid()
     child = None
     try:
-        with _signals_held():
+        with signals_held():
             number = os.fork()
             if number == 0:
                 _be_the_child(work, scratch, writing, parent)
@@ -98,7 +98,7 @@ class Child:
         except BaseException:
             self.kill()
             raise
-        with _signals_held():  # after the wait, the number may be another process's: nobody may kill it
+        with signals_held():  # after the wait, the number may be another process's: nobody may kill it
             _, status = os.waitpid(self.number, 0)
         if status == 0:
             return
@@ -113,13 +113,13 @@ class Child:
 
     def kill(self) -> None:
         """End it at once; its pipe stays open."""
-        with _signals_held():
+        with signals_held():
             os.kill(self.number, signal.SIGKILL)
             os.waitpid(self.number, 0)
 
 
 @contextlib.contextmanager
-def _signals_held() -> Iterator[_Handled]:
+def signals_held() -> Iterator[_Handled]:
     """Signals that arrive inside are handled on the way out, in their order, or in the contexts that this one makes.
 
     Around a fork Python runs hooks of its libraries (logging has some) and discards what they raise: if a signal is

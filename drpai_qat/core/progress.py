@@ -50,7 +50,7 @@ class Plain(Silent):
     def stage(self, name: str) -> Iterator[None]:
         """See Stages."""
         elapsed = time.perf_counter() - self._start
-        self._console.print(f"[{elapsed:6.1f} s] {name}", markup=False, highlight=False)
+        self._console.print(f"[{elapsed:6.1f} s] {name}", markup=False, highlight=False, soft_wrap=True)
         with super().stage(name):
             yield
 

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 
 from drpai_qat.backends.cpu.target_names import MACHINES
-from drpai_qat.backends.cpu.toolchain import INSTALL, find_linker
+from drpai_qat.backends.cpu.toolchain import INSTALL, find_linker, own_compiler
 from drpai_qat.backends.target_options import TargetOptions
 from drpai_qat.core import cpu_features as cpu
 from drpai_qat.core.errors import DrpaiQatError
@@ -37,7 +37,8 @@ def requirements(options: TargetOptions, environment: Mapping[str, str] = os.env
     yield Finding("Python", version, "use 3.11 or newer" if old else "")
     yield from _libraries()
     features = cpu.cpu_features()
-    known = f"{cpu.machine()}, {cpu.best_target()}" if features else f"{cpu.machine()}, features unknown"
+    used = [name for name in cpu.LEVELS.get(cpu.machine(), {}).get(cpu.best_target(), ()) if name in features]
+    known = f"{cpu.machine()} with {' '.join(used) or 'unknown features'}: {cpu.best_target()}"
     supported = cpu.machine() in ("x86_64", _ARM)
     yield Finding("CPU, and the target it gives", known, "" if supported else "compile on x86-64 or Arm64")
     yield _linker("C compiler", cpu.machine(), TargetOptions(), environment, needed=True)
@@ -82,7 +83,9 @@ def _linker(
     except DrpaiQatError as error:
         why, _, todo = one_line(error, 1000).rpartition(": ")
         return Finding(what, why, todo or INSTALL, needed)
-    return Finding(what, "found" if linker is None else f"{linker.command} ({linker.origin})", needed=needed)
+    return Finding(
+        what, str(own_compiler(environment)) if linker is None else f"{linker.command} ({linker.origin})", needed=needed
+    )
 
 
 def _cache() -> Finding:

@@ -85,11 +85,15 @@ def find_linker(
     raise OptionError(f"no compiler for Arm64 found: {INSTALL}, or give the SDK's folder with -t")
 
 
+def own_compiler(environment: Mapping[str, str] = os.environ) -> str | None:
+    """This machine's own compiler, which CXX, CC or PATH names; None: there is none."""
+    named = environment.get("CXX") or environment.get("CC")
+    return named or next(filter(None, (shutil.which(name, path=environment.get("PATH")) for name in _OWN_NAMES)), None)
+
+
 def _check_own_compiler(environment: Mapping[str, str]) -> None:
-    """TVM links with the compiler that CXX, CC or PATH names, and fails without a message if there is none."""
-    if environment.get("CXX") or environment.get("CC"):
-        return
-    if not any(shutil.which(name, path=environment.get("PATH")) for name in _OWN_NAMES):
+    """TVM links with it, and fails without a message if there is none."""
+    if own_compiler(environment) is None:
         raise DeploymentError(f"no C compiler to link deploy.so with: {INSTALL_LINKER}")
 
 

@@ -59,6 +59,7 @@ class Installation:
         python: program that runs the tools: python3 on PATH.
         translator_flags, quantizer_flags: what their --help lists.
         optimizer, sparse: OPTIMIZER_ENABLE and SPARSE_ENABLE; only "false" turns them off.
+        releases: what each tool's --help says of its version and its flags.
     """
 
     translator: Place
@@ -69,6 +70,7 @@ class Installation:
     quantizer_flags: frozenset[str]
     optimizer: bool
     sparse: bool
+    releases: Mapping[str, str]
 
 
 class Examination:
@@ -97,6 +99,7 @@ class Examination:
             self.translator, self.quantizer, self._environment["PRODUCT"], self._python,
             self._flags["DRP-AI Translator"], self._flags["DRP-AI Quantizer"],
             switched_on("OPTIMIZER_ENABLE", self._environment), switched_on("SPARSE_ENABLE", self._environment),
+            {one.what: one.found for one in self.findings if one.what in self._flags},
         )  # fmt: skip
 
     def _examine(self) -> Iterator[Finding]:
@@ -158,7 +161,7 @@ class Examination:
         """Ask a tool for its --help once: its version, and whether it knows the flags that every release has."""
         if self._python is None:
             return Finding(what, "not asked: no python3", "install it", needed)
-        environment = tool_environment(self._environment, self.quantizer)
+        environment = tool_environment(self._environment, self.translator, self.quantizer)
         with tempfile.TemporaryDirectory() as scratch:
             log = Path(scratch) / "help"
             try:
@@ -168,7 +171,7 @@ class Examination:
             except ToolError as error:
                 return Finding(what, one_line(error, 600), "run it by hand: it does not start here", needed)
             text = log.read_text(errors="replace").split("\n", 2)[-1]
-        flags = frozenset(re.findall(r"(?<![\w-])--?[A-Za-z]\w*", text))
+        flags = frozenset(re.findall(r"(?<![\w-])--?[A-Za-z][\w-]*", text))
         absent = [flag for flag in wanted if flag not in flags]
         if status != 0 or absent:
             last = one_line((text.strip().splitlines() or ["nothing"])[-1])
@@ -186,12 +189,17 @@ def switched_on(name: str, environment: Mapping[str, str]) -> bool:
     return environment.get(name, "") != "false"
 
 
-def tool_environment(environment: Mapping[str, str], quantizer: Place | None) -> dict[str, str]:
-    """The variables that the tools run with: ours, with the Quantizer's folder on PYTHONPATH."""
-    if quantizer is None:
-        return dict(environment)
-    paths = [str(quantizer.folder), *filter(None, [environment.get("PYTHONPATH")])]
-    return {**environment, "PYTHONPATH": os.pathsep.join(paths), "QUANTIZER": str(quantizer.folder)}
+def tool_environment(
+    environment: Mapping[str, str], translator: Place | None, quantizer: Place | None
+) -> dict[str, str]:
+    """The variables that the tools run with: ours, the folders in use, the Quantizer's on PYTHONPATH."""
+    made = dict(environment)
+    if translator is not None:
+        made["TRANSLATOR"] = str(translator.folder)
+    if quantizer is not None:
+        paths = [str(quantizer.folder), *filter(None, [environment.get("PYTHONPATH")])]
+        made |= {"QUANTIZER": str(quantizer.folder), "PYTHONPATH": os.pathsep.join(paths)}
+    return made
 
 
 def _places(options: SdkOptions, environment: Mapping[str, str]) -> tuple[Place | None, Place | None]:

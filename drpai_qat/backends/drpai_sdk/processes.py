@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from drpai_qat.core.errors import DeploymentError
+from drpai_qat.core.isolation import signals_held
 from drpai_qat.core.text import one_line
 
 _LAST_LINES = 5
@@ -45,22 +46,25 @@ def run_tool(
         header = one_line(f"$ cd {shlex.quote(str(folder))} && {shlex.join(command)}", 4000)
         output.write(f"\n{header}\n".encode())
         output.flush()
+        process = None
         try:
-            process = subprocess.Popen(
-                command, cwd=folder, env=dict(environment), stdin=subprocess.DEVNULL, stdout=output,
-                stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+            with signals_held():  # an interrupt inside Popen would leave a process that nobody knows
+                process = subprocess.Popen(
+                    command, cwd=folder, env=dict(environment), stdin=subprocess.DEVNULL, stdout=output,
+                    stderr=subprocess.STDOUT, start_new_session=True,
+                )  # fmt: skip
+            return process.wait(timeout)
         except OSError as error:
             raise ToolError(f"{name} can't be started: {command[0]}: {error.strerror}") from None
-        try:
-            return process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise ToolError(
                 f"{name} has not finished in {timeout:g} s and was ended{last_words(log)}: "
                 "give more time with --tool_timeout, or see what it waits for"
             ) from None
-        finally:  # Ctrl-C comes this way, too
-            _end(process)
+        finally:  # Ctrl-C comes this way, too, and a second one waits for the end
+            if process is not None:
+                with signals_held():
+                    _end(process)
 
 
 def last_words(log: Path) -> str:

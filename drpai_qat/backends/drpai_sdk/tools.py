@@ -118,7 +118,7 @@ class Tools:
             raise self._failed(name, status, f"left no {result}")
 
     def _run(self, name: str, arguments: Sequence[str], folder: Path) -> int:
-        environment = tool_environment(os.environ, self.sdk.quantizer)
+        environment = tool_environment(os.environ, self.sdk.translator, self.sdk.quantizer)
         return run_tool(name, [self.sdk.python, *arguments], folder, environment, self.log, self.timeout)
 
     def _failed(self, name: str, status: int, how: str) -> ToolError:
