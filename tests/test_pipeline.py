@@ -186,13 +186,13 @@ def test_check_that_falls_short_is_status_3_and_names_the_layer(small, tmp_path,
 
     lower = lowering.lower
 
-    def falsified(model, isa):
+    def falsified(model, isa, exact_sums):
         wrong = onnx.ModelProto()
         wrong.CopyFrom(model)
         for tensor in wrong.graph.initializer:
             if len(tensor.dims) == 4:
                 tensor.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(tensor), tensor.name))
-        return lower(wrong, isa)
+        return lower(wrong, isa, exact_sums)
 
     monkeypatch.setattr(compilation, "lower", falsified)
     assert compile_main([str(small), "-a", "-m", "pytorch", "-o", str(tmp_path / "out")]) == 3
@@ -304,3 +304,12 @@ def test_kernels_are_kept_unless_told_otherwise(small, tmp_path, monkeypatch):
     assert not (tmp_path / "cache").exists()
     assert drpai_qat.compile(small, output_dir=tmp_path / "out").passed
     assert len(list((tmp_path / "cache/kernels").iterdir())) >= 3
+
+
+def test_sums_in_16_bits_are_asked_for(models, tmp_path):
+    """A residual sum behind a ReLU, without a range: its two operands, or one int16 tensor."""
+    computes = {}
+    for sums in ("exact", "int16"):
+        report = drpai_qat.compile(models / "pt_up_resnet.onnx", output_dir=tmp_path / sums, check="none", sums=sums)
+        computes[sums] = {node.compute for node in report.coverage if node.macs}
+    assert computes == {"exact": {"int8", "float32"}, "int16": {"int8", "int16", "float32"}}

@@ -30,6 +30,11 @@ class TargetOptions(Group):
         "--cross_compiler", metavar="CC", default_text="aarch64-linux-gnu-gcc",
         help="Compiler that links for an Arm target, instead of the SDK's or Debian's.",
     )  # fmt: skip
+    sums: str = option(
+        "--sums", choices=("exact", "int16"), default="exact",
+        help="How residual sums and other tensors without a trained range are stored: exact, or in 16 bits as earlier "
+        "releases did, which rounds and is sometimes faster.",
+    )  # fmt: skip
     cache: bool = option(
         "--no_cache", kind=bool, default=True,
         help="Compile every kernel anew, and keep none in ~/.cache/drpai-qat.",

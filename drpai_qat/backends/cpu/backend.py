@@ -44,7 +44,8 @@ class CpuBackend:
 
             target = targets.by_name(self._options.target, self._options.mcpu)
         cache = KernelCache.of_user() if self._options.cache else NO_CACHE
-        return compilation.compile_network(canonical, target, self._linker, cache, folder, progress)
+        exact_sums = self._options.sums == "exact"
+        return compilation.compile_network(canonical, target, self._linker, cache, exact_sums, folder, progress)
 
 
 def _machine(options: TargetOptions) -> str:

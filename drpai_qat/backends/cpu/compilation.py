@@ -29,6 +29,7 @@ def compile_network(
     target: Target,
     linker: Linker | None,
     cache: KernelCache,
+    exact_sums: bool,
     folder: Path,
     progress: Stages,
 ) -> Artifact:
@@ -38,15 +39,16 @@ def compile_network(
         canonical: canonical QDQ model.
         linker: for another machine than this one; None: the compiler of this one.
         cache: of compiled kernels.
+        exact_sums: see drpai_qat.lowering.lower.
         folder: gets deploy.so and deploy.params.
         progress: told of the stages.
     Raises: LoweringError: an operator has no implementation here nor in TVM's importer.
     """
     with progress.stage("lowering"):
-        lowered = lower(canonical, target.isa)
+        lowered = lower(canonical, target.isa, exact_sums)
     with progress.stage(f"compiling for {target.name}" + (f" with {linker}" if linker else "")):
         memory = _build(lowered, target, folder, cache, linker)
-    here = partial(_compile_here, scratch=folder, cache=cache)
+    here = partial(_compile_here, scratch=folder, cache=cache, exact_sums=exact_sums)
     if target.runs_here:
         network = _network(lowered, folder)
     else:
@@ -69,11 +71,11 @@ def compile_network(
     )
 
 
-def _compile_here(model: onnx.ModelProto, scratch: Path, cache: KernelCache) -> Network:
+def _compile_here(model: onnx.ModelProto, scratch: Path, cache: KernelCache, exact_sums: bool) -> Network:
     """Compile into a folder that is gone afterwards: the code stays mapped."""
     host = targets.host()
     with tempfile.TemporaryDirectory(dir=scratch) as name:
-        lowered = lower(model, host.isa)
+        lowered = lower(model, host.isa, exact_sums)
         _build(lowered, host, Path(name), cache)
         return _network(lowered, Path(name))
 
