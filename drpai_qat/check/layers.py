@@ -27,6 +27,7 @@ from drpai_qat.check.certificate import (
     Tally,
 )
 from drpai_qat.check.choices import Choice, find_choices
+from drpai_qat.graph.canonical import state_range
 from drpai_qat.runtimes.exact import ExactNetwork, Quantized, Value
 from drpai_qat.runtimes.onnxruntime import Reference
 
@@ -63,7 +64,7 @@ def cut_at_quantizers(model: onnx.ModelProto) -> Cut:
     graph = cut.graph
     maker = {name: node for node in graph.node for name in node.output}
     shapes = {value.name: value.type.tensor_type.shape for value in (*graph.value_info, *graph.output, *graph.input)}
-    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
     outputs = [value.name for value in graph.output]
     quantized = [node for node in graph.node if node.op_type == "QuantizeLinear"]
     makers = {node.output[0]: made_by(node.input[0], maker) for node in quantized}
@@ -72,7 +73,9 @@ def cut_at_quantizers(model: onnx.ModelProto) -> Cut:
     for node in quantized:
         name = node.output[0]
         shape = shapes.get(name) or shapes[node.input[0]]
-        value = onnx.helper.make_tensor_value_info(name, types[node.input[2]], [dim.dim_value for dim in shape.dim])
+        value = onnx.helper.make_tensor_value_info(
+            name, constants[node.input[2]].data_type, [dim.dim_value for dim in shape.dim]
+        )
         if name not in outputs:
             graph.output.append(value)
         value.name = name + FED_SUFFIX
@@ -82,7 +85,30 @@ def cut_at_quantizers(model: onnx.ModelProto) -> Cut:
         for index, name in enumerate(node.input):
             if name in cut_off:
                 node.input[index] = name + FED_SUFFIX
+    trained = {node.output[0] + FED_SUFFIX: _range(node, maker.get(node.input[0]), constants) for node in quantized}
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in trained:
+            state_range(node, *trained[node.input[0]])
     return Cut(cut, tuple(node.output[0] for node in quantized), makers)
+
+
+def _range(
+    quantize: onnx.NodeProto, maker: onnx.NodeProto | None, constants: Mapping[str, onnx.TensorProto]
+) -> tuple[int, int]:
+    """Smallest and largest integer of a cut tensor: those of its type, or what a Clip in front leaves of them.
+
+    The reading side must know: grids that follow from ranges are then those of the network in one piece.
+    """
+    scale, zero_point = (onnx.numpy_helper.to_array(constants[name]) for name in quantize.input[1:3])
+    limits = np.iinfo(zero_point.dtype)
+    ends = [int(limits.min), int(limits.max)]
+    if maker is not None and maker.op_type == "Clip" and scale.size == 1:
+        for index, name in enumerate(maker.input[1:3]):
+            if name in constants:
+                bound = float(onnx.numpy_helper.to_array(constants[name]).item())
+                step = np.rint(bound / float(scale.item())) + int(zero_point.item())
+                ends[index] = int(np.clip(step, limits.min, limits.max))
+    return (ends[0], ends[1]) if ends[0] < ends[1] else (int(limits.min), int(limits.max))
 
 
 def fed(cut: Cut, sample: Feeds, integers: Feeds) -> dict[str, NDArray]:

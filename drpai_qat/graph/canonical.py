@@ -29,6 +29,8 @@ DTYPES = frozenset(
 
 FAKE_QUANT, QUANTIZE, DEQUANTIZE = "FakeQuant", "Quantize", "Dequantize"
 
+_RANGE = ("drpai_qat.qmin", "drpai_qat.qmax")  # metadata of a node; preprocess keeps none of a user's file
+
 
 @dataclass(frozen=True)
 class Node:
@@ -269,6 +271,17 @@ def _attribute(attribute: onnx.AttributeProto) -> Any:
     return list(value) if attribute.ints or attribute.floats else value
 
 
+def state_range(node: onnx.NodeProto, qmin: int, qmax: int) -> None:
+    """Note at a DequantizeLinear that its integers lie within qmin..qmax: a promise, which nothing enforces."""
+    for name, value in zip(_RANGE, (qmin, qmax), strict=True):
+        node.metadata_props.add(key=name, value=str(value))
+
+
+def _stated_range(node: onnx.NodeProto) -> dict[str, int]:
+    stated = {one.key: one.value for one in node.metadata_props}
+    return {name.rpartition(".")[2]: int(stated[name]) for name in _RANGE if name in stated}
+
+
 def _params(node: onnx.NodeProto, constants: dict[str, Array]) -> QuantParams:
     missing = [name for name in node.input[1:] if name and name not in constants]
     if missing:
@@ -279,7 +292,8 @@ def _params(node: onnx.NodeProto, constants: dict[str, Array]) -> QuantParams:
     else:
         zero_point = np.zeros(scale.shape, np.uint8)
     axis = next((a.i for a in node.attribute if a.name == "axis"), 1) if scale.size > 1 else None
-    return QuantParams.of(scale, zero_point, zero_point.dtype, axis=axis, where=f"node {node.name!r}")
+    where = f"node {node.name!r}"
+    return QuantParams.of(scale, zero_point, zero_point.dtype, axis=axis, where=where, **_stated_range(node))
 
 
 def _weight(node: onnx.NodeProto, constants: dict[str, Array]) -> Weight:

@@ -12,6 +12,9 @@ from drpai_qat.check.certificate import Certificate
 from drpai_qat.check.choices import Choice, find_choices
 from drpai_qat.check.layers import LayerCheck, assembled, cut_at_quantizers, fed, reference_run
 from drpai_qat.data.samples import make_samples
+from drpai_qat.graph.canonical import read_graph
+from drpai_qat.graph.ranges import find_bounds, find_grids
+from drpai_qat.graph.rewrite import hoist_fake_quant
 from drpai_qat.runtimes.onnxruntime import Reference
 from preprocess import preprocess
 from tests.lowering.running import grid, model, qdq
@@ -147,3 +150,13 @@ def test_every_seed_has_the_same_verdict(tmp_path):
     network = _compile_here(cut.model, tmp_path, KernelCache.of_user(), exact_sums=True)
     for seed in range(4):
         assert all(one.certified for one in certificates(canonical, cut, network.run, count=1, seed=seed))
+
+
+def test_pieces_have_the_ranges_of_the_whole(models: Path) -> None:
+    """Grids that follow from ranges, such as those of sums, would be others; what is fed stays within 0..127."""
+    whole = preprocess(onnx.load(models / "pt_up_resnet.onnx"), "pytorch").model
+    graphs = [hoist_fake_quant(read_graph(one)) for one in (whole, cut_at_quantizers(whole).model)]
+    bounds = [find_bounds(graph, find_grids(graph, "uint8")) for graph in graphs]
+    sums = [node.output for node in graphs[0].nodes if node.op == "Add"]
+    assert sums
+    assert [bounds[1][name] for name in sums] == [bounds[0][name] for name in sums]
