@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from drpai_qat.backends.drpai_sdk.sdk_options import SdkOptions
 from drpai_qat.backends.target_options import TargetOptions
 from drpai_qat.cli.click_options import TitledCommand, options_from
 from drpai_qat.cli.exit_status import DONE, NAMED_ERROR, guarded
-from drpai_qat.core.errors import OptionError
+from drpai_qat.core.errors import DrpaiQatError, OptionError
 from drpai_qat.core.findings import Finding
 from drpai_qat.core.text import one_line
 from drpai_qat.version import __version__
@@ -48,7 +49,7 @@ def _doctor(target: TargetOptions, sdk: SdkOptions) -> int:
     product = next((one.found for one in examined.findings if one.what == "PRODUCT"), "")
     if sdk.uses_tools and target.target == "host":  # the accelerator's companion is the board's CPU
         target = replace(target, target=BOARDS.get(product, target.target))
-    findings = [*requirements(target), *examined.findings]
+    findings = [*requirements(target), *_extras(target), *examined.findings]
     click.echo(f"drpai-qat {__version__}")
     width = max(len(one.what) for one in findings)
     for one in findings:
@@ -56,6 +57,22 @@ def _doctor(target: TargetOptions, sdk: SdkOptions) -> int:
     missing = sum(one.missing for one in findings)
     click.echo("everything needed is there" if not missing else f"{missing} missing")
     return NAMED_ERROR if missing else DONE
+
+
+def _extras(target: TargetOptions) -> Iterator[Finding]:
+    """What a target that is no CPU needs of its own: its backend says so."""
+    from drpai_qat.backends.cpu.target_names import MACHINES
+
+    if target.target in ("host", "native", *MACHINES):
+        return
+    what = f"packages for {target.target}"
+    try:
+        table.backend(target.target).prepare(target)
+    except DrpaiQatError as error:
+        found, _, todo = one_line(error, 1000).partition(": ")
+        yield Finding(what, found, todo or "install them")
+    else:
+        yield Finding(what, "installed")
 
 
 def _line(one: Finding, width: int) -> str:

@@ -42,6 +42,26 @@ def test_the_sdk_is_needed_where_its_tools_are_asked_for(
     ]  # fmt: skip
 
 
+def test_packages_of_other_targets(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """They need no C compiler, but packages of their own."""
+    from drpai_qat.backends.tflite.backend import TfliteBackend
+    from drpai_qat.core.errors import MissingExtraError
+
+    def missing(self: object, options: object) -> None:
+        raise MissingExtraError("flatbuffers is not installed: pip install 'drpai-qat[tflite]'")
+
+    monkeypatch.setenv("PATH", "/nonexistent")
+    for name in ("CC", "CXX", "SDK", "TRANSLATOR", "QUANTIZER"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(["doctor"]) == 1
+    capsys.readouterr()
+    monkeypatch.setattr(TfliteBackend, "prepare", lambda self, options: None)
+    assert main(["doctor", "--target", "tflite"]) == 0
+    monkeypatch.setattr(TfliteBackend, "prepare", missing)
+    assert main(["doctor", "--target", "tflite"]) == 1
+    assert "flatbuffers is not installed -> pip install 'drpai-qat[tflite]'" in capsys.readouterr().out
+
+
 def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--target", "pdp11"]) == 2
     assert "--target 'pdp11' is unknown" in capsys.readouterr().err

@@ -22,6 +22,7 @@ from drpai_qat.core.user_cache import user_cache
 _OLDEST_PYTHON = (3, 11)
 _PACKAGE = "drpai-qat"
 _ARM = "aarch64"
+_THIS_MACHINE = ("host", "native")
 _QEMU = ("qemu-aarch64", "qemu-aarch64-static")
 
 
@@ -41,7 +42,8 @@ def requirements(options: TargetOptions, environment: Mapping[str, str] = os.env
     known = f"{cpu.machine()} with {' '.join(used) or 'unknown features'}: {cpu.best_target()}"
     supported = cpu.machine() in ("x86_64", _ARM)
     yield Finding("CPU, and the target it gives", known, "" if supported else "compile on x86-64 or Arm64")
-    yield _linker("C compiler", cpu.machine(), TargetOptions(), environment, needed=True)
+    compiles = options.target in (*MACHINES, *_THIS_MACHINE)  # other targets need no linker
+    yield _linker("C compiler", cpu.machine(), TargetOptions(), environment, needed=compiles)
     machine = MACHINES.get(options.target, cpu.machine())
     if cpu.machine() != _ARM:
         yield _linker("Arm64 cross compiler", _ARM, options, environment, needed=machine == _ARM)

@@ -39,6 +39,7 @@ from drpai_qat.data.sample_options import SampleOptions
 from drpai_qat.graph.canonical import FAKE_QUANT, Graph, read_graph
 from drpai_qat.report.size import MemoryUse, Size, count_weights
 from drpai_qat.runtimes.onnxruntime import Reference
+from preprocess.passlog import Note
 
 LOG = "drpai.log"
 """All that the tools said, in the output folder."""
@@ -55,6 +56,7 @@ class _Made:
     coverage: tuple[LoweredNode, ...]
     files: tuple[str, ...]
     size: Size
+    notes: tuple[Note, ...]
 
 
 class DrpaiSdkBackend:
@@ -148,6 +150,7 @@ class DrpaiSdkBackend:
             files=(*(name for one in done for name in one.files), LOG),
             network=MixedNetwork([one.step for one in done], graph.outputs),
             compile_here=None,
+            notes=tuple(note for one in done for note in one.notes),
         )  # fmt: skip
 
     def _on_cpu(self, canonical: onnx.ModelProto, graph: Graph, part: Part, folder: Path, progress: Stages) -> _Made:
@@ -159,7 +162,7 @@ class DrpaiSdkBackend:
         made = backend.compile(piece, folder / part.name, progress)
         files = tuple(f"{part.name}/{name}" for name in made.files)
         plan = _plan(part, inputs, outputs, files)
-        return _Made(Step(inputs, outputs, made.network.run), plan, made.coverage, files, made.size)
+        return _Made(Step(inputs, outputs, made.network.run), plan, made.coverage, files, made.size, made.notes)
 
     def _accelerated(
         self, canonical: onnx.ModelProto, graph: Graph, part: Part, frames: Sequence[Frame], folder: Path,
@@ -186,11 +189,15 @@ class DrpaiSdkBackend:
             tools.translate(quantized, part.name, results)
         grids = compare_grids(floats, returned)
         changed, finer = sum(not one.kept for one in grids), sum(one.finer for one in grids)
-        with progress.stage(f"{part.name}: {counted(grids)}" + (f" ({RANGES})" if changed else "")):
-            pass
+        told = [counted(grids) + (f" ({part.name}/{RANGES})" if changed else "")]
         shutil.copyfile(quantized, results / QUANTIZED)
         write_ranges(calibration, grids, results / RANGES)
         run, what = _runner(canonical, graph, part, returned, outputs)
+        if what != QUANTIZED:
+            told.append(f"the check runs {what}")
+        for text in told:
+            with progress.stage(f"{part.name}: {text}"):
+                pass
         files = tuple(sorted(f"{part.name}/{path.name}" for path in results.iterdir()))
         plan = {
             **_plan(part, inputs, outputs, files),
@@ -203,7 +210,8 @@ class DrpaiSdkBackend:
             LoweredNode(node.name, node.op, "int8", macs(graph, node)) for node in part.nodes if node.op != FAKE_QUANT
         )
         size = sum(path.stat().st_size for path in results.iterdir() if path.suffix in (".bin", ".mem"))
-        return _Made(Step(inputs, outputs, run), plan, coverage, files, Size(0, size, 0, MemoryUse()))
+        notes = tuple(Note("note", "drpai_sdk", part.name, text) for text in told)
+        return _Made(Step(inputs, outputs, run), plan, coverage, files, Size(0, size, 0, MemoryUse()), notes)
 
 
 def _recorded(

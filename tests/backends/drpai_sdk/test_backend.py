@@ -26,6 +26,12 @@ from tests.small_models import qdq_model
 
 SCRIPT = Path(__file__).parents[3] / "compile_onnx_model_quant.py"
 
+FOREIGN = """
+    graph.node[-1].domain = "vendor"
+    model.opset_import.append(helper.make_opsetid("vendor", 1))
+    return model.SerializeToString()
+"""
+
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
@@ -225,7 +231,9 @@ def test_grids_that_come_back_changed_are_told(sdk: Any, models: Path, tmp_path:
     out = tmp_path / "out"
     arguments = [one for one in guide(sdk, models / "aimet_resnet_bn.onnx", out) if one not in ("-p", "az True")]
     assert compile_main(arguments) in (0, 3)
-    assert "0 of 20 trained grids came back as trained; 20 changed (ranges.json)" in capsys.readouterr().err
+    assert "0 of 20 trained grids came back as trained; 20 changed (sub_0_drpai/ranges.json)" in capsys.readouterr().err
+    notes = json.loads((out / "report.json").read_text())["notes"]
+    assert any(one["where"] == "sub_0_drpai" and one["reason"].startswith("0 of 20 trained grids") for one in notes)
     content = json.loads((out / "sub_0_drpai/ranges.json").read_text())
     changed = [one for one in content["returned"] if one["kind"] == "activation" and not one["kept"]]
     assert len(changed) == 13
@@ -338,6 +346,17 @@ def test_a_divided_network_is_for_the_board(sdk: Any, small: Path, tmp_path: Pat
     compiled(sdk, small, tmp_path / "out")
     with pytest.raises(DeploymentError, match="divided between a board's accelerator and its CPU"):
         drpai_qat.load(tmp_path / "out")
+
+
+def test_a_quantized_model_that_does_not_run_here(sdk: Any, small: Path, tmp_path: Path, capsys) -> None:
+    """Operators of the vendor's own, say: the trained part is run in its place, and that is said."""
+    module = sdk.quantizer / "drpai_quantizer/cli_interface.py"
+    text = module.read_text().replace("    return model.SerializeToString()", FOREIGN)
+    module.write_text(text)
+    assert compile_main(guide(sdk, small, tmp_path / "out")) == 0
+    assert "the check runs the trained part instead of model_quantization.onnx" in capsys.readouterr().err
+    content = json.loads((tmp_path / "out/deploy.json").read_text())
+    assert content["target"]["plan"][0]["run_here"].startswith("the trained part instead of model_quantization.onnx: ")
 
 
 def test_the_check_sees_what_the_tools_did(sdk: Any, models: Path, tmp_path: Path, capsys) -> None:
