@@ -69,7 +69,7 @@ def borders(graph: Graph, nodes: Iterable[Node]) -> tuple[tuple[str, ...], tuple
     inside = list(nodes)
     made = {name for node in inside for name in node.outputs}
     taken = [name for node in inside for name in node.inputs if name and name not in made]
-    others = {name for node in graph.nodes if not any(node is one for one in inside) for name in node.inputs}
+    others = {name for node in graph.nodes if node.output not in made for name in node.inputs}
     read = others | set(graph.outputs)
     inputs = tuple(name for name in dict.fromkeys(taken) if not graph.is_constant(name))
     return inputs, tuple(name for node in inside for name in node.outputs if name in read)
