@@ -73,7 +73,8 @@ def compare_grids(floats: FloatModel, returned: onnx.ModelProto) -> tuple[Return
                 grid = weights.get(node.output[0]) or weights.get(node.name)
                 trained = floats.weights[name]
                 kept = grid is not None and _same(trained, grid)
-                found.append(ReturnedGrid(name, "weights", _told(trained), _told(grid), kept))
+                told = _told(grid) + ("" if grid is None or kept else _channels(trained, grid))
+                found.append(ReturnedGrid(name, "weights", _told(trained), told, kept))
     return tuple(found)
 
 
@@ -132,6 +133,14 @@ def _same(trained: QuantParams, found: QuantParams) -> bool:
     if not np.allclose(trained.scale, found.scale, rtol=_SCALE_TOLERANCE, atol=0):
         return False
     return bool((_signed(trained) == _signed(found)).all())
+
+
+def _channels(trained: QuantParams, found: QuantParams) -> str:
+    """How many channels have the trained scale: one whose largest weight is not at 127 steps gets another."""
+    if trained.scale.size == 1 or found.scale.size != trained.scale.size:
+        return ""
+    same = np.isclose(trained.scale, found.scale, rtol=_SCALE_TOLERANCE, atol=0) & (_signed(trained) == _signed(found))
+    return f", {int(same.sum())} of {same.size} channels as trained"
 
 
 def _covers(found: QuantParams, trained: TrainedRange) -> bool:

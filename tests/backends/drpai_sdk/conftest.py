@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,9 @@ def sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSdk:
     linker = root / "bin/aarch64-linux-gnu-gcc"  # a real one need not be installed; nothing here runs Arm64 code
     linker.write_text('#!/bin/sh\nwhile [ $# -gt 0 ]; do [ "$1" = -o ] && echo code > "$2"; shift; done\n')
     linker.chmod(0o755)
+    (root / "tmp").mkdir()  # logs of failures stay there
+    monkeypatch.setenv("TMPDIR", str(root / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setenv("PRODUCT", "V2H")
     for name in ("TRANSLATOR", "QUANTIZER", "SDK", "OPTIMIZER_ENABLE", "SPARSE_ENABLE", "PYTHONPATH"):
         monkeypatch.delenv(name, raising=False)

@@ -56,6 +56,10 @@ def test_the_trained_grids_come_back(sdk: Any, models: Path, tmp_path: Path, cap
         ).any()
     }
     assert {line.split(":")[0] for line in lines} == {f"weights {name}" for name in others}
+    for line in lines:
+        values = graph.weights[line.split(":")[0].removeprefix("weights ")].values.astype(int)
+        largest = np.abs(values).reshape(len(values), -1).max(1)
+        assert line.endswith(f", {(largest == 127).sum()} of {len(values)} channels as trained")
     assert last.startswith(f"{20 - len(others)} of 20 trained grids came back as trained")
 
 

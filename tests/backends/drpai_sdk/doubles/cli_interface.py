@@ -97,7 +97,8 @@ def quantize(folder: Path, asymmetric: bool) -> bytes:
             for at, name in enumerate(list(node.input[:2])):
                 if name in constants:
                     weights = constants[name]
-                    axis = 0 if node.op_type == "Conv" else -1
+                    rows = any(one.name == "transB" and one.i for one in node.attribute)
+                    axis = 0 if node.op_type == "Conv" or rows else 1 if node.op_type == "ConvTranspose" else -1
                     along = tuple(i for i in range(weights.ndim) if i != axis % weights.ndim)
                     scale = (np.abs(weights).max(along) / np.float32(127)).astype(np.float32)
                     scale[scale == 0] = 1
