@@ -13,6 +13,7 @@ from preprocess.channel_grids import fold_depthwise_scales, scale_channels_outsi
 from preprocess.constants import fold_constants, unshare_small_constants
 from preprocess.detection import require_fake_quant
 from preprocess.fake_quantize import translate_fake_quantize
+from preprocess.float_interface import use_float_interface
 from preprocess.inference_form import name_nodes, remove_identities, use_inference_batchnorm
 from preprocess.int8_weights import canonical_weights
 from preprocess.layer_norm import write_layer_norm
@@ -40,6 +41,7 @@ PREPARE: tuple[Pass, ...] = (
     write_layer_norm,  # needs shapes; after casts within it are gone, before its Reshape nodes move as views do
     recognize_arithmetic,  # after casts within it are gone
     require_fake_quant,  # after every form of fake-quant is Q/DQ
+    use_float_interface,  # TFLite files, images as bytes: before integers are moved, as every grid then starts at a Q
     complete_quantize_nodes,  # needs shapes and constant scales; every later pass reads Q/DQ nodes through params_of
 )
 """Behind these, invariants 4 and 5 of validate.py hold, and nothing but Q/DQ nodes reads constants alone."""

@@ -4,9 +4,9 @@
     Q, Q -> Concat -> DQ (one grid)    =>   Q -> DQ, Q -> DQ -> Concat
 
 tf2onnx pushes QuantizeLinear up and DequantizeLinear down through every operator that moves elements; TFLite files
-come with integer inputs and outputs. Moving and dequantizing per tensor commute exactly, and dequantizing keeps the
-order that MaxPool compares by. Afterwards each QuantizeLinear is read by DequantizeLinear nodes only, and the network's
-input and output are float32.
+come with integer inputs and outputs (float_interface.py). Moving and dequantizing per tensor commute exactly, and
+dequantizing keeps the order that MaxPool compares by. Afterwards each QuantizeLinear is read by DequantizeLinear nodes
+only.
 """
 
 from __future__ import annotations
@@ -21,40 +21,6 @@ from drpai_qat.core.quantization import QuantParams
 from preprocess.passlog import PassLog
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
 from preprocess.surgery import Names, is_graph_output, params_of, produced_by, producer, readers
-
-
-def use_float_interface(graph: gs.Graph, log: PassLog) -> gs.Graph:
-    """Give integer inputs and outputs of the network their reals: float32 of the same name, shape and meaning."""
-    names = Names(graph)
-    made: list[gs.Node] = []
-    for index, tensor in enumerate(graph.inputs):
-        dequantize = _first_dequantize(tensor)
-        if dequantize is None or not _is_integer(tensor):
-            continue
-        float_input = gs.Variable(tensor.name, np.dtype(np.float32), tensor.shape)
-        tensor.name = names(f"{tensor.name}_integers")
-        made.append(
-            gs.Node(
-                QUANTIZE, names(f"{float_input.name}_quantize"), {}, [float_input, *dequantize.inputs[1:]], [tensor]
-            )
-        )
-        graph.inputs[index] = float_input
-        log.note(float_input.name, f"{np.dtype(tensor.dtype).name} input in the source, float32 here")
-    for index, tensor in enumerate(graph.outputs):
-        quantize = _last_quantize(tensor)
-        if quantize is None or not _is_integer(tensor):
-            continue
-        float_output = gs.Variable(tensor.name, np.dtype(np.float32), tensor.shape)
-        tensor.name = names(f"{tensor.name}_integers")
-        made.append(
-            gs.Node(
-                DEQUANTIZE, names(f"{float_output.name}_dequantize"), {}, [tensor, *quantize.inputs[1:]], [float_output]
-            )
-        )
-        graph.outputs[index] = float_output
-        log.note(float_output.name, f"{np.dtype(tensor.dtype).name} output in the source, float32 here")
-    graph.nodes.extend(made)
-    return graph.toposort() if made else graph
 
 
 def dequantize_before_moves(graph: gs.Graph, log: PassLog) -> gs.Graph:
@@ -74,7 +40,7 @@ def dequantize_before_moves(graph: gs.Graph, log: PassLog) -> gs.Graph:
         for index, tensor in enumerate(data):
             if id(tensor) not in moved:
                 node.inputs[index] = _dequantized(tensor, names, made)
-        for output in _elements(node):
+        for output in elements(node):
             moved[id(output)] = params
             output.dtype = np.dtype(np.float32)
     for output in [tensor for node in graph.nodes for tensor in node.outputs if id(tensor) in moved]:
@@ -83,30 +49,7 @@ def dequantize_before_moves(graph: gs.Graph, log: PassLog) -> gs.Graph:
     return graph.cleanup().toposort()
 
 
-def _is_integer(tensor: gs.Tensor) -> bool:
-    return tensor.dtype is not None and np.issubdtype(np.dtype(tensor.dtype), np.integer)
-
-
-def _first_dequantize(tensor: gs.Tensor) -> gs.Node | None:
-    """The DequantizeLinear that `tensor` reaches through data movement alone."""
-    for node in readers(tensor):
-        if node.op == DEQUANTIZE:
-            return node
-        if node.op in MOVING:
-            return _first_dequantize(node.outputs[0])
-    return None
-
-
-def _last_quantize(tensor: gs.Tensor) -> gs.Node | None:
-    """The QuantizeLinear that `tensor` comes from through data movement alone."""
-    while (node := producer(tensor)) is not None and node.op in MOVING:
-        if not any(tensor is one for one in _elements(node)):
-            return None
-        tensor = node.inputs[0]
-    return node if node is not None and node.op == QUANTIZE else None
-
-
-def _elements(node: gs.Node) -> list[gs.Tensor]:
+def elements(node: gs.Node) -> list[gs.Tensor]:
     """Outputs of a moving operator that hold elements; the second of a MaxPool tells where they were."""
     return list(node.outputs[:1] if MOVING[node.op].by_value else node.outputs)
 

@@ -12,9 +12,9 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from preprocess.constants import fold_constants
-from preprocess.data_movement import use_float_interface
 from preprocess.dialects import all_nodes
 from preprocess.fake_quantize import FAKE_QUANTIZE, translate_fake_quantize
+from preprocess.float_interface import use_float_interface
 from preprocess.inference_form import name_nodes, remove_identities, use_inference_batchnorm
 from preprocess.opening import open_graph
 from preprocess.passlog import Pass, PassLog, run

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from preprocess.clips import merge_clips
 from preprocess.common import FINISH, FOLD, PREPARE
-from preprocess.data_movement import dequantize_before_moves, use_float_interface
+from preprocess.data_movement import dequantize_before_moves
 from preprocess.padding import fold_pads
 from preprocess.passlog import Pass
 from preprocess.prelu import write_prelu
@@ -17,7 +17,6 @@ from preprocess.recover_weights import recover_weights
 from preprocess.views import merge_views, sink_views
 
 OWN: tuple[Pass, ...] = (
-    use_float_interface,  # TFLite files with int8 input: before integers are moved, as every grid then starts at a Q
     write_prelu,
     merge_clips,  # before the pads, which pass a Clip and neither a Min nor a Max
     sink_views,  # a view between a layer and its Q goes behind the Q, so that bias, ReLU and Q are next to the layer

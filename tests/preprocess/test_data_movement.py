@@ -71,26 +71,6 @@ net (float[2,6] x) => (float[6,2] y, float[6,2] other)
     fold(source, "tensorflow", rtol=1e-6)
 
 
-def test_integer_inputs_and_outputs_become_reals_of_the_same_name() -> None:
-    source = model(
-        """
-net (int8[1,4,6,6] x) => (int8[1,6,6,3] y)
-{
-  r = DequantizeLinear (x, sx, zx)
-  c = Conv (r, w)
-  q = QuantizeLinear (c, sy, zy)
-  y = Transpose <perm = [0,2,3,1]> (q)
-}""",
-        w=normal(3, 4, 1, 1), sx=np.float32(0.05), zx=np.int8(-3), sy=np.float32(0.1), zy=np.int8(5),
-    )  # fmt: skip
-    result = preprocess(source, "tensorflow")
-    integers = np.random.default_rng(0).integers(-128, 128, (1, 4, 6, 6)).astype(np.int8)
-    (expected,) = reference(source, {"x": integers})
-    (got,) = reference(result.model, {"x": (integers.astype(np.float32) + 3) * np.float32(0.05)})
-    np.testing.assert_array_equal(got, (expected.astype(np.float32) - 5) * np.float32(0.1))
-    assert [note.node for note in result.log if note.pass_name == "use_float_interface"] == ["x", "y"]
-
-
 def test_places_that_max_pooling_tells_are_no_elements() -> None:
     """The second output holds places: int64, and on no grid."""
     source = model(

@@ -24,9 +24,10 @@ from preprocess.canonicalization import PIPELINES
 from preprocess.channel_grids import fold_depthwise_scales, scale_channels_outside
 from preprocess.clips import merge_clips
 from preprocess.constants import fold_constants, unshare_small_constants
-from preprocess.data_movement import dequantize_before_moves, use_float_interface
+from preprocess.data_movement import dequantize_before_moves
 from preprocess.detection import require_fake_quant
 from preprocess.fake_quantize import translate_fake_quantize
+from preprocess.float_interface import use_float_interface
 from preprocess.inference_form import name_nodes, remove_identities
 from preprocess.int8_weights import canonical_weights
 from preprocess.layer_norm import write_layer_norm
@@ -314,6 +315,10 @@ CASES: dict[str, Case] = {
     "an int8 input behind a layout wrapper, read twice": Case(
         TWO_READERS.format("uint8", "").replace("(q)", "(x)"), GRID, {**PAIR, "Softmax": 1, "Add": 1}
     ),
+    "bytes on a grid": Case(
+        "net (uint8[4,16] x) => (float[4,16] y)\n{\n r = DequantizeLinear (x, s)\n y = Relu (r)\n}",
+        {"s": np.array([0.02], np.float32)}, {**PAIR, "Relu": 1},
+    ),
     "moved integers, read twice": Case(
         TWO_READERS.format("float", "q = QuantizeLinear (x, s, z)"), GRID, {**PAIR, "Softmax": 1, "Add": 1}
     ),
@@ -370,12 +375,7 @@ ORDER: tuple[tuple[tuple[str, ...], Pass, Pass, str], ...] = (
     (BOTH, make_shapes_static, complete_quantize_nodes, "a scale that depends on a shape"),
     (BOTH, remove_idle_casts, recognize_arithmetic, "a Cast within written-out fake-quant"),
     (BOTH, recognize_arithmetic, require_fake_quant, "nothing but written-out fake-quant"),
-    (
-        TENSORFLOW,
-        use_float_interface,
-        dequantize_before_moves,
-        "an int8 input behind a layout wrapper, read twice",
-    ),
+    (TENSORFLOW, use_float_interface, dequantize_before_moves, "an int8 input behind a layout wrapper, read twice"),
     (BOTH, make_shapes_static, write_layer_norm, "layer normalization by Keras"),
     (BOTH, remove_idle_casts, write_layer_norm, "a Cast within spelled-out layer normalization"),
     (TENSORFLOW, write_layer_norm, sink_views, "layer normalization by Keras"),
