@@ -14,6 +14,7 @@ from preprocess.constants import fold_constants, unshare_small_constants
 from preprocess.detection import require_fake_quant
 from preprocess.fake_quantize import translate_fake_quantize
 from preprocess.float_interface import use_float_interface
+from preprocess.fused_operators import translate_fused_operators
 from preprocess.inference_form import name_nodes, remove_identities, use_inference_batchnorm
 from preprocess.int8_weights import canonical_weights
 from preprocess.layer_norm import write_layer_norm
@@ -22,6 +23,7 @@ from preprocess.padding import explicit_pads
 from preprocess.pairs import drop_repeated_grids, match_pairs, merge_equal_nodes
 from preprocess.passlog import Pass
 from preprocess.precision import remove_idle_casts, use_float32
+from preprocess.qoperators import translate_qoperators
 from preprocess.quantize_nodes import complete_quantize_nodes
 from preprocess.shape_inference import make_shapes_static, require_static_shapes
 from preprocess.weights import fold_weight_fake_quant
@@ -34,6 +36,8 @@ PREPARE: tuple[Pass, ...] = (
     use_float32,  # before constants are evaluated: onnxruntime computes in few other types
     fold_constants,  # exports without constant folding leave scale factors as Sqrt, Div, Reshape, Mul, Cast
     unshare_small_constants,  # after Constant nodes became initializers
+    translate_qoperators,  # after scales are constants, before shape inference, which does not know onnxruntime's
+    translate_fused_operators,  # before shape inference likewise
     translate_fake_quantize,  # after its ranges are constants, before shape inference, which does not know it
     make_shapes_static,
     explicit_pads,  # needs shapes

@@ -1,8 +1,9 @@
-"""The ONNX dialects that are read: standard QDQ. Others are refused by name, with advice.
+"""The ONNX dialects that are read: standard QDQ, and what means the same. Others are refused by name, with advice.
 
 onnxruntime's own QuantizeLinear and DequantizeLinear (domain com.microsoft, written for 16-bit types before opset 21)
-mean the same as the standard ones and are renamed. OpenVINO's FakeQuantize, which stripped NNCF models still hold, is
-translated (fake_quantize.py).
+mean the same as the standard ones and are renamed. Translated are OpenVINO's FakeQuantize, which stripped NNCF models
+still hold (fake_quantize.py), operators on integers (qoperators.py), and float ones that onnxruntime's optimizer fused
+(fused_operators.py).
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from collections.abc import Iterator
 import onnx
 
 from drpai_qat.core.errors import ModelError
+from preprocess.fused_operators import FUSED
 from preprocess.passlog import PassLog
+from preprocess.qoperators import QOPERATORS
 
 STANDARD = ("", "ai.onnx")
 _AS_QDQ = "export it as QDQ (QuantizeLinear/DequantizeLinear nodes)"
@@ -28,13 +31,19 @@ _KNOWN = {
     "aten": "a PyTorch operator that the exporter could not translate; export with a newer opset",
     "com.microsoft": "an operator of onnxruntime's optimizer; compile the file as it was before optimization, as QDQ",
 }
-_NOT_QDQ = {
-    "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear",
-}  # fmt: skip
-_TRANSLATED = {
-    "com.microsoft": ("QuantizeLinear", "DequantizeLinear"),
-    "org.openvinotoolkit": ("FakeQuantize",),
+_DYNAMIC = (
+    "quantized dynamically: ranges of activations are computed at run time, so that training left none; "
+    f"train with static ranges and {_AS_QDQ}"
+)
+_DYNAMIC_OPERATORS = {
+    "": {"ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"},
+    "com.microsoft": {"DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulIntegerToFloat"},
 }
+_RENAMED = {
+    "com.microsoft": {"QuantizeLinear", "DequantizeLinear", *QOPERATORS},
+    "org.openvinotoolkit": {"FakeQuantize"},
+}
+_TRANSLATED = {"": set(QOPERATORS), **_RENAMED, "com.microsoft": _RENAMED["com.microsoft"] | set(FUSED)}
 
 
 def refuse_dialects(model: onnx.ModelProto) -> None:
@@ -44,22 +53,27 @@ def refuse_dialects(model: onnx.ModelProto) -> None:
     """
     for node in all_nodes(model.graph):
         where = f"node {node.name or (node.output[0] if node.output else '?')} ({node.op_type})"
+        if node.op_type in _DYNAMIC_OPERATORS.get(_domain(node), ()):
+            raise ModelError(f"{where}: {_DYNAMIC}")
         if node.domain in STANDARD:
-            if node.op_type in _NOT_QDQ:
-                raise ModelError(f"{where}: operator-oriented or dynamic quantization, not QDQ; {_AS_QDQ}")
             if not onnx.defs.has(node.op_type):
                 raise ModelError(f"{where}: no such ONNX operator")
         elif node.op_type not in _TRANSLATED.get(node.domain, ()):
             raise ModelError(f"{where}: domain {node.domain} is {_describe(node.domain)}")
 
 
+def is_translated(node: onnx.NodeProto) -> bool:
+    """True if `node` is not standard QDQ itself, but is read as what it means."""
+    return node.op_type in _TRANSLATED.get(_domain(node), ())
+
+
 def rename_standard_nodes(model: onnx.ModelProto, log: PassLog) -> bool:
     """Move the nodes that are read as Q/DQ to the standard domain; true if there was one. Changes `model`."""
     count = 0
     for node in all_nodes(model.graph):
-        if node.op_type in _TRANSLATED.get(node.domain, ()):
+        if node.op_type in _RENAMED.get(node.domain, ()):
             node.domain = ""
-            count += 1
+            count += node.op_type not in QOPERATORS  # which are counted as they are translated
     if count:
         log.note("model", f"{count} nodes of other domains that mean the same as Q/DQ are read as such")
     kept = [opset for opset in model.opset_import if opset.domain in STANDARD]
@@ -75,6 +89,11 @@ def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
                 yield from all_nodes(inner)
+
+
+def _domain(node: onnx.NodeProto) -> str:
+    """The domain; the standard one has two spellings."""
+    return "" if node.domain in STANDARD else str(node.domain)
 
 
 def _describe(domain: str) -> str:

@@ -61,7 +61,7 @@ def write_layer_norm(graph: gs.Graph, log: PassLog) -> gs.Graph:
             made.append(_as_one_node(graph, node, found, names))
     if made:
         graph.nodes.extend(made)
-        _raise_opset(graph)
+        raise_opset(graph)
     return graph.cleanup().toposort() if made else graph
 
 
@@ -91,7 +91,8 @@ def _as_one_node(graph: gs.Graph, node: gs.Node, found: _Spelled, names: Names) 
     return gs.Node("LayerNormalization", names(f"{node.name}_layernorm"), attrs, [found.data, *learned], [output])
 
 
-def _raise_opset(graph: gs.Graph) -> None:
+def raise_opset(graph: gs.Graph) -> None:
+    """Let the graph be of opset 17 at least."""
     if graph.opset < _LAYERNORM_OPSET:
         graph.opset = _LAYERNORM_OPSET
         graph.import_domains = [onnx.helper.make_opsetid("", _LAYERNORM_OPSET)]

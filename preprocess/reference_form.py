@@ -1,7 +1,8 @@
 """The reference for the deployed network: the source as it is meant to run, in onnxruntime, with float32 input.
 
 Some files need a change first. Training-mode exports compute batch statistics and drop activations at random: their
-inference form does not. Files with OpenVINO's FakeQuantize do not load: the same arithmetic in Q/DQ does.
+inference form does not. Files with OpenVINO's FakeQuantize do not load: the same arithmetic in Q/DQ does. Operators on
+integers saturate on some CPUs: the float ones that define them do not.
 Half-precision and integer inputs and outputs get a Cast, QuantizeLinear or DequantizeLinear, as the deployed network
 has float32 ones.
 """
@@ -12,17 +13,21 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from preprocess.constants import fold_constants
-from preprocess.dialects import all_nodes
-from preprocess.fake_quantize import FAKE_QUANTIZE, translate_fake_quantize
+from preprocess.dialects import all_nodes, is_translated
+from preprocess.fake_quantize import translate_fake_quantize
 from preprocess.float_interface import use_float_interface
+from preprocess.fused_operators import translate_fused_operators
 from preprocess.inference_form import name_nodes, remove_identities, use_inference_batchnorm
 from preprocess.opening import open_graph
 from preprocess.passlog import Pass, PassLog, run
 from preprocess.precision import cast_interface
+from preprocess.qoperators import translate_qoperators
 
 PASSES: tuple[Pass, ...] = (
     name_nodes,
     fold_constants,  # the ranges of FakeQuantize can be Constant nodes
+    translate_qoperators,
+    translate_fused_operators,
     translate_fake_quantize,
     remove_identities,
     use_inference_batchnorm,
@@ -56,4 +61,4 @@ def _needs_change(node: onnx.NodeProto) -> bool:
         return len(node.output) > 1 or any(one.name == "training_mode" and one.i for one in node.attribute)
     if node.op_type == "Dropout":
         return len(node.input) > 2 and bool(node.input[2])
-    return node.op_type == FAKE_QUANTIZE
+    return is_translated(node)

@@ -28,6 +28,7 @@ from preprocess.data_movement import dequantize_before_moves
 from preprocess.detection import require_fake_quant
 from preprocess.fake_quantize import translate_fake_quantize
 from preprocess.float_interface import use_float_interface
+from preprocess.fused_operators import translate_fused_operators
 from preprocess.inference_form import name_nodes, remove_identities
 from preprocess.int8_weights import canonical_weights
 from preprocess.layer_norm import write_layer_norm
@@ -36,6 +37,7 @@ from preprocess.padding import explicit_pads, fold_pads
 from preprocess.pairs import drop_repeated_grids, match_pairs, merge_equal_nodes
 from preprocess.passlog import Note, Pass, PassLog, run
 from preprocess.precision import remove_idle_casts, use_float32
+from preprocess.qoperators import translate_qoperators
 from preprocess.quantize_nodes import complete_quantize_nodes
 from preprocess.recover_weights import recover_weights
 from preprocess.shape_inference import make_shapes_static
@@ -214,6 +216,19 @@ CASES: dict[str, Case] = {
         {"low": np.float32(-1), "high": np.float32(1.55)}, head=domain("org.openvinotoolkit"),
         holds=lambda made, log: ops(made)["Shape"] == 0,
     ),
+    "integer operators with scales in Constant nodes": Case(
+        vector("s = Constant <value = float {0.0625}> ()\n z = Constant <value = uint8 {100}> ()\n"
+               "b = Constant <value = float {0.03125}> ()\n q = QuantizeLinear (x, s, z)\n"
+               "m = com.microsoft.QGemm (q, s, z, w, t, k, i, b, z)\n y = DequantizeLinear (m, b, z)"),
+        {"w": np.eye(16, dtype=np.int8) * 64, "t": np.float32(0.01), "k": np.int8(0),
+         "i": np.arange(16, dtype=np.int32)},
+        {"QuantizeLinear": 2, "DequantizeLinear": 4, "Gemm": 1}, head=domain("com.microsoft"),
+    ),
+    "shape arithmetic behind fused operators": Case(
+        vector("q = QuantizeLinear (x, s, z)\n d = DequantizeLinear (q, s, z)\n"
+               "m = com.microsoft.QuickGelu <alpha = 1.0> (d)\n h = Shape (m)\n y = Reshape (m, h)"),
+        GRID, head=domain("com.microsoft"), holds=lambda made, log: ops(made)["Shape"] == 0,
+    ),
     "a Cast to the type that is inferred": Case(
         vector("q = QuantizeLinear (x, s, z)\n d = DequantizeLinear (q, s, z)\n r = Relu (d)\n y = Cast <to = 1> (r)"),
         GRID, {**PAIR, "Relu": 1},
@@ -370,6 +385,9 @@ ORDER: tuple[tuple[tuple[str, ...], Pass, Pass, str], ...] = (
     (BOTH, fold_constants, unshare_small_constants, "a zero point in a Constant node that all share"),
     (BOTH, fold_constants, translate_fake_quantize, "FakeQuantize with ranges in Constant nodes"),
     (BOTH, translate_fake_quantize, make_shapes_static, "shape arithmetic behind FakeQuantize"),
+    (BOTH, fold_constants, translate_qoperators, "integer operators with scales in Constant nodes"),
+    (BOTH, translate_qoperators, make_shapes_static, "integer operators with scales in Constant nodes"),
+    (BOTH, translate_fused_operators, make_shapes_static, "shape arithmetic behind fused operators"),
     (BOTH, make_shapes_static, remove_idle_casts, "a Cast to the type that is inferred"),
     (BOTH, make_shapes_static, explicit_pads, "automatic padding"),
     (BOTH, make_shapes_static, complete_quantize_nodes, "a scale that depends on a shape"),
