@@ -8,11 +8,12 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from drpai_qat.runtimes.onnxruntime import Reference
+from preprocess.fake_quantize import FAKE_QUANT_NODES
 from preprocess.passlog import PassLog
 from preprocess.surgery import Names
 
 _KEPT = (
-    "QuantizeLinear", "DequantizeLinear", "FakeQuantize",
+    "QuantizeLinear", "DequantizeLinear", *FAKE_QUANT_NODES,
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli",
 )  # fmt: skip
 _FEW_READERS = 4

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import onnx
 
 from drpai_qat.core.errors import ModelError
+from preprocess.fake_quantize import OF_TENSORFLOW
 from preprocess.fused_operators import FUSED
 from preprocess.passlog import PassLog
 from preprocess.qoperators import QOPERATORS
@@ -43,11 +44,11 @@ _RENAMED = {
     "com.microsoft": {"QuantizeLinear", "DequantizeLinear", *QOPERATORS},
     "org.openvinotoolkit": {"FakeQuantize"},
 }
-_TRANSLATED = {"": set(QOPERATORS), **_RENAMED, "com.microsoft": _RENAMED["com.microsoft"] | set(FUSED)}
+_TRANSLATED = {"": set(QOPERATORS) | OF_TENSORFLOW, **_RENAMED, "com.microsoft": _RENAMED["com.microsoft"] | set(FUSED)}
 
 
-def refuse_dialects(model: onnx.ModelProto) -> None:
-    """Refuse files that are not standard QDQ.
+def refuse_dialects(model: onnx.ModelProto, opset: int) -> None:
+    """Refuse files of standard opset `opset` that are not standard QDQ.
 
     Raises: ModelError: names the dialect and the first such node, with advice.
     """
@@ -55,11 +56,29 @@ def refuse_dialects(model: onnx.ModelProto) -> None:
         where = f"node {node.name or (node.output[0] if node.output else '?')} ({node.op_type})"
         if node.op_type in _DYNAMIC_OPERATORS.get(_domain(node), ()):
             raise ModelError(f"{where}: {_DYNAMIC}")
+        if is_translated(node):
+            continue
         if node.domain in STANDARD:
-            if not onnx.defs.has(node.op_type):
-                raise ModelError(f"{where}: no such ONNX operator")
-        elif node.op_type not in _TRANSLATED.get(node.domain, ()):
+            _require_operator(node, where, opset, model.producer_name)
+        else:
             raise ModelError(f"{where}: domain {node.domain} is {_describe(node.domain)}")
+
+
+def _require_operator(node: onnx.NodeProto, where: str, opset: int, producer: str) -> None:
+    """Refuse an operator that ONNX has not, or only from a later opset on."""
+    if onnx.defs.has(node.op_type, opset):
+        return
+    if onnx.defs.has(node.op_type):
+        since = min(one.since_version for one in onnx.defs.get_all_schemas_with_history() if one.name == node.op_type)
+        if since > opset:
+            raise ModelError(f"{where}: ONNX has it from opset {since} on, and the file is of {opset}: export it anew")
+        return  # deprecated since: onnxruntime will say so if it matters
+    if producer.lower() == "tf2onnx":
+        raise ModelError(
+            f"{where}: no such ONNX operator: tf2onnx left a TensorFlow one; "
+            "export the model with drpai_qat.export.tensorflow"
+        )
+    raise ModelError(f"{where}: no such ONNX operator")
 
 
 def is_translated(node: onnx.NodeProto) -> bool:

@@ -1,8 +1,9 @@
 """From a loaded ONNX model to the graph that the passes work on.
 
-In order: local functions are inlined (the dynamo exporter writes them), custom dialects are refused by name,
-initializers stop being inputs (IR version 3 listed both), files older than opset 13 are converted (QuantizeLinear has
-its channel axis only from there), and so are files with 16-bit grids (standard only from opset 21).
+In order: local functions are inlined (the dynamo exporter writes them), leftovers of converters are written out, custom
+dialects are refused by name, sparse constants become dense, initializers stop being inputs (IR version 3 listed both),
+files older than opset 13 are converted (QuantizeLinear has its channel axis only from there), and so are files with
+16-bit grids (standard only from opset 21); operators that are functions of simpler ones are replaced by these.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ import onnx_graphsurgeon as gs
 from drpai_qat.core.errors import ModelError
 from preprocess.constants import evaluate_constants
 from preprocess.dialects import STANDARD, refuse_dialects, rename_standard_nodes
+from preprocess.function_operators import expand_functions
+from preprocess.leftovers import is_leftover, write_leftovers
 from preprocess.passlog import PassLog
+from preprocess.sparse import write_dense
 
 MIN_OPSET = 13
 MIN_OPSET_16_BIT = 21
+_QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 _16_BIT = (onnx.TensorProto.INT16, onnx.TensorProto.UINT16)
 
 
@@ -34,13 +39,33 @@ def open_graph(model: onnx.ModelProto, log: PassLog) -> gs.Graph:
     log.running = "open_graph"
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
-    refuse_dialects(model)
     own = onnx.ModelProto()
     own.CopyFrom(model)
-    renamed = rename_standard_nodes(own, log)
+    write_leftovers(own, opset_of(own), log)
+    refuse_dialects(own, opset_of(own))
+    rename_standard_nodes(own, log)
+    write_dense(own)
     _keep_plain_inputs(own)
-    sixteen_bit = renamed and any(tensor.data_type in _16_BIT for tensor in own.graph.initializer)
-    return gs.import_onnx(_at_least_opset(own, MIN_OPSET_16_BIT if sixteen_bit else MIN_OPSET, log))
+    raised = _at_least_opset(own, MIN_OPSET_16_BIT if _has_16_bit_grids(own) else MIN_OPSET, log)
+    return gs.import_onnx(expand_functions(raised))
+
+
+def needs_translation(model: onnx.ModelProto) -> bool:
+    """True if onnxruntime cannot run `model` as it is, but can run what `open_graph` makes of it."""
+    opset = opset_of(model)
+    return (_has_16_bit_grids(model) and opset < MIN_OPSET_16_BIT) or any(
+        is_leftover(node, opset) for node in model.graph.node
+    )
+
+
+def _has_16_bit_grids(model: onnx.ModelProto) -> bool:
+    """True if a QuantizeLinear or DequantizeLinear of the standard domain reads a 16-bit constant."""
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+            types[node.output[0]] = node.attribute[0].t.data_type
+    quantizers = (node for node in model.graph.node if node.op_type in _QUANTIZERS and node.domain in STANDARD)
+    return any(types.get(name) in _16_BIT for node in quantizers for name in node.input)
 
 
 def allow_16_bit_grids(graph: gs.Graph, log: PassLog) -> gs.Graph:

@@ -1,10 +1,10 @@
 """The reference for the deployed network: the source as it is meant to run, in onnxruntime, with float32 input.
 
 Some files need a change first. Training-mode exports compute batch statistics and drop activations at random: their
-inference form does not. Files with OpenVINO's FakeQuantize do not load: the same arithmetic in Q/DQ does. Operators on
-integers saturate on some CPUs: the float ones that define them do not.
-Half-precision and integer inputs and outputs get a Cast, QuantizeLinear or DequantizeLinear, as the deployed network
-has float32 ones.
+inference form does not. Files with OpenVINO's FakeQuantize, with leftovers of converters, or with 16-bit grids below
+opset 21 do not load: the same arithmetic in standard operators does. Operators on integers saturate on some CPUs: the
+float ones that define them do not. Half-precision and integer inputs and outputs get a Cast, QuantizeLinear or
+DequantizeLinear, as the deployed network has float32 ones.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from preprocess.fake_quantize import translate_fake_quantize
 from preprocess.float_interface import use_float_interface
 from preprocess.fused_operators import translate_fused_operators
 from preprocess.inference_form import name_nodes, remove_identities, use_inference_batchnorm
-from preprocess.opening import open_graph
+from preprocess.opening import needs_translation, open_graph
 from preprocess.passlog import Pass, PassLog, run
 from preprocess.precision import cast_interface
 from preprocess.qoperators import translate_qoperators
@@ -50,7 +50,8 @@ def reference_model(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises: ModelError: another dialect.
     """
     own_types = {one.type.tensor_type.elem_type for one in (*model.graph.input, *model.graph.output)}
-    if own_types.isdisjoint(_CONVERTED) and not any(_needs_change(node) for node in all_nodes(model.graph)):
+    changed = needs_translation(model) or any(_needs_change(node) for node in all_nodes(model.graph))
+    if own_types.isdisjoint(_CONVERTED) and not changed:
         return model
     log = PassLog()
     return gs.export_onnx(run(PASSES, open_graph(model, log), log))

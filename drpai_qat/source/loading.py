@@ -1,6 +1,6 @@
 """From a file to a checked ModelProto: whatever is wrong with it is said here, in one line.
 
-    load(path) -> Source:   read -> external data -> tensors -> structure -> onnx.checker
+    load(path) -> Source:   read -> external data -> declarations -> tensors -> structure -> onnx.checker
 
 Knows onnx only. Nothing is trusted: sizes and locations are checked before data is read.
 """
@@ -21,6 +21,7 @@ from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_m
 
 from drpai_qat.core.errors import ModelError
 from drpai_qat.core.text import one_line
+from drpai_qat.source.declarations import checkable, complete_declarations
 from drpai_qat.source.structure import check_structure, sort_nodes, subgraphs
 
 MAX_BYTES = 2**31 - 1
@@ -62,6 +63,7 @@ def load(path: Path) -> Source:
     if broken is not None:
         raise ModelError(f"{path}: {one_line(broken)} is not text: damaged file")
     _load_external_data(path, model)
+    complete_declarations(model)
     for where, tensor in _tensors(model):
         _check_tensor(path, where, tensor)
     check_structure(path.name, model)
@@ -238,7 +240,7 @@ def _check_tensor(path: Path, where: str, tensor: onnx.TensorProto) -> None:
 
 def _check_with_onnx(path: Path, model: onnx.ModelProto) -> None:
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(checkable(model))
     except onnx.checker.ValidationError as error:
         message = str(error)
         hint = "update onnx (pip install -U onnx)" if "ir_version" in message else "export the model again"

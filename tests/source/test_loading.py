@@ -281,10 +281,32 @@ class TestGraph:
             model.graph.ClearField(field)
             refused(model_file(model))
 
-    def test_unknown_operator(self, model_file):
+    def test_unknown_operators_are_left_to_preprocess(self, model_file):
+        """Which reads some, and refuses others by name."""
         model = qdq_model()
         model.graph.node[3].op_type = "Rleu"
-        refused(model_file(model), "Rleu")
+        assert load(model_file(model)).model.graph.node[3].op_type == "Rleu"
+
+    def test_graph_without_a_name(self, model_file):
+        model = qdq_model()
+        model.graph.name = ""
+        load(model_file(model))
+
+    @pytest.mark.parametrize("field", ["shape", "elem_type", "type"])
+    def test_outputs_that_declare_nothing(self, model_file, field):
+        model = qdq_model()
+        declared = onnx.ValueInfoProto.FromString(model.graph.output[0].SerializeToString())
+        value = model.graph.output[0]
+        if field == "type":
+            value.ClearField("type")
+        else:
+            value.type.tensor_type.ClearField(field)
+        assert load(model_file(model)).model.graph.output[0].type == declared.type
+
+    def test_inputs_without_a_shape_are_left_to_the_options(self, model_file):
+        model = qdq_model()
+        model.graph.input[0].type.tensor_type.ClearField("shape")
+        load(model_file(model))
 
     def test_future_ir(self, model_file):
         model = qdq_model()
