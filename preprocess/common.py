@@ -10,6 +10,7 @@ from preprocess.activations import clip_before_quantize
 from preprocess.affine import fold_affine_steps
 from preprocess.biases import canonical_biases
 from preprocess.channel_grids import fold_depthwise_scales, scale_channels_outside
+from preprocess.clamps import write_clamps
 from preprocess.constants import fold_constants, unshare_small_constants
 from preprocess.detection import require_fake_quant
 from preprocess.fake_quantize import translate_fake_quantize
@@ -43,7 +44,8 @@ PREPARE: tuple[Pass, ...] = (
     explicit_pads,  # needs shapes
     remove_idle_casts,  # needs the inferred types
     write_layer_norm,  # needs shapes; after casts within it are gone, before its Reshape nodes move as views do
-    recognize_arithmetic,  # after casts within it are gone
+    write_clamps,  # after limits are expanded to the shapes of what they limit
+    recognize_arithmetic,  # after casts within it are gone, and limits are Clip, Min and Max
     require_fake_quant,  # after every form of fake-quant is Q/DQ
     use_float_interface,  # TFLite files, images as bytes: before integers are moved, as every grid then starts at a Q
     complete_quantize_nodes,  # needs shapes and constant scales; every later pass reads Q/DQ nodes through params_of

@@ -29,7 +29,10 @@ def canonical_weights(graph: gs.Graph, log: PassLog) -> gs.Graph:
             continue
         result = to_int8(q, params)
         if result is None:
-            log.skipped(node, f"{params.dtype.name} weights don't fit int8")
+            if params.dtype == np.int16:
+                log.note(node.name, "weights of more than 8 bits: int16")
+            else:
+                log.skipped(node, f"{params.dtype.name} weights don't fit int8")
             continue
         log.folded(node, f"{params.dtype.name} weights as int8")
         output = node.outputs[0]

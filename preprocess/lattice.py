@@ -14,7 +14,8 @@ Why the answer is unique: if two grids explain a value v, both fractions j/n and
 unequal fractions with denominators up to 255 differ by at least 1/255**2 = 1.5e-5, and the tolerance is 1.9e-6. So the
 grid that passes is the trained one or, where the trained integers have a common divisor, the trained one thinned out by
 it, which holds the same values. Nothing is assumed of the range: 127 steps to the largest weight is the usual outcome,
-not a premise. And whatever passes reproduces the weights to 1e-6 of the row's largest, trained that way or not.
+not a premise. Where zero lies in the middle between two steps (DoReFa: w = m (2 q / 255 - 1)), all integers are odd,
+and span up to 510. And whatever passes reproduces the weights to 1e-6 of the row's largest, trained that way or not.
 """
 
 from __future__ import annotations
@@ -114,6 +115,7 @@ def _fit(
         worst = np.where(largest > residual, part.start + at, worst)
         residual = np.maximum(residual, largest)
     span = k.max(axis=1, initial=0).astype(np.int64) - k.min(axis=1, initial=0)
+    span[(k % 2 != 0).all(axis=1)] //= 2  # zero is half a step off the grid: steps of two, each half of one from zero
     return k, scale, worst, (residual <= allowed) & (span <= MAX_STEPS)
 
 

@@ -52,7 +52,7 @@ def _recovered(
     if isinstance(grid, Misfit):
         return grid
     q = np.moveaxis(grid.q.reshape(by_channel.shape), 0, axis)
-    params = QuantParams.of(grid.scale, grid.zero_point, np.int8, axis=axis if grid.scale.ndim else None)
+    params = QuantParams.of(grid.scale, grid.zero_point, grid.q.dtype, axis=axis if grid.scale.ndim else None)
     output = gs.Variable(names(f"{weights.name}_trained"), np.dtype(np.float32), list(values.shape))
     made.append(make_dequantize(names, weights.name, q, params, output))
     log.note(weights.name, _describe(grid))
@@ -63,4 +63,4 @@ def _describe(grid: WeightGrid) -> str:
     kind = "one scale" if grid.scale.ndim == 0 else f"{grid.scale.size} scales"
     offset = ", asymmetric" if grid.zero_point.any() else ""
     integers = f"integers {grid.q.min()}..{grid.q.max()}"
-    return f"int8 weights recovered: {kind}{offset}, {integers}, residual {grid.residual:.2g} ulp"
+    return f"{grid.q.dtype} weights recovered: {kind}{offset}, {integers}, residual {grid.residual:.2g} ulp"

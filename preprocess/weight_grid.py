@@ -5,7 +5,7 @@
 A grid for all channels is preferred (per-tensor training leaves one to 1 ulp, even where one channel alone would allow
 a coarser grid), else one grid per channel. The integers k of the lattice become q = k where they fit -128..127, else
 q = k + zero_point with the zero point that fits: asymmetric training, or a range -127..128 from a batch norm that
-flipped the sign.
+flipped the sign. Odd integers beyond int8, whose zero lies between two steps, stay as they are, in int16.
 
 A channel of few distinct values, or whose integers have a common divisor, gets the coarsest grid that explains it: any
 finer one holds the same weights. A channel of zeros gets the median scale of the others.
@@ -27,15 +27,15 @@ class WeightGrid:
     """Recovered integers.
 
     Attributes:
-        q: int8, shape (channels, n).
+        q: int8 or int16, shape (channels, n).
         scale: float32, shape (channels,), or () where one grid explains all channels.
-        zero_point: int8, shape of scale.
+        zero_point: type of q, shape of scale.
         residual: largest distance of a weight from the grid, in float32 ulp of its channel's largest magnitude.
     """
 
-    q: NDArray[np.int8]
+    q: NDArray[np.integer]
     scale: NDArray[np.float32]
-    zero_point: NDArray[np.int8]
+    zero_point: NDArray[np.integer]
     residual: float
 
 
@@ -79,7 +79,7 @@ def recover_grid(weights: NDArray[np.float32]) -> WeightGrid | Misfit:
             grid = Grid(by_channel.k, np.where(scale > 0, scale, np.median(scale[scale > 0])))
     if grid is None:
         return Misfit(lost.size, int(lost[0]), *nearest_miss(weights[lost[0]]))
-    return _as_int8(weights, grid, unit)
+    return _as_integers(weights, grid, unit)
 
 
 def _one_grid(weights: NDArray[np.float32], allowed: float) -> Grid | None:
@@ -88,16 +88,18 @@ def _one_grid(weights: NDArray[np.float32], allowed: float) -> Grid | None:
     return None if np.isnan(grid.scale[0]) else Grid(grid.k.reshape(weights.shape), grid.scale)
 
 
-def _as_int8(weights: NDArray[np.float32], grid: Grid, unit: NDArray[np.float64]) -> WeightGrid:
-    """Integers shifted into int8, scales rounded to float32, the residual as computed in float32."""
+def _as_integers(weights: NDArray[np.float32], grid: Grid, unit: NDArray[np.float64]) -> WeightGrid:
+    """Integers shifted into int8 where they fit, scales rounded to float32, the residual as computed in float32."""
     single = grid.scale.size == 1
     rows, k = (weights.reshape(1, -1), grid.k.reshape(1, -1)) if single else (weights, grid.k)
     scale = float32_scale(rows, k, grid.scale)
     low, high = k.min(axis=1, initial=0), k.max(axis=1, initial=0)
     fits = (low >= -128) & (high <= 127)
-    zero_point = np.where(fits, 0, -128 - low).astype(np.int8)
+    wide = bool((high.astype(np.int64) - low > MAX_STEPS).any())
+    dtype: np.dtype[np.integer] = np.dtype(np.int16 if wide else np.int8)
+    zero_point: NDArray[np.integer] = np.where(fits | wide, 0, -128 - low).astype(dtype)
     off = np.abs(k.astype(np.float32) * scale[:, None] - rows).reshape(weights.shape)
     residual = float((off.max(axis=1, initial=0) / np.where(unit > 0, unit, 1)).max())
-    q = (k + zero_point[:, None]).astype(np.int8).reshape(weights.shape)
+    q: NDArray[np.integer] = (k + zero_point[:, None]).astype(dtype).reshape(weights.shape)
     shape = () if single else scale.shape
     return WeightGrid(q, scale.reshape(shape), zero_point.reshape(shape), residual)

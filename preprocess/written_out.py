@@ -1,51 +1,110 @@
-"""Fake-quant written out in arithmetic, as hand-made quantizers (LSQ and its kin) export it.
+"""Fake-quant written out in arithmetic, as hand-made quantizers (LSQ, DoReFa, PACT and their kin) export it.
 
-    x -> Div(s) -> [Add z] -> [Clip] -> Round -> [Clip] -> [Sub z] -> Mul(s)   =>   Q(x, s, z) -> [Clip] -> DQ
+    x -> [Sub b] -> Div(s) -> [Add z] -> [Clip] -> Round -> [Clip] -> [Cast] -> [Sub z] -> Mul(s) -> [Add b]
+                                                                                =>   Q(x, s, z) -> [Clip] -> DQ
 
-Division can be a Mul by 1/s and the other way round, Clip a Min and a Max. The straight-through trick of training,
-y = (round(v) - v) + v, is y = round(v). Weights written so are constants: they are evaluated, and recover_weights finds
-the grid in the values.
+In front of the rounding the steps are n = a x + c, in any order and number of Add, Sub, Mul, Div by scalars, with
+limits between them; behind it the reals are y = p n + q. Where p a = 1 and p c + q = 0, and c is whole, that is a grid
+of scale 1 / a and zero point c. Of several such places the last one behind the rounding counts, so that nothing is left
+over; where only n itself remains (scales per channel), it is the grid of scale 1.
+
+Roundings are Round, Floor(v + 1/2), Ceil(v - 1/2) and Sign(v) * Floor(Abs(v) + 1/2); these differ in what becomes of
+exact halves, and Q rounds them to even. The straight-through trick of training, y = (round(v) - v) + v, is
+y = round(v). Weights written so are constants: they are evaluated, and recover_weights finds the grid in the values.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
+import onnx.helper
 import onnx_graphsurgeon as gs
 
 from drpai_qat.core.quantization import check_scale
 from preprocess.passlog import PassLog
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
-from preprocess.surgery import Array, Names, clip_bounds, readers, take_over, value_of
+from preprocess.surgery import (
+    Array,
+    Names,
+    clip_bounds,
+    is_graph_output,
+    produced_by,
+    readers,
+    take_over,
+)
 
 _SAME = 1e-5
 """Two float32 roundings of one scale, and of a whole number, are this near, relatively and in steps."""
+_LIMITS = ("Clip", "Min", "Max", "Relu")
+_LONGEST = 12
+"""Nodes on either side of a rounding that are looked at."""
 _Grid: TypeAlias = tuple[np.dtype[np.integer], int]
 """Integer type and zero point."""
 
 
 @dataclass(frozen=True)
-class _Steps:
-    """The result of the arithmetic on x so far: a number of steps, x / scale + offset, limited to low..high."""
+class _Rounding:
+    """Where steps become whole.
 
-    scale: float
+    Attributes:
+        source: tensor in front; the steps are source + shift.
+        output: tensor of whole numbers.
+        shift: 0, or the half that a rounding up or down takes away again.
+        to_even: halves go to the even neighbour.
+    """
+
+    source: gs.Tensor
+    output: gs.Tensor
+    shift: float = 0.0
+    to_even: bool = True
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The steps as a function of a tensor: factor * tensor + offset, limited to low..high."""
+
+    tensor: gs.Tensor
+    factor: float
+    offset: float
+    low: float = -np.inf
+    high: float = np.inf
+
+    def limit(self, low: float, high: float) -> _Steps:
+        """Take in limits of the tensor itself."""
+        ends = sorted((self.factor * low + self.offset, self.factor * high + self.offset))
+        return replace(self, low=max(self.low, ends[0]), high=min(self.high, ends[1]))
+
+
+@dataclass(frozen=True)
+class _Reals:
+    """What follows the whole numbers n: a tensor that holds factor * n + offset, where n was limited to low..high."""
+
+    tensor: gs.Tensor
+    factor: float = 1.0
     offset: float = 0.0
     low: float = -np.inf
     high: float = np.inf
 
-    def add(self, number: float) -> _Steps:
-        """Add `number` to the steps."""
-        return replace(self, offset=self.offset + number, low=self.low + number, high=self.high + number)
+    def limit(self, low: float, high: float) -> _Reals:
+        """Take in limits of the tensor itself."""
+        with np.errstate(divide="ignore"):
+            ends = sorted(((low - self.offset) / self.factor, (high - self.offset) / self.factor))
+        return replace(self, low=max(self.low, ends[0]), high=min(self.high, ends[1]))
 
-    def limit(self, low: float, high: float) -> _Steps:
-        """Clip the steps."""
-        return replace(self, low=max(self.low, low), high=min(self.high, high))
 
-    def rounded(self) -> _Steps:
-        """Round the steps; limits round with them."""
-        return replace(self, low=float(np.rint(self.low)), high=float(np.rint(self.high)))
+@dataclass(frozen=True)
+class _Found:
+    """A fake-quant: its input, its output, scale, whole steps and the one that stands for zero."""
+
+    source: gs.Tensor
+    output: gs.Tensor
+    scale: float
+    low: float
+    high: float
+    zero: int
 
 
 def recognize_arithmetic(graph: gs.Graph, log: PassLog) -> gs.Graph:
@@ -56,74 +115,157 @@ def recognize_arithmetic(graph: gs.Graph, log: PassLog) -> gs.Graph:
     names = Names(graph)
     made: list[gs.Node] = []
     for node in list(graph.nodes):
-        if node.op != "Round" or not node.outputs:
+        rounding = _rounding(node) if node.outputs else None
+        if rounding is None:
             continue
-        chain = [node.inputs[0]]
-        before = _steps_before(node.inputs[0], chain)
-        found = None if before is None else _steps_behind(node.outputs[0], before[1].rounded(), chain)
-        if before is None or found is None:
+        found = _match(graph, node, rounding)
+        if found is None:
             log.skipped(node, "no scale around this rounding: not a fake-quant")
             continue
-        source, output, steps = before[0], found[0], found[1]
-        grid = _grid(steps)
+        grid = _grid(found)
         if grid is None:
-            log.skipped(node, f"steps {steps.low:g}..{steps.high:g}, offset {steps.offset:g} are no integer grid")
+            log.skipped(node, f"steps {found.low:g}..{found.high:g} from {found.zero} are no integer grid")
             continue
-        check_scale(np.array(steps.scale, np.float32), f"node {node.name}")
-        made += _pair(node, source, output, steps, grid, names)
-        log.note(node.name, "arithmetic fake-quant became QuantizeLinear and DequantizeLinear")
+        check_scale(np.array(found.scale, np.float32), f"node {node.name}")
+        made += _pair(node, found, grid, names)
+        halves = "" if rounding.to_even else "; halves go to even here"
+        log.note(node.name, f"arithmetic fake-quant became QuantizeLinear and DequantizeLinear{halves}")
     graph.nodes.extend(made)
     return graph.cleanup().toposort() if made else graph
 
 
-def _steps_before(tensor: gs.Tensor, chain: list[gs.Tensor]) -> tuple[gs.Tensor, _Steps] | None:
-    """The tensor that is divided into steps, and the steps up to `tensor`."""
-    node = tensor.inputs[0] if tensor.inputs else None
-    operand = _operand(node)
-    if node is None or operand is None:
+def _rounding(node: gs.Node) -> _Rounding | None:
+    """The rounding that `node` is, or is the heart of."""
+    if node.op == "Round":
+        return _Rounding(node.inputs[0], node.outputs[0])
+    if node.op == "Ceil":
+        return _Rounding(node.inputs[0], node.outputs[0], 0.5, to_even=False)
+    if node.op != "Floor":
         return None
-    data, value = operand
-    chain.append(data)
-    if node.op in ("Div", "Mul"):
-        scale = _scale(node, data, value, into_steps=True)
-        return None if scale is None else (data, _Steps(scale))
-    inner = _steps_before(data, chain)
-    step = None if inner is None else _step(node, data, value, inner[1])
-    return None if inner is None or step is None else (inner[0], step)
+    plain = _Rounding(node.inputs[0], node.outputs[0], -0.5, to_even=False)
+    shifted = produced_by(node.inputs[0], "Add")
+    size = None if shifted is None else _scalar(shifted)
+    size = None if size is None or abs(size[1] - 0.5) > _SAME else produced_by(size[0], "Abs")
+    followers = list(readers(node.outputs[0]))
+    if size is None or len(followers) != 1 or followers[0].op != "Mul":
+        return plain
+    signs = [produced_by(one, "Sign") for one in followers[0].inputs if one is not node.outputs[0]]
+    if len(signs) == 1 and signs[0] is not None and signs[0].inputs[0] is size.inputs[0]:
+        return _Rounding(size.inputs[0], followers[0].outputs[0], to_even=False)
+    return plain
 
 
-def _steps_behind(tensor: gs.Tensor, steps: _Steps, chain: list[gs.Tensor]) -> tuple[gs.Tensor, _Steps] | None:
-    """The tensor where steps are reals again, and the steps up to there."""
-    for _ in range(8):  # Clip, Sub, Mul and a straight-through pair or two
-        followers = list(readers(tensor))
-        if len(followers) != 1:
-            return None
-        node = followers[0]
-        through = _straight_through(node, tensor, chain)
-        if through is not None:
-            tensor = through
+def _match(graph: gs.Graph, node: gs.Node, rounding: _Rounding) -> _Found | None:
+    """The fake-quant around a rounding: that of the last tensor behind it that holds the reals of one in front."""
+    in_front = list(_steps_before(node, rounding))
+    chain = [rounding.source, *(steps.tensor for steps in in_front)]
+    behind = list(_reals_behind(graph, rounding, chain))
+    for reals in reversed(behind):
+        if reals.tensor.dtype is not None and reals.tensor.dtype != np.float32:
             continue
-        operand = _operand(node)
-        if operand is None or operand[0] is not tensor:
-            return None
-        if node.op in ("Div", "Mul"):
-            scale = _scale(node, tensor, operand[1], into_steps=False)
-            if scale is None or not np.isclose(scale, steps.scale, rtol=_SAME, atol=0):
-                return None
-            return _real_output(node.outputs[0], chain), steps
-        step = _step(node, tensor, operand[1], steps)
-        if step is None:
-            return None
-        steps, tensor = step, node.outputs[0]
-        chain.append(tensor)
+        for at, steps in enumerate(in_front):
+            product = reals.factor * steps.factor
+            zero = round(steps.offset) if np.isfinite(steps.offset) else 0
+            if steps.factor <= 0 or abs(product - 1) > _SAME or abs(steps.offset - zero) > _SAME * max(1, abs(zero)):
+                continue
+            if abs(steps.offset + reals.offset * steps.factor) > _SAME * max(1, abs(zero)):
+                continue
+            limits = [_whole(end, rounding) for end in _all_limits(in_front, at)]
+            low, high = max(limits[0], reals.low), min(limits[1], reals.high)
+            return _Found(steps.tensor, reals.tensor, 1 / steps.factor, low, high, zero)
     return None
 
 
-def _real_output(tensor: gs.Tensor, chain: list[gs.Tensor]) -> gs.Tensor:
-    """`tensor`, or the output of a straight-through pair behind it."""
-    followers = list(readers(tensor))
-    through = _straight_through(followers[0], tensor, chain) if len(followers) == 1 else None
-    return tensor if through is None else through
+def _whole(end: float, rounding: _Rounding) -> float:
+    """A limit of the steps, rounded as they are."""
+    return float(np.rint(end) if rounding.to_even else np.floor(end + 0.5))
+
+
+def _all_limits(in_front: list[_Steps], at: int) -> tuple[float, float]:
+    """Limits of the steps at that place, and those of the nodes right in front of it that only limit."""
+    steps = in_front[at]
+    for further in in_front[at + 1 :]:
+        if (further.factor, further.offset) != (steps.factor, steps.offset):
+            break
+        steps = further
+    return steps.low, steps.high
+
+
+def _steps_before(node: gs.Node, rounding: _Rounding) -> Iterator[_Steps]:
+    """The steps as a function of each tensor in front of a rounding, from the nearest on."""
+    steps = _Steps(rounding.source, 1.0, rounding.shift)
+    for _ in range(_LONGEST):
+        yield steps
+        maker = steps.tensor.inputs[0] if steps.tensor.inputs else None
+        if maker is None:
+            return
+        if maker.op in _LIMITS:
+            limits = _limits(maker)
+            if limits is None:
+                return
+            steps = replace(steps.limit(*limits[1:]), tensor=limits[0])
+            continue
+        operand = _scalar(maker)
+        if operand is None or (maker.op in ("Sub", "Div") and maker.inputs[0] is not operand[0]):
+            return
+        data, number = operand
+        if maker.op in ("Mul", "Div"):
+            if maker.op == "Div":
+                check_scale(np.array(number, np.float32), f"node {node.name}")
+            factor = steps.factor / number if maker.op == "Div" else steps.factor * number
+            steps = replace(steps, tensor=data, factor=factor)
+        else:
+            added = steps.factor * number
+            steps = replace(steps, tensor=data, offset=steps.offset + (added if maker.op == "Add" else -added))
+
+
+def _reals_behind(graph: gs.Graph, rounding: _Rounding, chain: list[gs.Tensor]) -> Iterator[_Reals]:
+    """What each tensor behind a rounding holds, from the whole numbers on; straight-through pairs are passed."""
+    reals = _Reals(rounding.output)
+    for _ in range(_LONGEST):
+        yield reals
+        followers = list(readers(reals.tensor))
+        if len(followers) != 1 or is_graph_output(graph, reals.tensor):
+            return
+        node = followers[0]
+        through = _straight_through(node, reals.tensor, chain)
+        if through is not None:
+            reals = replace(reals, tensor=through)
+            continue
+        output = node.outputs[0]
+        if node.op in _LIMITS:
+            limits = _limits(node)
+            if limits is None or limits[0] is not reals.tensor:
+                return
+            reals = replace(reals.limit(*limits[1:]), tensor=output)
+        elif node.op == "Cast":
+            if not _holds(node.attrs["to"], reals):
+                return
+            reals = replace(reals, tensor=output)
+        else:
+            operand = _scalar(node)
+            if operand is None or operand[0] is not reals.tensor:
+                return
+            number = operand[1]
+            if (node.op in ("Sub", "Div") and node.inputs[0] is not reals.tensor) or (node.op == "Div" and not number):
+                return
+            scale = {"Mul": number, "Div": 1 / number if number else 0.0}.get(node.op, 1.0)
+            added = {"Add": number, "Sub": -number}.get(node.op, 0.0)
+            if not scale:
+                return
+            reals = replace(reals, tensor=output, factor=reals.factor * scale, offset=reals.offset * scale + added)
+        chain.append(output)
+
+
+def _holds(elem_type: int, reals: _Reals) -> bool:
+    """True if a Cast to that type changes no number of `reals`."""
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type))
+    if dtype == np.float32:
+        return True
+    if not np.issubdtype(dtype, np.integer) or (reals.factor, reals.offset % 1) != (1.0, 0.0):
+        return False
+    limits = np.iinfo(dtype)
+    return bool(limits.min <= reals.low + reals.offset and reals.high + reals.offset <= limits.max)
 
 
 def _straight_through(node: gs.Node, rounded: gs.Tensor, chain: list[gs.Tensor]) -> gs.Tensor | None:
@@ -137,46 +279,34 @@ def _straight_through(node: gs.Node, rounded: gs.Tensor, chain: list[gs.Tensor])
     return followers[0].outputs[0] if len(others) == 1 and others[0] is node.inputs[1] else None
 
 
-def _operand(node: gs.Node | None) -> tuple[gs.Tensor, Array | None] | None:
-    """The computed input of an elementwise node, and its constant scalar one (Clip: None)."""
-    if node is None or node.op not in ("Div", "Mul", "Add", "Sub", "Min", "Max", "Clip"):
-        return None
-    if node.op == "Clip":
-        return node.inputs[0], None
+def _limits(node: gs.Node) -> tuple[gs.Tensor, float, float] | None:
+    """The tensor that `node` limits, and the bounds; None unless they are constant numbers."""
+    if node.op == "Relu":
+        return node.inputs[0], 0.0, np.inf
     computed = [one for one in node.inputs if not isinstance(one, gs.Constant)]
-    values = [value_of(one) for one in node.inputs if isinstance(one, gs.Constant)]
-    if len(computed) != 1 or len(values) != 1 or values[0] is None or values[0].size != 1:
+    if node.op == "Clip":
+        computed = [node.inputs[0]]
+    bounds = clip_bounds(node, computed[0]) if len(computed) == 1 else None
+    return None if bounds is None else (computed[0], *bounds)
+
+
+def _scalar(node: gs.Node) -> tuple[gs.Tensor, float] | None:
+    """The computed input of an arithmetic node, and its constant scalar one."""
+    if node.op not in ("Div", "Mul", "Add", "Sub"):
         return None
-    return computed[0], values[0]
-
-
-def _scale(node: gs.Node, data: gs.Tensor, value: Array | None, *, into_steps: bool) -> float | None:
-    """Scale that a Div or Mul works with: x / s and x * (1/s) go into steps, n * s and n / (1/s) come out of them."""
-    if value is None or (node.op == "Div" and node.inputs[0] is not data):
+    computed = [one for one in node.inputs if not isinstance(one, gs.Constant)]
+    values: list[Array] = [one.values for one in node.inputs if isinstance(one, gs.Constant)]
+    if len(computed) != 1 or len(values) != 1 or values[0].size != 1:
         return None
-    number = float(value.reshape(-1)[0])
-    if (node.op == "Div") == into_steps:
-        return number
-    return 1 / number if number else None
+    return computed[0], float(values[0].reshape(-1)[0])
 
 
-def _step(node: gs.Node, data: gs.Tensor, value: Array | None, steps: _Steps) -> _Steps | None:
-    """`steps` behind one more node."""
-    if node.op in ("Clip", "Min", "Max"):
-        bounds = clip_bounds(node, data)
-        return None if bounds is None else steps.limit(*bounds)
-    if value is None or node.op not in ("Add", "Sub") or (node.op == "Sub" and node.inputs[0] is not data):
+def _grid(found: _Found) -> _Grid | None:
+    """Integer type and zero point, in steps from zero; None if these are unlimited."""
+    if not np.isfinite([found.low, found.high]).all() or found.low >= found.high:
         return None
-    number = float(value.reshape(-1)[0])
-    return steps.add(number if node.op == "Add" else -number)
-
-
-def _grid(steps: _Steps) -> _Grid | None:
-    """Integer type and zero point for steps around zero; None if they are unlimited or don't end where they began."""
-    if not np.isfinite([steps.low, steps.high]).all() or abs(steps.offset) > _SAME or steps.low >= steps.high:
-        return None
-    low, high = round(steps.low), round(steps.high)
-    if max(abs(steps.low - low), abs(steps.high - high)) > _SAME:
+    low, high = round(found.low) - found.zero, round(found.high) - found.zero
+    if max(abs(found.low - round(found.low)), abs(found.high - round(found.high))) > _SAME:
         return None
     candidates: list[tuple[type[np.integer], int]] = [(np.int8, 0), (np.uint8, 0), (np.uint8, -low)]
     candidates += [(np.int16, 0), (np.uint16, 0), (np.uint16, -low)]
@@ -188,21 +318,15 @@ def _grid(steps: _Steps) -> _Grid | None:
     return None
 
 
-def _pair(
-    node: gs.Node,
-    source: gs.Tensor,
-    output: gs.Tensor,
-    steps: _Steps,
-    grid: _Grid,
-    names: Names,
-) -> list[gs.Node]:
-    """Q -> Clip -> DQ from `source` to `output`."""
+def _pair(node: gs.Node, found: _Found, grid: _Grid, names: Names) -> list[gs.Node]:
+    """Q -> Clip -> DQ."""
     dtype, zero_point = grid
-    scale = gs.Constant(names(f"{node.name}_scale"), np.array(steps.scale, np.float32))
+    source, output = found.source, found.output
+    scale = gs.Constant(names(f"{node.name}_scale"), np.array(found.scale, np.float32))
     point = gs.Constant(names(f"{node.name}_zero_point"), np.array(zero_point, dtype))
     bounds = [
-        gs.Constant(names(f"{node.name}_{side}"), np.array(round(bound) + zero_point, dtype))
-        for side, bound in (("min", steps.low), ("max", steps.high))
+        gs.Constant(names(f"{node.name}_{side}"), np.array(round(bound) - found.zero + zero_point, dtype))
+        for side, bound in (("min", found.low), ("max", found.high))
     ]
     integers, limited = (gs.Variable(names(f"{output.name}_{role}"), dtype, source.shape) for role in ("q", "limited"))
     last = gs.Node(DEQUANTIZE, names(f"{node.name}_dequantize"), {}, [limited, scale, point])

@@ -22,6 +22,7 @@ from preprocess.affine import fold_affine_steps
 from preprocess.biases import canonical_biases
 from preprocess.canonicalization import PIPELINES
 from preprocess.channel_grids import fold_depthwise_scales, scale_channels_outside
+from preprocess.clamps import write_clamps
 from preprocess.clips import merge_clips
 from preprocess.constants import fold_constants, unshare_small_constants
 from preprocess.data_movement import dequantize_before_moves
@@ -234,8 +235,13 @@ CASES: dict[str, Case] = {
         GRID, {**PAIR, "Relu": 1},
     ),
     "a Cast within written-out fake-quant": Case(
-        vector("v = Div (x, s)\n c = Clip (v, minus, plus)\n n = Round (c)\n i = Cast <to = 1> (n)\n y = Mul (i, s)"),
+        vector("v = Div (x, s)\n c = Clip (v, minus, plus)\n i = Cast <to = 1> (c)\n n = Round (i)\n y = Mul (n, s)"),
         LSQ, {**PAIR, "Clip": 1},
+    ),
+    "a limit by choices, expanded to a shape": Case(
+        vector("h = Shape (x)\n e = Expand (top, h)\n g = Greater (x, top)\n w = Where (g, e, x)\n c = Relu (w)\n"
+               "v = Div (c, s)\n n = Round (v)\n y = Mul (n, s)"),
+        {"s": np.float32(0.0625), "top": np.float32(3)}, holds=lambda made, log: ops(made)["QuantizeLinear"] == 1,
     ),
     "nothing but written-out fake-quant": Case(
         vector("v = Div (x, s)\n c = Clip (v, minus, plus)\n n = Round (c)\n y = Mul (n, s)"), LSQ, {**PAIR, "Clip": 1}
@@ -392,6 +398,8 @@ ORDER: tuple[tuple[tuple[str, ...], Pass, Pass, str], ...] = (
     (BOTH, make_shapes_static, explicit_pads, "automatic padding"),
     (BOTH, make_shapes_static, complete_quantize_nodes, "a scale that depends on a shape"),
     (BOTH, remove_idle_casts, recognize_arithmetic, "a Cast within written-out fake-quant"),
+    (BOTH, make_shapes_static, write_clamps, "a limit by choices, expanded to a shape"),
+    (BOTH, write_clamps, recognize_arithmetic, "a limit by choices, expanded to a shape"),
     (BOTH, recognize_arithmetic, require_fake_quant, "nothing but written-out fake-quant"),
     (TENSORFLOW, use_float_interface, dequantize_before_moves, "an int8 input behind a layout wrapper, read twice"),
     (BOTH, make_shapes_static, write_layer_norm, "layer normalization by Keras"),

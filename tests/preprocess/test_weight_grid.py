@@ -201,3 +201,18 @@ def test_layer_of_many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     k = np.random.default_rng(4).integers(-127, 128, (3, 1000))
     grid = recovered(fake_quantized(k, np.array([0.1, 0.2, 0.5], np.float32)))
     np.testing.assert_array_equal(grid.q, k)
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_zero_between_two_steps(channels: int) -> None:
+    """DoReFa: m (2 q / 255 - 1), on no grid of 8 bits through zero."""
+    rng = np.random.default_rng(4)
+    q = rng.integers(0, 256, (channels, 40))
+    q[:, 0] = 255
+    peak = np.abs(rng.normal(1, 0.3, (channels, 1))).astype(np.float32)
+    weights = (peak * (np.float32(2) * (q / np.float32(255)).astype(np.float32) - np.float32(1))).astype(np.float32)
+    grid = recover_grid(weights)
+    assert isinstance(grid, WeightGrid)
+    assert grid.q.dtype == np.int16
+    assert not grid.zero_point.any()
+    np.testing.assert_array_equal(grid.q, 2 * q - 255)
