@@ -26,6 +26,7 @@ from preprocess.passlog import Pass
 from preprocess.precision import remove_idle_casts, use_float32
 from preprocess.qoperators import translate_qoperators
 from preprocess.quantize_nodes import complete_quantize_nodes
+from preprocess.served_forms import write_served_forms
 from preprocess.shape_inference import make_shapes_static, require_static_shapes
 from preprocess.weights import fold_weight_fake_quant
 from preprocess.written_out import recognize_arithmetic
@@ -41,6 +42,7 @@ PREPARE: tuple[Pass, ...] = (
     translate_fused_operators,  # before shape inference likewise
     translate_fake_quantize,  # after its ranges are constants, before shape inference, which does not know it
     make_shapes_static,
+    write_served_forms,  # needs shapes; before weights are looked for
     explicit_pads,  # needs shapes
     remove_idle_casts,  # needs the inferred types
     write_layer_norm,  # needs shapes; after casts within it are gone, before its Reshape nodes move as views do

@@ -17,6 +17,8 @@ from preprocess.passlog import PassLog
 _LARGE = 1024
 """Initializers of more elements can't be a shape: inference gets their type only and costs the same for any size."""
 _MAX_ROUNDS = 8
+_LIKE_INPUT = ("GroupNormalization",)
+"""Operators whose output has type and shape of the first input, and that onnx cannot infer."""
 
 
 def make_shapes_static(graph: gs.Graph, log: PassLog) -> gs.Graph:
@@ -26,7 +28,8 @@ def make_shapes_static(graph: gs.Graph, log: PassLog) -> gs.Graph:
     """
     for _ in range(_MAX_ROUNDS):
         infer_shapes(graph, log)
-        folded = _fold_shape_nodes(graph)
+        folded = _infer_the_rest(graph)
+        folded = _fold_shape_nodes(graph) or folded
         before = len(graph.nodes)
         evaluate_constants(graph)
         if not folded and len(graph.nodes) == before:
@@ -51,6 +54,18 @@ def infer_shapes(graph: gs.Graph, log: PassLog) -> gs.Graph:
         if kind.HasField("shape"):
             tensor.shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim]
     return graph
+
+
+def _infer_the_rest(graph: gs.Graph) -> bool:
+    """Shapes that onnx cannot infer; true if there was one, behind which onnx may know more now."""
+    changed = False
+    for node in graph.nodes:
+        if node.op not in _LIKE_INPUT or not node.outputs or is_static(node.outputs[0].shape):
+            continue
+        if is_static(node.inputs[0].shape):
+            node.outputs[0].shape, node.outputs[0].dtype = list(node.inputs[0].shape), node.inputs[0].dtype
+            changed = True
+    return changed
 
 
 def require_static_shapes(graph: gs.Graph, log: PassLog) -> gs.Graph:

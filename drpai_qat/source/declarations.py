@@ -52,8 +52,10 @@ def checkable(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _is_known(node: onnx.NodeProto, opset: int) -> bool:
-    """False for an operator of the standard domain that its opset does not have."""
-    return node.domain not in ("", "ai.onnx") or onnx.defs.has(node.op_type, opset)
+    """False for an operator of the standard domain that its opset does not have, or has deprecated."""
+    if node.domain not in ("", "ai.onnx"):
+        return True
+    return onnx.defs.has(node.op_type, opset) and not onnx.defs.get_schema(node.op_type, opset).deprecated
 
 
 def _is_incomplete(value: onnx.ValueInfoProto) -> bool:

@@ -41,6 +41,7 @@ from preprocess.precision import remove_idle_casts, use_float32
 from preprocess.qoperators import translate_qoperators
 from preprocess.quantize_nodes import complete_quantize_nodes
 from preprocess.recover_weights import recover_weights
+from preprocess.served_forms import write_served_forms
 from preprocess.shape_inference import make_shapes_static
 from preprocess.views import merge_views, sink_views
 from preprocess.weights import fold_weight_fake_quant
@@ -243,6 +244,13 @@ CASES: dict[str, Case] = {
                "v = Div (c, s)\n n = Round (v)\n y = Mul (n, s)"),
         {"s": np.float32(0.0625), "top": np.float32(3)}, holds=lambda made, log: ops(made)["QuantizeLinear"] == 1,
     ),
+    "a product as Einsum, whose shape is computed": Case(
+        "net (float[4,16] x) => (float[4,16] y)\n{\n q = QuantizeLinear (x, s, z)\n d = DequantizeLinear (q, s, z)\n"
+        "h = Shape (d)\n r = Reshape (d, h)\n v = Div (w, step)\n n = Round (v)\n f = Mul (n, step)\n"
+        "y = Einsum <equation = \"ij,jk->ik\"> (r, f)\n}",
+        {**GRID, "w": normal(16, 16), "step": np.float32(0.05)},
+        holds=lambda made, log: weights_of(made, "MatMul")[0].shape == (16, 16),
+    ),
     "nothing but written-out fake-quant": Case(
         vector("v = Div (x, s)\n c = Clip (v, minus, plus)\n n = Round (c)\n y = Mul (n, s)"), LSQ, {**PAIR, "Clip": 1}
     ),
@@ -400,6 +408,8 @@ ORDER: tuple[tuple[tuple[str, ...], Pass, Pass, str], ...] = (
     (BOTH, remove_idle_casts, recognize_arithmetic, "a Cast within written-out fake-quant"),
     (BOTH, make_shapes_static, write_clamps, "a limit by choices, expanded to a shape"),
     (BOTH, write_clamps, recognize_arithmetic, "a limit by choices, expanded to a shape"),
+    (BOTH, make_shapes_static, write_served_forms, "a product as Einsum, whose shape is computed"),
+    (BOTH, write_served_forms, recover_weights, "a product as Einsum, whose shape is computed"),
     (BOTH, recognize_arithmetic, require_fake_quant, "nothing but written-out fake-quant"),
     (TENSORFLOW, use_float_interface, dequantize_before_moves, "an int8 input behind a layout wrapper, read twice"),
     (BOTH, make_shapes_static, write_layer_norm, "layer normalization by Keras"),
