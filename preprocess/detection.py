@@ -13,6 +13,8 @@ import onnx_graphsurgeon as gs
 from drpai_qat.core.errors import ModelError
 from preprocess.passlog import PassLog
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
+from preprocess.recover_weights import lies_on_a_grid, weight_inputs
+from preprocess.served_forms import is_trained
 from preprocess.surgery import LAYERS, producer
 
 _PRODUCERS = {"pytorch": "pytorch", "tf2onnx": "tensorflow", "keras2onnx": "tensorflow"}
@@ -52,11 +54,19 @@ def detect_framework(producer_name: str, graph: gs.Graph) -> Framework:
 
 
 def require_fake_quant(graph: gs.Graph, log: PassLog) -> gs.Graph:
-    """Refuse a model without any trained range.
+    """Refuse a model without anything trained to be quantized; say if only its weights were.
 
-    Raises: ModelError: there is no QuantizeLinear and no DequantizeLinear.
+    Raises: ModelError: there is no QuantizeLinear and no DequantizeLinear, and no weights lie on a grid.
     """
-    if not any(node.op in (QUANTIZE, DEQUANTIZE) for node in graph.nodes):
+    quantizers = [node for node in graph.nodes if node.op in (QUANTIZE, DEQUANTIZE)]
+    if any(node.op == QUANTIZE and not is_trained(node.inputs[0]) for node in quantizers):
+        return graph
+    if quantizers or any(lies_on_a_grid(node.inputs[index], axis) for node, index, axis in weight_inputs(graph)):
+        log.note(
+            "model",
+            "quantized in its weights alone: int8 weights are kept, activations have no trained range and stay float32",
+        )
+    else:
         raise ModelError(
             "no fake-quant in the file: it has no QuantizeLinear or DequantizeLinear node; "
             "train it quantization-aware, and export the prepared model"

@@ -31,7 +31,7 @@ TOLERANCE = 8.0
 for plain fake-quant, up to 2.5 with batch norm folded in."""
 MAX_STEPS = 255
 """Steps between the ends of an 8-bit range."""
-_ORDER = (1, 127, *range(2, 127), *range(128, MAX_STEPS + 1))
+ORDER = (1, 127, *range(2, 127), *range(128, MAX_STEPS + 1))
 """Candidates for the peak's integer. 127 is prime, so that only n = 1 can be coarser: the usual answer comes second."""
 _PROBES = 4
 _BLOCK = 1 << 21
@@ -72,7 +72,7 @@ def fit_rows(rows: NDArray[np.float32], allowed: Doubles) -> Grid:
     probes = rows[:, :: max(1, size // _PROBES)].astype(np.float64)
     refuted = np.zeros(count, np.int64)
     active = np.flatnonzero(peak > 0)
-    for n in _ORDER:
+    for n in ORDER:
         ratio = n / peak[active]
         steps = probes[active] * ratio[:, None]
         near = np.abs(steps - np.rint(steps)) <= (2 * allowed[active] * ratio)[:, None]

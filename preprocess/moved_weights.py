@@ -41,6 +41,29 @@ def move(node: gs.Node, q: Array, params: QuantParams, opset: int) -> list[tuple
     return list(zip(moved, parts, strict=True)) if len(parts) == len(moved) else None
 
 
+def concatenate(parts: list[tuple[Array, QuantParams]], axis: int) -> tuple[Array, QuantParams] | None:
+    """Join integers along `axis`.
+
+    Returns: integers and parameters; None if their types differ, or their scales along another axis than `axis`.
+    """
+    rank = parts[0][0].ndim
+    axis %= max(rank, 1)
+    first = parts[0][1]
+    if any(params.dtype != first.dtype for _, params in parts):
+        return None
+    joined = np.concatenate([q for q, _ in parts], axis)
+    if all(params == first for _, params in parts) and first.axis != axis:
+        return joined, first
+    if any(params.axis not in (None, axis) for _, params in parts):
+        return None
+    sizes = [q.shape[axis] for q, _ in parts]
+    scales, points = (
+        np.concatenate([np.broadcast_to(one.reshape(-1), (size,)) for one, size in zip(values, sizes, strict=True)])
+        for values in ([params.scale for _, params in parts], [params.zero_point for _, params in parts])
+    )
+    return joined, _on_axis(first, scales, points, axis)
+
+
 def _one_node_model(node: gs.Node, opset: int) -> onnx.ModelProto:
     """Model of `node` alone; every input is fed."""
     inputs = [onnx.helper.make_empty_tensor_value_info(one.name) for one in node.inputs if not one.is_empty()]

@@ -8,13 +8,20 @@ the numbers themselves. `recover_grid` proves the grid or refuses; refused weigh
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from drpai_qat.core.quantization import QuantParams
+from preprocess.lattice import TOLERANCE
 from preprocess.passlog import PassLog
 from preprocess.surgery import LAYERS, Names, channel_axis, make_dequantize
 from preprocess.weight_grid import Misfit, WeightGrid, recover_grid
+from preprocess.weights import RECURRENT
+
+_TELLING = 8
+"""Weights a channel from which on a grid is no accident."""
 
 
 def recover_weights(graph: gs.Graph, log: PassLog) -> gs.Graph:
@@ -22,10 +29,10 @@ def recover_weights(graph: gs.Graph, log: PassLog) -> gs.Graph:
     names = Names(graph)
     made: list[gs.Node] = []
     known: dict[tuple[int, int], gs.Tensor | Misfit | None] = {}
-    for layer in graph.nodes:
-        if layer.op not in LAYERS or not isinstance(layer.inputs[1], gs.Constant):
+    for layer, index, axis in weight_inputs(graph):
+        weights = layer.inputs[index]
+        if not isinstance(weights, gs.Constant):
             continue
-        weights, axis = layer.inputs[1], channel_axis(layer)
         if weights.dtype != np.float32 or not weights.values.size or weights.values.ndim < 2:
             continue
         key = (id(weights), axis)
@@ -33,11 +40,31 @@ def recover_weights(graph: gs.Graph, log: PassLog) -> gs.Graph:
             known[key] = _recovered(weights, axis, names, made, log)
         found = known[key]
         if isinstance(found, gs.Tensor):
-            layer.inputs[1] = found
+            layer.inputs[index] = found
         else:
             log.skipped(layer, f"weights stay float32: {found if found is not None else 'they hold NaN or infinity'}")
     graph.nodes.extend(made)
     return graph.cleanup().toposort() if made else graph
+
+
+def weight_inputs(graph: gs.Graph) -> Iterator[tuple[gs.Node, int, int]]:
+    """Layers, the index of each input that holds weights, and their channel axis."""
+    for node in graph.nodes:
+        if node.op in LAYERS:
+            yield node, 1, channel_axis(node)
+        elif node.op in RECURRENT:
+            yield from ((node, index, 1) for index in (1, 2))
+
+
+def lies_on_a_grid(weights: gs.Tensor, axis: int) -> bool:
+    """True for float weights that quantization left on a grid."""
+    if not isinstance(weights, gs.Constant) or weights.dtype != np.float32 or len(weights.shape) < 2:
+        return False
+    by_channel = np.moveaxis(weights.values, axis, 0)
+    rows = by_channel.reshape(by_channel.shape[0], -1)
+    if rows.shape[1] < _TELLING or not rows.any() or not np.isfinite(rows).all():
+        return False
+    return isinstance(recover_grid(rows), WeightGrid)
 
 
 def _recovered(
@@ -63,4 +90,6 @@ def _describe(grid: WeightGrid) -> str:
     kind = "one scale" if grid.scale.ndim == 0 else f"{grid.scale.size} scales"
     offset = ", asymmetric" if grid.zero_point.any() else ""
     integers = f"integers {grid.q.min()}..{grid.q.max()}"
+    if grid.residual > TOLERANCE:
+        return f"{grid.q.dtype} weights recovered: {kind}{offset}, {integers}, within float16's rounding"
     return f"{grid.q.dtype} weights recovered: {kind}{offset}, {integers}, residual {grid.residual:.2g} ulp"

@@ -7,6 +7,8 @@ a coarser grid), else one grid per channel. The integers k of the lattice become
 q = k + zero_point with the zero point that fits: asymmetric training, or a range -127..128 from a batch norm that
 flipped the sign. Odd integers beyond int8, whose zero lies between two steps, stay as they are, in int16.
 
+Weights that float16 holds exactly went through it: their grid is looked for within its rounding (half_grid.py).
+
 A channel of few distinct values, or whose integers have a common divisor, gets the coarsest grid that explains it: any
 finer one holds the same weights. A channel of zeros gets the median scale of the others.
 """
@@ -19,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drpai_qat.core.quantization import SMALLEST_SCALE
+from preprocess.half_grid import fit_half_rows, went_through_half
 from preprocess.lattice import MAX_STEPS, TOLERANCE, Grid, fit_rows, float32_scale, nearest_miss, ulp
 
 
@@ -77,6 +80,8 @@ def recover_grid(weights: NDArray[np.float32]) -> WeightGrid | Misfit:
         else:
             scale = by_channel.scale
             grid = Grid(by_channel.k, np.where(scale > 0, scale, np.median(scale[scale > 0])))
+    if grid is None and went_through_half(weights):
+        grid = _half_grid(weights)
     if grid is None:
         return Misfit(lost.size, int(lost[0]), *nearest_miss(weights[lost[0]]))
     return _as_integers(weights, grid, unit)
@@ -86,6 +91,18 @@ def _one_grid(weights: NDArray[np.float32], allowed: float) -> Grid | None:
     """A lattice for all channels, to a residual of `allowed`; None if there is none."""
     grid = fit_rows(weights.reshape(1, -1), np.array([allowed]))
     return None if np.isnan(grid.scale[0]) else Grid(grid.k.reshape(weights.shape), grid.scale)
+
+
+def _half_grid(weights: NDArray[np.float32]) -> Grid | None:
+    """A lattice for all channels, or one each, within float16's rounding; None if there is none."""
+    whole = fit_half_rows(weights.reshape(1, -1))
+    if not np.isnan(whole.scale[0]):
+        return Grid(whole.k.reshape(weights.shape), whole.scale)
+    by_channel = fit_half_rows(weights)
+    scale = by_channel.scale
+    if np.isnan(scale).any():
+        return None
+    return Grid(by_channel.k, np.where(scale > 0, scale, np.median(scale[scale > 0])))
 
 
 def _as_integers(weights: NDArray[np.float32], grid: Grid, unit: NDArray[np.float64]) -> WeightGrid:

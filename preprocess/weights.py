@@ -2,6 +2,7 @@
 
     Q(w, s, z) -> [Clip] -> [Cast] -> DQ(s, z)   =>   DQ(q, s, z)        q = round(w / s) + z, evaluated once
     DQ(q, s, z) -> Transpose | Reshape | ...     =>   DQ(q', s', z')     moved on the integers, with the channel axis
+    DQ(q, s, z), DQ(r, t, y) -> Concat           =>   DQ(q & r, s & t, z & y)    where one axis holds all the scales
     DQ(q, s, z) -> Mul(c) | Div(c)               =>   DQ(q, s * c, z)    c per tensor or per channel, into the scale
     DQ(q, s, z), not the weights of a layer      =>   float constant     logged
 
@@ -17,7 +18,7 @@ from drpai_qat.core.errors import QuantizationError
 from drpai_qat.core.moving import PLACED
 from drpai_qat.core.quantization import QuantParams
 from preprocess.constants import evaluate_constants
-from preprocess.moved_weights import move
+from preprocess.moved_weights import concatenate, move
 from preprocess.passlog import PassLog
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
 from preprocess.scaling import scale_channels
@@ -29,6 +30,7 @@ from preprocess.surgery import (
     make_dequantize,
     optional_input,
     params_of,
+    producer,
     value_of,
 )
 
@@ -78,6 +80,9 @@ def _absorb_into_dequantize(graph: gs.Graph, log: PassLog) -> bool:
     names = Names(graph)
     made: list[gs.Node] = []
     for node in graph.nodes:
+        if node.op == "Concat" and not is_graph_output(graph, node.outputs[0]):
+            _join(node, names, made, log)
+            continue
         if node.op not in PLACED and node.op not in ("Mul", "Div"):
             continue
         source = _dequantize_input(node.inputs[:1] if node.op in PLACED else node.inputs)
@@ -99,6 +104,25 @@ def _absorb_into_dequantize(graph: gs.Graph, log: PassLog) -> bool:
     if made:
         graph.cleanup().toposort()
     return bool(made)
+
+
+def _join(node: gs.Node, names: Names, made: list[gs.Node], log: PassLog) -> None:
+    """Concat of dequantized constants: of their integers, if the scales run along one axis."""
+    sources = [producer(tensor) for tensor in node.inputs]
+    if any(one is None or not is_dequantized_constant(one) for one in sources):
+        return
+    parts = [(one.inputs[0].values, params_of(one)) for one in sources if one is not None]
+    joined = concatenate(parts, int(node.attrs["axis"]))
+    if joined is None:
+        return
+    for one in sources:
+        if one is not None:
+            log.folded(one, f"behind {node.op} {node.name}, as integers of their own")
+    log.folded(node, "into the integers and scales of what it joins")
+    base, output = node.inputs[0].name, node.outputs[0]
+    node.inputs.clear()
+    node.outputs.clear()
+    made.append(make_dequantize(names, base, *joined, output))
 
 
 def _scaled(node: gs.Node, q: Array, params: QuantParams) -> list[tuple[Array, QuantParams]] | None:
@@ -175,10 +199,16 @@ def _block_parameters(node: gs.Node) -> tuple[Array, Array]:
     return scale.astype(np.float32), zero_point.astype(np.int64)
 
 
+RECURRENT = ("LSTM", "GRU")
+"""Recurrent operators whose weights, inputs 1 and 2, can be integers."""
+
+
 def weight_reader(tensor: gs.Tensor) -> gs.Node | None:
     """A layer that reads `tensor` as its weights, if any."""
     for node in tensor.outputs:
         if node.op in LAYERS and (optional_input(node, 1) is tensor or node.op == "MatMul"):
+            return node
+        if node.op in RECURRENT and any(optional_input(node, at) is tensor for at in (1, 2)):
             return node
     return None
 

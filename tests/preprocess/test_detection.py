@@ -8,7 +8,7 @@ import pytest
 from drpai_qat.core.errors import ModelError
 from preprocess import preprocess
 from preprocess.detection import detect_framework
-from tests.preprocess.building import model, normal, scales_for
+from tests.preprocess.building import fold, model, normal, scales_for, weights_of
 
 ACTIVATION = "  qx = QuantizeLinear (x, sx, zx)\n  dx = DequantizeLinear (qx, sx, zx)\n"
 QUANTIZED = ACTIVATION + "  q = QuantizeLinear <axis=1> (w0, s, z)\n  w = DequantizeLinear <axis=1> (q, s, z)\n"
@@ -61,3 +61,18 @@ def test_unknown_type_is_refused() -> None:
 def test_a_float_model_has_no_fake_quant() -> None:
     with pytest.raises(ModelError, match="no fake-quant in the file"):
         preprocess(model("net (float[2,6] x) => (float[2,4] y)\n{\n  y = MatMul (x, w)\n}", w=W))
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_weights_alone(written: bool) -> None:
+    """Weight-only quantization, behind DequantizeLinear or as float32 on a grid: read, and said."""
+    scale = scales_for(normal(16, 4), 1)
+    q = np.rint(normal(16, 4) / scale).astype(np.int8)
+    text = "net (float[2,16] x) => (float[2,4] y)\n{\n%s y = MatMul (x, w)\n}"
+    if written:
+        source = model(text % "w = DequantizeLinear <axis = 1> (q, s, z)\n", q=q, s=scale, z=np.zeros(4, np.int8))
+    else:
+        source = model(text % "", w=q * scale)
+    result = fold(source, "pytorch", rtol=1e-6)
+    np.testing.assert_array_equal(weights_of(result.model, "MatMul")[0], q)
+    assert any("in its weights alone" in note.reason for note in result.log)

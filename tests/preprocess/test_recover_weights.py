@@ -153,3 +153,29 @@ net (float[2,16] x) => (float[2,5] y)
         weights_of(result.model, "Gemm")[1], np.array([0.01, 0.02, 0.005, 0.03, 0.0025], np.float32)
     )
     assert inputs(result.model, node(result.model, "Gemm"))[2] is not None
+
+
+@pytest.mark.parametrize("channels", [1, 8])
+def test_weights_that_went_through_float16(channels: int) -> None:
+    """Each is rounded to 11 bits: the grid is found within that, and the integers are the trained ones."""
+    scale = np.linspace(0.013, 0.091, channels).astype(np.float32)
+    trained = on_grid((8, 4, 3, 3), scale if channels > 1 else scale[0], 0)
+    rounded = trained.astype(np.float16).astype(np.float32)
+    assert (rounded != trained).any()
+    result = fold(convolution(rounded), "tensorflow", rtol=0.02)  # a step of the output, at most
+    q, found, _ = weights_of(result.model, "Conv")
+    np.testing.assert_array_equal(q, on_grid((8, 4, 3, 3), 1.0, 0))
+    np.testing.assert_allclose(found, scale if channels > 1 else scale[0], rtol=2**-11)
+    assert "float16" in notes(result, "note")[0]
+
+
+def test_float16_weights_on_no_grid_stay() -> None:
+    weights = normal(8, 4, 3, 3).astype(np.float16).astype(np.float32)
+    result = fold(convolution(weights), "tensorflow", rtol=1e-6)
+    assert len(notes(result, "skipped")) == 1
+
+
+def test_few_float16_weights_prove_no_grid() -> None:
+    """Three weights a channel lie near some grid of 8 bits by accident."""
+    weights = normal(8, 3, 1, 1).astype(np.float16).astype(np.float32)
+    assert len(notes(fold(convolution(weights, out="1,8,8,8"), "tensorflow", rtol=1e-6), "skipped")) == 1
