@@ -23,6 +23,7 @@ from drpai_qat.deployment.manifest import Manifest, versions
 from drpai_qat.options import CompileOptions
 from drpai_qat.report.content import Report
 from drpai_qat.report.size import count_quantized
+from drpai_qat.report.warnings import refuse_warnings
 from drpai_qat.runtimes.blame import naming
 from drpai_qat.source.loading import Source, load
 from drpai_qat.source.static_shapes import specialize
@@ -65,6 +66,8 @@ def run(options: CompileOptions, progress: Stages) -> Report:
             static = specialize(source.path.name, source.model, options.input_shapes)
         with progress.stage("folding the fake-quant"), naming(source.path):
             folded = preprocess.preprocess(static, options.qat_type)
+            if options.strict:
+                refuse_warnings(folded.log)
         samples = choose_samples(folded.model, given, options)
         with naming(source.path):
             artifact = backend.compile(folded.model, folder, progress)

@@ -62,7 +62,7 @@ def require_fake_quant(graph: gs.Graph, log: PassLog) -> gs.Graph:
     if any(node.op == QUANTIZE and not is_trained(node.inputs[0]) for node in quantizers):
         return graph
     if quantizers or any(lies_on_a_grid(node.inputs[index], axis) for node, index, axis in weight_inputs(graph)):
-        log.note(
+        log.warn(
             "model",
             "quantized in its weights alone: int8 weights are kept, activations have no trained range and stay float32",
         )

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
-Action: TypeAlias = Literal["folded", "skipped", "note"]
+Action: TypeAlias = Literal["folded", "skipped", "note", "warning"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class Note:
     """One line of the log.
 
     Attributes:
-        action: "folded": absorbed without changing any result; "skipped": left as it was; "note": information.
+        action: "folded": absorbed without changing any result; "skipped": left as it was; "note": information;
+            "warning": the file is likely not what its user takes it for.
         pass_name: the pass that wrote it.
         node: name of the node, or of its first output if it has none.
         reason: a few words.
@@ -50,6 +51,10 @@ class PassLog:
     def note(self, where: str, text: str) -> None:
         """Note something about the model that its user should know."""
         self.notes.append(Note("note", self.running, where, text))
+
+    def warn(self, where: str, text: str) -> None:
+        """Note that the file is likely not what its user takes it for."""
+        self.notes.append(Note("warning", self.running, where, text))
 
 
 Pass: TypeAlias = Callable[[gs.Graph, PassLog], gs.Graph]

@@ -15,6 +15,7 @@ from drpai_qat.check.figures import OutputFigures
 from drpai_qat.core.text import listed, one_line, seconds
 from drpai_qat.report.content import Report
 from drpai_qat.report.size import Size
+from drpai_qat.report.warnings import warnings
 
 _MOST_LAYERS = 8
 
@@ -29,6 +30,8 @@ def show(report: Report, console: Console, *, notes: bool = False) -> None:
 
 def _parts(report: Report) -> Iterable[RenderableType]:
     yield _facts(report)
+    for text in warnings(report.notes):
+        yield Text(one_line(f"warning: {text}", 1000), style="yellow")
     if report.check is not None:
         yield Text()
         yield _outputs_table(report.check)

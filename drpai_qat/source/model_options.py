@@ -37,6 +37,12 @@ class ModelOptions(Group):
         help="Network input that an -s without a name is for; repeatable.",
     )  # fmt: skip
 
+    strict: bool = option(
+        "--strict", kind=bool, default=False,
+        help="Refuse a file that a warning is due for: exported in training mode, never calibrated, not of the "
+        "framework that -m names, quantized after training or in its weights alone.",
+    )  # fmt: skip
+
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.input_shapes  # raises if they can't be read

@@ -1,9 +1,14 @@
 import io
+from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
 from drpai_qat.check.certificate import Certificate
+from drpai_qat.core.errors import ModelError
 from drpai_qat.report.terminal import show
+from drpai_qat.report.warnings import refuse_warnings
+from preprocess import Note
 from tests.report.building import check, report
 
 
@@ -28,6 +33,15 @@ def test_facts():
         assert fact in text
     assert "folded fq1" not in text
     assert "folded fq1: weights" in printed(report(), notes=True)
+
+
+def test_warnings_are_shown():
+    noted = replace(report(), notes=(Note("warning", "p", "model", "never calibrated"),))
+    assert "warning: never calibrated" in printed(noted)
+    assert "warning" not in printed(report())
+    with pytest.raises(ModelError, match="never calibrated.*--strict"):
+        refuse_warnings(noted.notes)
+    refuse_warnings(report().notes)
 
 
 def test_outputs_and_shortfalls():

@@ -1,0 +1,73 @@
+"""What a file is that its user may not know: it compiles, and its results would mislead.
+
+exported in training mode     onnxruntime computes it otherwise than the network does
+never calibrated              every range is the default of its observer
+quantized after training      ranges are calibrated, not trained
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnx.numpy_helper
+
+from preprocess.passlog import PassLog
+
+_AFTER_TRAINING = {"onnx.quantize": "onnxruntime's quantization tool", "neural_compressor": "Neural Compressor"}
+_FEW = 2
+"""A single scale of 1.0 can be trained: integers are fed in so."""
+
+
+def warn_about_source(model: onnx.ModelProto, log: PassLog) -> None:
+    """Warnings that the source file tells."""
+    training = training_nodes(model)
+    if training:
+        told = " and ".join(f"{count} {op}" for op, count in sorted(training.items()))
+        log.warn(
+            "model",
+            f"exported in training mode ({told}): compiled and compared in evaluation mode; "
+            "call model.eval() before the export",
+        )
+    tool = _AFTER_TRAINING.get(model.producer_name)
+    if tool is not None:
+        log.warn("model", f"quantized after training, by {tool}: its ranges are calibrated, not trained")
+
+
+def warn_about_ranges(model: onnx.ModelProto, log: PassLog) -> None:
+    """Warnings that the ranges of the canonical model tell."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    inputs = {value.name for value in model.graph.input}
+    scales = [
+        onnx.numpy_helper.to_array(constants[node.input[1]])
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear" and node.input[1] in constants and node.input[0] not in inputs
+    ]
+    if len(scales) >= _FEW and all(bool((scale == 1).all()) for scale in scales):
+        log.warn(
+            "model",
+            f"prepared but never calibrated: the scale of all {len(scales)} activations is 1.0, as observers begin; "
+            "run training data through the prepared model before the export",
+        )
+
+
+def training_nodes(model: onnx.ModelProto) -> Counter[str]:
+    """Number of nodes in training form, by operator."""
+    true = {tensor.name for tensor in model.graph.initializer if _is_true(tensor)}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute and _is_true(node.attribute[0].t):
+            true.add(node.output[0])
+    return Counter(node.op_type for node in model.graph.node if _is_training(node, true))
+
+
+def _is_training(node: onnx.NodeProto, true: set[str]) -> bool:
+    if node.op_type == "BatchNormalization":
+        return sum(bool(name) for name in node.output) > 1 or any(
+            one.name == "training_mode" and one.i for one in node.attribute
+        )
+    return node.op_type == "Dropout" and len(node.input) > 2 and node.input[2] in true
+
+
+def _is_true(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_type == onnx.TensorProto.BOOL and bool(np.all(onnx.numpy_helper.to_array(tensor)))
