@@ -1,6 +1,7 @@
 """Trained activation ranges in one form.
 
     Q -> Clip(low, high) -> [Cast] -> DQ   =>   Clip(reals of low, high) -> Q -> DQ
+    Q -> Clip(low, high) -> DQ per channel  =>   Max(reals of low), Min(reals of high), by channel -> Q -> DQ
     Q -> Cast to a wider integer -> DQ     =>   Q -> DQ
 
 A Clip of the reals before rounding selects the same integers as a Clip of the integers after it: rounding is
@@ -77,7 +78,17 @@ def _ranged(
     """A Q of its own for the DQ nodes of `members`, behind a Clip of the reals if the range is narrow."""
     source, output = node.inputs[0], node.outputs[0]
     made: list[gs.Node] = []
-    if params.axis is None and (low > params.qmin or high < params.qmax):
+    rank = len(source.shape or ())
+    if params.axis is not None and rank and (low > params.qmin or high < params.qmax):
+        shape = [params.scale.size if at == params.axis else 1 for at in range(rank)]
+        for op, end in (("Max", low), ("Min", high)):
+            reals = np.float64(params.scale) * (end - params.zero_point)
+            bound = gs.Constant(names(f"{source.name}_{op.lower()}"), reals.astype(np.float32).reshape(shape))
+            limited = gs.Variable(names(f"{source.name}_limited"), np.dtype(np.float32), source.shape)
+            made.append(gs.Node(op, names(f"{node.name}_{op.lower()}"), {}, [source, bound], [limited]))
+            source = limited
+        log.folded(node, f"integer range {low}..{high} of each channel is a Max and a Min in front")
+    elif params.axis is None and (low > params.qmin or high < params.qmax):
         ranged = QuantParams.of(params.scale, params.zero_point, params.dtype, qmin=low, qmax=high)
         bounds = [
             gs.Constant(names(f"{source.name}_{side}"), real)

@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from drpai_qat.core.moving import KEEPS_GRID
-from drpai_qat.core.quantization import QuantParams
+from drpai_qat.core.quantization import SMALLEST_SCALE, QuantParams
 from preprocess.affine import output_channels
 from preprocess.passlog import PassLog
 from preprocess.quantize_nodes import DEQUANTIZE
@@ -55,7 +55,7 @@ def canonical_biases(graph: gs.Graph, log: PassLog) -> gs.Graph:
 
 
 def accumulator_scale(layer: gs.Node) -> NDArray[np.float32] | None:
-    """s_x * s_w, float32 of shape (channels,); None if the layer has no integer accumulators."""
+    """s_x * s_w, float32 of shape (channels,); None if the layer has no integer accumulators, or they underflow."""
     weights = producer(layer.inputs[1])
     x = grid_of(layer.inputs[0])
     if weights is None or not is_dequantized_constant(weights) or x is None:
@@ -65,6 +65,8 @@ def accumulator_scale(layer: gs.Node) -> NDArray[np.float32] | None:
     if w.axis not in (None, channel_axis(layer)) or w.scale.size not in (1, channels):
         return None
     product = x.scale.astype(np.float64) * w.scale.astype(np.float64)
+    if (product < SMALLEST_SCALE).any():
+        return None
     return np.broadcast_to(product.astype(np.float32).reshape(-1), (channels,))
 
 

@@ -12,6 +12,7 @@ from preprocess.biases import canonical_biases
 from preprocess.channel_grids import fold_depthwise_scales, scale_channels_outside
 from preprocess.clamps import write_clamps
 from preprocess.constants import fold_constants, unshare_small_constants
+from preprocess.dead_channels import blank_dead_channels
 from preprocess.detection import require_fake_quant
 from preprocess.fake_quantize import translate_fake_quantize
 from preprocess.float_interface import use_float_interface
@@ -50,6 +51,7 @@ PREPARE: tuple[Pass, ...] = (
     recognize_arithmetic,  # after casts within it are gone, and limits are Clip, Min and Max
     require_fake_quant,  # after every form of fake-quant is Q/DQ
     use_float_interface,  # TFLite files, images as bytes: before integers are moved, as every grid then starts at a Q
+    blank_dead_channels,  # before scales are checked
     complete_quantize_nodes,  # needs shapes and constant scales; every later pass reads Q/DQ nodes through params_of
 )
 """Behind these, invariants 4 and 5 of validate.py hold, and nothing but Q/DQ nodes reads constants alone."""

@@ -5,6 +5,7 @@
     ReverseSequence of whole axes           =>  Slice with step -1;  of parts: Gather
     LpNormalization(x, p = 2)               =>  x / max(sqrt(sum x^2), smallest)
     GroupNormalization(x, groups)           =>  InstanceNormalization over the groups, times scale, plus bias
+    Concat with tensors of no elements      =>  without them
 
 Needs static shapes; each new tensor gets its shape.
 """
@@ -22,7 +23,7 @@ from drpai_qat.core.quantization import SMALLEST_SCALE
 from preprocess.passlog import PassLog
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
 from preprocess.shape_inference import infer_shapes, is_static
-from preprocess.surgery import producer, value_of
+from preprocess.surgery import bypass, producer, value_of
 from preprocess.writing import Writer, taken_apart
 
 _PER_CHANNEL_SCALE = 21
@@ -33,6 +34,9 @@ def write_served_forms(graph: gs.Graph, log: PassLog) -> gs.Graph:
     """Replace such operators."""
     writer, changed = Writer(graph), False
     for node in list(graph.nodes):
+        if node.op == "Concat":
+            _drop_empty(graph, node, log)
+            continue
         rewrite = _REWRITES.get(node.op)
         computed = [
             one for one in (*node.inputs, *node.outputs) if not (one.is_empty() or isinstance(one, gs.Constant))
@@ -45,7 +49,19 @@ def write_served_forms(graph: gs.Graph, log: PassLog) -> gs.Graph:
         if rewrite(node, writer, graph.opset):
             changed = True
             log.note(name, f"{op} is written with operators that kernels serve")
-    return infer_shapes(writer.finish(), log) if changed else graph
+    graph = writer.finish()
+    return infer_shapes(graph, log) if changed else graph.cleanup()
+
+
+def _drop_empty(graph: gs.Graph, node: gs.Node, log: PassLog) -> None:
+    """Take tensors without elements out of a Concat; what joins one tensor is bypassed."""
+    full = [one for one in node.inputs if one.shape is None or 0 not in list(one.shape)]
+    if not full or len(full) == len(node.inputs):
+        return
+    log.note(node.name, f"{len(node.inputs) - len(full)} tensor(s) without elements are left out")
+    node.inputs = full
+    if len(full) == 1:
+        bypass(graph, node)
 
 
 def is_trained(tensor: gs.Tensor) -> bool:

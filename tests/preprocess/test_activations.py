@@ -106,3 +106,18 @@ def test_float_range_selects_the_same_integers(
     np.testing.assert_array_equal(
         reference(preprocess(source).model, {"x": values})[0], reference(source, {"x": values})[0]
     )
+
+
+@pytest.mark.parametrize("points", [[0, 0, 0, 0], [0, 3, 30, 100]])
+def test_range_of_a_per_channel_activation(points: list[int]) -> None:
+    source = model(
+        """
+net (float[1,4,3,3] x) => (float[1,4,3,3] y)
+{
+  q = QuantizeLinear <axis = 1> (x, s, z)
+  c = Clip (q, , top)
+  y = DequantizeLinear <axis = 1> (c, s, z)
+}""",
+        s=np.array([0.01, 0.02, 0.03, 0.005], np.float32), z=np.array(points, np.uint8), top=np.uint8(127),
+    )  # fmt: skip
+    assert ops(fold(source, rtol=1e-6).model)["QuantizeLinear"] == 1

@@ -26,6 +26,7 @@ from preprocess.clamps import write_clamps
 from preprocess.clips import merge_clips
 from preprocess.constants import fold_constants, unshare_small_constants
 from preprocess.data_movement import dequantize_before_moves
+from preprocess.dead_channels import blank_dead_channels
 from preprocess.detection import require_fake_quant
 from preprocess.fake_quantize import translate_fake_quantize
 from preprocess.float_interface import use_float_interface
@@ -251,6 +252,11 @@ CASES: dict[str, Case] = {
         {**GRID, "w": normal(16, 16), "step": np.float32(0.05)},
         holds=lambda made, log: weights_of(made, "MatMul")[0].shape == (16, 16),
     ),
+    "a dead channel": Case(
+        image("f = DequantizeLinear <axis = 0> (w, ws, wz)\n y = Conv (d, f)"),
+        {**GRID, "w": LAYER["w"], "ws": np.array([0.01, 0, 0.02, 0.03], np.float32), "wz": np.zeros(4, np.int8)},
+        holds=lambda made, log: not weights_of(made, "Conv")[0][1].any(),
+    ),
     "nothing but written-out fake-quant": Case(
         vector("v = Div (x, s)\n c = Clip (v, minus, plus)\n n = Round (c)\n y = Mul (n, s)"), LSQ, {**PAIR, "Clip": 1}
     ),
@@ -410,6 +416,7 @@ ORDER: tuple[tuple[tuple[str, ...], Pass, Pass, str], ...] = (
     (BOTH, write_clamps, recognize_arithmetic, "a limit by choices, expanded to a shape"),
     (BOTH, make_shapes_static, write_served_forms, "a product as Einsum, whose shape is computed"),
     (BOTH, write_served_forms, recover_weights, "a product as Einsum, whose shape is computed"),
+    (BOTH, blank_dead_channels, complete_quantize_nodes, "a dead channel"),
     (BOTH, recognize_arithmetic, require_fake_quant, "nothing but written-out fake-quant"),
     (TENSORFLOW, use_float_interface, dequantize_before_moves, "an int8 input behind a layout wrapper, read twice"),
     (BOTH, make_shapes_static, write_layer_norm, "layer normalization by Keras"),

@@ -123,3 +123,11 @@ def test_group_normalization(opset: int, scales: int) -> None:
     source.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items())
     made = fold(source, rtol=1e-5).model
     assert ops(made)["InstanceNormalization"] == 1
+
+
+@pytest.mark.parametrize("others", ["d, empty", "empty, d, d"])
+def test_tensors_without_elements(others: str) -> None:
+    text = f"c = Concat <axis = 1> ({others})\n y = Relu (c)"
+    columns = 6 * others.count("d")
+    made = fold(model(network("2,6", f"2,{columns}", text), **GRID, empty=np.zeros((2, 0), np.float32))).model
+    assert ops(made)["Concat"] == others.count("d") - 1

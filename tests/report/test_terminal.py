@@ -39,7 +39,7 @@ def test_warnings_are_shown():
     noted = replace(report(), notes=(Note("warning", "p", "model", "never calibrated"),))
     assert "warning: never calibrated" in printed(noted)
     assert "warning" not in printed(report())
-    with pytest.raises(ModelError, match="never calibrated.*--strict"):
+    with pytest.raises(ModelError, match=r"never calibrated.*--strict"):
         refuse_warnings(noted.notes)
     refuse_warnings(report().notes)
 
