@@ -27,7 +27,7 @@ def fold_constants(graph: gs.Graph, log: PassLog) -> gs.Graph:
         graph.fold_constants(fold_shapes=False, recurse_functions=False)
         graph.cleanup().toposort()
     for node in graph.nodes:
-        if next(node.subgraphs(), None) is not None:
+        if node.op != "Loop" and next(node.subgraphs(), None) is not None:
             log.note(node.name, f"{node.op} is decided at run time: its branches are left unchanged")
     return graph
 

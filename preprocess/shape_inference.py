@@ -1,7 +1,8 @@
 """Static shapes for every tensor, and shape arithmetic (Shape, Gather, Concat, ...) evaluated to constants.
 
 The network's input shapes are static when a model comes here. Shape inference and constant folding feed each other:
-a folded Reshape target makes the next shape known, which makes the next Shape node foldable.
+a folded Reshape target makes the next shape known, which makes the next Shape node foldable, or tells how often a loop
+runs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from drpai_qat.core.errors import ModelError
 from preprocess.constants import evaluate_constants
+from preprocess.loops import unroll_loops
 from preprocess.passlog import PassLog
 
 _LARGE = 1024
@@ -19,6 +21,12 @@ _LARGE = 1024
 _MAX_ROUNDS = 8
 _LIKE_INPUT = ("GroupNormalization",)
 """Operators whose output has type and shape of the first input, and that onnx cannot infer."""
+
+_RUN_TIME = {
+    "Loop": "how often it runs is decided while it runs; export the model with a constant number of steps",
+    "Scan": "loops of this kind are not written out; export the model with its steps unrolled",
+    "If": "which branch it takes is decided while it runs; export the model with one of them",
+}
 
 
 def make_shapes_static(graph: gs.Graph, log: PassLog) -> gs.Graph:
@@ -32,6 +40,7 @@ def make_shapes_static(graph: gs.Graph, log: PassLog) -> gs.Graph:
         folded = _fold_shape_nodes(graph) or folded
         before = len(graph.nodes)
         evaluate_constants(graph)
+        folded = unroll_loops(graph, log) or folded
         if not folded and len(graph.nodes) == before:
             break
     return graph
@@ -78,6 +87,8 @@ def require_static_shapes(graph: gs.Graph, log: PassLog) -> gs.Graph:
             if tensor.is_empty() or isinstance(tensor, gs.Constant) or is_static(tensor.shape):
                 continue
             _inferred(graph, strict=True)  # says why, where it knows
+            if node.op in _RUN_TIME:
+                raise ModelError(f"node {node.name} ({node.op}): {_RUN_TIME[node.op]}")
             raise ModelError(
                 f"node {node.name} ({node.op}), tensor {tensor.name}: its size depends on the data; "
                 "export the model without that part"
