@@ -25,6 +25,7 @@ from preprocess.padding import explicit_pads
 from preprocess.pairs import drop_repeated_grids, match_pairs, merge_equal_nodes
 from preprocess.passlog import Pass
 from preprocess.precision import remove_idle_casts, use_float32
+from preprocess.qonnx import translate_qonnx
 from preprocess.qoperators import translate_qoperators
 from preprocess.quantize_nodes import complete_quantize_nodes
 from preprocess.served_forms import write_served_forms
@@ -41,6 +42,7 @@ PREPARE: tuple[Pass, ...] = (
     unshare_small_constants,  # after Constant nodes became initializers
     translate_qoperators,  # after scales are constants, before shape inference, which does not know onnxruntime's
     translate_fused_operators,  # before shape inference likewise
+    translate_qonnx,  # after scales are constants, before shape inference likewise
     translate_fake_quantize,  # after its ranges are constants, before shape inference, which does not know it
     make_shapes_static,
     write_served_forms,  # needs shapes; before weights are looked for

@@ -10,10 +10,11 @@ import onnx_graphsurgeon as gs
 from drpai_qat.runtimes.onnxruntime import Reference
 from preprocess.fake_quantize import FAKE_QUANT_NODES
 from preprocess.passlog import PassLog
+from preprocess.qonnx import QUANT
 from preprocess.surgery import Names
 
 _KEPT = (
-    "QuantizeLinear", "DequantizeLinear", *FAKE_QUANT_NODES,
+    "QuantizeLinear", "DequantizeLinear", *FAKE_QUANT_NODES, *QUANT,
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli",
 )  # fmt: skip
 _FEW_READERS = 4

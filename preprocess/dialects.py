@@ -2,8 +2,8 @@
 
 onnxruntime's own QuantizeLinear and DequantizeLinear (domain com.microsoft, written for 16-bit types before opset 21)
 mean the same as the standard ones and are renamed. Translated are OpenVINO's FakeQuantize, which stripped NNCF models
-still hold (fake_quantize.py), operators on integers (qoperators.py), and float ones that onnxruntime's optimizer fused
-(fused_operators.py).
+still hold (fake_quantize.py), Quant of QONNX (qonnx.py), operators on integers (qoperators.py), and float ones that
+onnxruntime's optimizer fused (fused_operators.py).
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from drpai_qat.core.errors import ModelError
 from preprocess.fake_quantize import OF_TENSORFLOW
 from preprocess.fused_operators import FUSED
 from preprocess.passlog import PassLog
+from preprocess.qonnx import DOMAINS as QONNX_DOMAINS
+from preprocess.qonnx import QUANT
 from preprocess.qoperators import QOPERATORS
 
 STANDARD = ("", "ai.onnx")
@@ -44,7 +46,12 @@ _RENAMED = {
     "com.microsoft": {"QuantizeLinear", "DequantizeLinear", *QOPERATORS},
     "org.openvinotoolkit": {"FakeQuantize"},
 }
-_TRANSLATED = {"": set(QOPERATORS) | OF_TENSORFLOW, **_RENAMED, "com.microsoft": _RENAMED["com.microsoft"] | set(FUSED)}
+_TRANSLATED: dict[str, set[str] | frozenset[str]] = {
+    "": set(QOPERATORS) | OF_TENSORFLOW,
+    **_RENAMED,
+    "com.microsoft": _RENAMED["com.microsoft"] | set(FUSED),
+}
+_TRANSLATED |= dict.fromkeys(QONNX_DOMAINS, QUANT)
 
 
 def refuse_dialects(model: onnx.ModelProto, opset: int) -> None:

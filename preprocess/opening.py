@@ -71,7 +71,8 @@ def _has_16_bit_grids(model: onnx.ModelProto) -> bool:
 def allow_16_bit_grids(graph: gs.Graph, log: PassLog) -> gs.Graph:
     """Raise the opset to 21 if a pass made a 16-bit grid, which is standard only from there."""
     if graph.opset >= MIN_OPSET_16_BIT or not any(
-        node.op in _QUANTIZERS and node.inputs[2].dtype in (np.int16, np.uint16) for node in graph.nodes
+        node.op in _QUANTIZERS and any(one.dtype in (np.int16, np.uint16) for one in node.inputs[2:])
+        for node in graph.nodes
     ):
         return graph
     raised = gs.import_onnx(_at_least_opset(gs.export_onnx(graph), MIN_OPSET_16_BIT, log))

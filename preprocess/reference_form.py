@@ -1,10 +1,10 @@
 """The reference for the deployed network: the source as it is meant to run, in onnxruntime, with float32 input.
 
 Some files need a change first. Training-mode exports compute batch statistics and drop activations at random: their
-inference form does not. Files with OpenVINO's FakeQuantize, with leftovers of converters, or with 16-bit grids below
-opset 21 do not load: the same arithmetic in standard operators does. Operators on integers saturate on some CPUs: the
-float ones that define them do not. Half-precision and integer inputs and outputs get a Cast, QuantizeLinear or
-DequantizeLinear, as the deployed network has float32 ones.
+inference form does not. Files with OpenVINO's FakeQuantize or QONNX's Quant, with leftovers of converters, or with
+16-bit grids below opset 21 do not load: the same arithmetic in standard operators does. Operators on integers saturate
+on some CPUs: the float ones that define them do not. Half-precision and integer inputs and outputs get a Cast,
+QuantizeLinear or DequantizeLinear, as the deployed network has float32 ones.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from preprocess.fake_quantize import translate_fake_quantize
 from preprocess.float_interface import use_float_interface
 from preprocess.fused_operators import translate_fused_operators
 from preprocess.inference_form import name_nodes, remove_identities, use_inference_batchnorm
-from preprocess.opening import needs_translation, open_graph
+from preprocess.opening import allow_16_bit_grids, needs_translation, open_graph
 from preprocess.passlog import Pass, PassLog, run
 from preprocess.precision import cast_interface
+from preprocess.qonnx import translate_qonnx
 from preprocess.qoperators import translate_qoperators
 
 PASSES: tuple[Pass, ...] = (
@@ -28,11 +29,13 @@ PASSES: tuple[Pass, ...] = (
     fold_constants,  # the ranges of FakeQuantize can be Constant nodes
     translate_qoperators,
     translate_fused_operators,
+    translate_qonnx,
     translate_fake_quantize,
     remove_identities,
     use_inference_batchnorm,
     cast_interface,
     use_float_interface,
+    allow_16_bit_grids,
 )
 
 _CONVERTED = {

@@ -22,7 +22,6 @@ from tests.reference import reference_by_batch
 
 MODELS = Path(__file__).parent / "models"
 FLOOR_DB = 30.0
-REFUSED = {"brev_qonnx": "QONNX"}
 
 NO_INPUT_RANGE, NO_WEIGHTS = "its input has no trained range", "its weights have no integer grid per output channel"
 FLOAT_LAYERS = {
@@ -50,7 +49,7 @@ COARSE = {
 NAMES = sorted(path.stem for path in MODELS.glob("*.onnx"))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in REFUSED])
+@pytest.mark.parametrize("name", NAMES)
 def test_export_keeps_what_was_trained(name: str, tmp_path: Path) -> None:
     path = MODELS / f"{name}.onnx"
     data = np.load(MODELS / f"{name}.npz")
@@ -73,10 +72,3 @@ def test_export_keeps_what_was_trained(name: str, tmp_path: Path) -> None:
 
     floats = {(one.op, one.reason) for one in report.coverage if one.macs and one.compute not in ("int8", "int16")}
     assert floats == set(FLOAT_LAYERS.get(name, {}).items())
-
-
-@pytest.mark.parametrize("name", sorted(REFUSED))
-def test_other_dialects_are_refused_by_name(name: str, tmp_path: Path) -> None:
-    with pytest.raises(drpai_qat.core.errors.ModelError, match=REFUSED[name]):
-        drpai_qat.compile(MODELS / f"{name}.onnx", qat_type="pytorch", output_dir=tmp_path / name)
-    assert not (tmp_path / name).exists()

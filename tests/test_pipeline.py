@@ -230,8 +230,12 @@ def test_recompiled_in_one_process(small, models, tmp_path):
 
 
 def test_errors_name_the_file(models, tmp_path):
-    with pytest.raises(ModelError, match=r"brev_qonnx\.onnx: .*QONNX"):
-        drpai_qat.compile(models / "brev_qonnx.onnx", output_dir=tmp_path / "out")
+    source = onnx.load(models / "brev_qonnx.onnx")
+    source.graph.node[0].op_type = "BipolarQuant"
+    onnx.save(source, tmp_path / "bipolar.onnx")
+    with pytest.raises(ModelError, match=r"bipolar\.onnx: .*QONNX"):
+        drpai_qat.compile(tmp_path / "bipolar.onnx", output_dir=tmp_path / "out")
+    (tmp_path / "bipolar.onnx").unlink()
     assert os.listdir(tmp_path) == []
 
 

@@ -23,7 +23,7 @@ from tests.arm import networks
 pytestmark = pytest.mark.arm
 
 ROOT = Path(__file__).parents[2]
-MODELS = sorted(path for path in (ROOT / "tests" / "models").glob("*.onnx") if path.stem != "brev_qonnx")
+MODELS = sorted((ROOT / "tests" / "models").glob("*.onnx"))
 # Cores without and with dot product: code for the first must not hold instructions of the second.
 CORES = {"aarch64": "cortex-a53", "rzv2h": "max"}
 

@@ -66,8 +66,8 @@ fake (a, b, c) => (d)
 @pytest.mark.parametrize(
     ("domain", "op", "says"),
     [
-        ("qonnx.custom_op.general", "Quant", "is QONNX; .*export_onnx_qcdq"),
-        ("onnx.brevitas", "Quant", "is QONNX of Brevitas"),
+        ("qonnx.custom_op.general", "BipolarQuant", "is QONNX; .*export_onnx_qcdq"),
+        ("onnx.brevitas", "Trunc", "is QONNX of Brevitas"),
         ("mct_quantizers", "ActivationPOTQuantizer", "FAKELY_QUANT"),
         ("com.microsoft", "MultiHeadAttention", "an operator of onnxruntime's optimizer"),
         ("trt", "TRT_FP8QuantizeLinear", "a TensorRT dialect"),

@@ -39,6 +39,7 @@ from preprocess.padding import explicit_pads, fold_pads
 from preprocess.pairs import drop_repeated_grids, match_pairs, merge_equal_nodes
 from preprocess.passlog import Note, Pass, PassLog, run
 from preprocess.precision import remove_idle_casts, use_float32
+from preprocess.qonnx import translate_qonnx
 from preprocess.qoperators import translate_qoperators
 from preprocess.quantize_nodes import complete_quantize_nodes
 from preprocess.recover_weights import recover_weights
@@ -257,6 +258,12 @@ CASES: dict[str, Case] = {
         {**GRID, "w": LAYER["w"], "ws": np.array([0.01, 0, 0.02, 0.03], np.float32), "wz": np.zeros(4, np.int8)},
         holds=lambda made, log: not weights_of(made, "Conv")[0][1].any(),
     ),
+    "Quant with parameters in Constant nodes": Case(
+        vector("s = Constant <value = float {0.0625}> ()\n z = Constant <value = float {0}> ()\n"
+               "b = Constant <value = float {8}> ()\n d = qonnx.custom_op.general.Quant (x, s, z, b)\n"
+               "h = Shape (d)\n y = Reshape (d, h)"),
+        {}, head=domain("qonnx.custom_op.general"), holds=lambda made, log: ops(made)["Shape"] == 0,
+    ),
     "nothing but written-out fake-quant": Case(
         vector("v = Div (x, s)\n c = Clip (v, minus, plus)\n n = Round (c)\n y = Mul (n, s)"), LSQ, {**PAIR, "Clip": 1}
     ),
@@ -417,6 +424,8 @@ ORDER: tuple[tuple[tuple[str, ...], Pass, Pass, str], ...] = (
     (BOTH, make_shapes_static, write_served_forms, "a product as Einsum, whose shape is computed"),
     (BOTH, write_served_forms, recover_weights, "a product as Einsum, whose shape is computed"),
     (BOTH, blank_dead_channels, complete_quantize_nodes, "a dead channel"),
+    (BOTH, fold_constants, translate_qonnx, "Quant with parameters in Constant nodes"),
+    (BOTH, translate_qonnx, make_shapes_static, "Quant with parameters in Constant nodes"),
     (BOTH, recognize_arithmetic, require_fake_quant, "nothing but written-out fake-quant"),
     (TENSORFLOW, use_float_interface, dequantize_before_moves, "an int8 input behind a layout wrapper, read twice"),
     (BOTH, make_shapes_static, write_layer_norm, "layer normalization by Keras"),

@@ -9,7 +9,6 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from drpai_qat.core.errors import ModelError
 from drpai_qat.core.sqnr import sqnr_db
 from preprocess import preprocess, validate
 from tests.preprocess.building import ops
@@ -78,9 +77,13 @@ def _is_activation(made: onnx.ModelProto, layer: onnx.NodeProto) -> bool:
     return not (maker.op_type == "DequantizeLinear" and maker.input[0] in constants)
 
 
-def test_qonnx_is_refused_by_name() -> None:
-    with pytest.raises(ModelError, match="is QONNX"):
-        preprocess(onnx.load(MODELS / "brev_qonnx.onnx"), "pytorch")
+def test_qonnx_is_the_network_that_its_twin_is() -> None:
+    """brev_cnn is the same network, exported with Q/DQ nodes."""
+    data = np.load(MODELS / "brev_qonnx.npz")
+    made = [preprocess(onnx.load(MODELS / f"{name}.onnx"), "pytorch").model for name in ("brev_qonnx", "brev_cnn")]
+    outputs = [reference_by_batch(one, data["x"])[0] for one in made]
+    np.testing.assert_array_equal(outputs[0], outputs[1])
+    np.testing.assert_allclose(outputs[0], data["y"], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", EXPECTED)

@@ -15,8 +15,7 @@ from preprocess.passlog import PassLog, run
 from preprocess.validate import broken_invariants
 
 MODELS = Path(__file__).parents[1] / "models"
-REFUSED = {"brev_qonnx"}
-NAMES = sorted({path.stem for path in MODELS.glob("*.onnx")} - REFUSED)
+NAMES = sorted({path.stem for path in MODELS.glob("*.onnx")})
 
 
 @pytest.mark.parametrize("name", NAMES)

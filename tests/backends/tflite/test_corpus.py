@@ -19,7 +19,7 @@ from drpai_qat.runtimes.tflite import LiteNetwork
 from tests.backends.tflite.running import BOTH, MODELS, canonical, feeds_of, written_or_island
 
 SAMPLES = 4
-NAMES = sorted(path.stem for path in MODELS.glob("*.onnx") if path.stem != "brev_qonnx")
+NAMES = sorted(path.stem for path in MODELS.glob("*.onnx"))
 
 # Why these can't be all int8.
 ISLANDS = {
