@@ -15,6 +15,7 @@ import tvm
 
 from drpai_qat.core.coverage import LoweredNode
 from drpai_qat.core.errors import LoweringError
+from drpai_qat.core.moving import MOVING
 from drpai_qat.core.tensor_info import TensorInfo
 from drpai_qat.graph.canonical import Graph, read_graph
 from drpai_qat.graph.recurrent import expand_recurrent
@@ -92,9 +93,20 @@ def _as_output(context: Context, name: str) -> Stored:
 
 
 def _info(graph: Graph, name: str) -> TensorInfo:
-    params = None
+    params, source = None, _moved_from(graph, name)
     for node in graph.nodes:
-        if node.params is not None and (name in node.outputs or (name in graph.inputs and name in node.inputs)):
+        if node.params is not None and (source in node.outputs or (name in graph.inputs and name in node.inputs)):
             params = node.params
             break
     return TensorInfo(name, graph.shapes[name], graph.dtypes.get(name, "float32"), params)
+
+
+def _moved_from(graph: Graph, name: str) -> str:
+    """The tensor whose elements `name` holds, in front of operators that only move them."""
+    for node in reversed(graph.nodes):
+        movement = MOVING.get(node.op)
+        if movement is None or movement.joins or name not in node.outputs:
+            continue
+        if not movement.by_value or name == node.outputs[0]:
+            name = node.inputs[0]
+    return name
