@@ -25,6 +25,7 @@ from drpai_qat.report.content import Report
 from drpai_qat.report.size import count_quantized
 from drpai_qat.report.warnings import refuse_warnings
 from drpai_qat.runtimes.blame import naming
+from drpai_qat.source.ending import end_at
 from drpai_qat.source.loading import Source, load
 from drpai_qat.source.static_shapes import specialize
 
@@ -63,7 +64,8 @@ def run(options: CompileOptions, progress: Stages) -> Report:
     with staged(options.folder) as folder:
         with progress.stage("loading the model"):
             source = load(Path(options.model))
-            static = specialize(source.path.name, source.model, options.input_shapes)
+            whole = specialize(source.path.name, source.model, options.input_shapes)
+            static = end_at(source.path.name, whole, options.output_names)
         with progress.stage("folding the fake-quant"), naming(source.path):
             folded = preprocess.preprocess(static, options.qat_type)
             if options.strict:
@@ -75,7 +77,7 @@ def run(options: CompileOptions, progress: Stages) -> Report:
         with progress.stage("running the samples"):
             first = artifact.network.run(samples[0])
         check = check_compiled(
-            source.path, static, folded.model, artifact.network.run, artifact.compile_here,
+            source.path, static, static is whole, folded.model, artifact.network.run, artifact.compile_here,
             {info.name: info.quantization for info in artifact.outputs}, samples, options, progress,
             artifact.fineness,
         )  # fmt: skip

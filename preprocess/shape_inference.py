@@ -89,11 +89,22 @@ def require_static_shapes(graph: gs.Graph, log: PassLog) -> gs.Graph:
             _inferred(graph, strict=True)  # says why, where it knows
             if node.op in _RUN_TIME:
                 raise ModelError(f"node {node.name} ({node.op}): {_RUN_TIME[node.op]}")
+            names = ",".join(_before_unknown_sizes(graph))
             raise ModelError(
                 f"node {node.name} ({node.op}), tensor {tensor.name}: its size depends on the data; "
-                "export the model without that part"
+                f"end the network before that part{f': --outputs {names}' if names else ''}"
             )
     return graph
+
+
+def _before_unknown_sizes(graph: gs.Graph) -> list[str]:
+    """What nodes of unknown size read, and outputs of the network that don't depend on them."""
+    found: dict[str, None] = {}
+    for node in graph.nodes:
+        if any(not is_static(one.shape) for one in node.outputs if not one.is_empty()):
+            computed = [one for one in node.inputs if isinstance(one, gs.Variable) and one.inputs]
+            found |= dict.fromkeys(one.name for one in computed if is_static(one.shape))
+    return [*found, *(one.name for one in graph.outputs if is_static(one.shape) and one.name not in found)]
 
 
 def _inferred(graph: gs.Graph, *, strict: bool) -> onnx.ModelProto:

@@ -21,6 +21,7 @@ from drpai_qat.runtimes.onnxruntime import Reference
 def check_compiled(
     source: Path,
     static: onnx.ModelProto,
+    is_whole: bool,
     canonical: onnx.ModelProto,
     deployed: RunOnce,
     compile_here: Callable[[onnx.ModelProto], RunOnce] | None,
@@ -35,6 +36,7 @@ def check_compiled(
     Args:
         source: the source file.
         static: its model with static inputs.
+        is_whole: False if the user ended the model before the file's outputs.
         canonical: the folded model.
         deployed: runs the compiled network.
         compile_here: compiles another model in the same way, for the check layer by layer; None: there is none.
@@ -47,7 +49,7 @@ def check_compiled(
         return None
     with progress.stage("checking against onnxruntime"):
         runnable = preprocess.reference_model(static)
-        reference = Reference(source if runnable is static else runnable, source.name)
+        reference = Reference(source if runnable is static and is_whole else runnable, source.name)
         middle = Reference(canonical, "model_int8.onnx")
         result = check_outputs(reference, middle, deployed, grids, samples, options.thresholds)
     if compile_here is None:

@@ -37,6 +37,11 @@ class ModelOptions(Group):
         help="Network input that an -s without a name is for; repeatable.",
     )  # fmt: skip
 
+    outputs: str | Iterable[str] = option(
+        "--outputs", metavar="NAME,...", repeatable=True, default=(),
+        help="End the network at these tensors, which become its outputs: before non-maximum suppression and other "
+        "parts whose size depends on the data.",
+    )  # fmt: skip
     strict: bool = option(
         "--strict", kind=bool, default=False,
         help="Refuse a file that a warning is due for: exported in training mode, never calibrated, not of the "
@@ -46,6 +51,12 @@ class ModelOptions(Group):
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.input_shapes  # raises if they can't be read
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The tensors of --outputs, each once."""
+        names = [name.strip() for text in self.outputs for name in text.split(",")]
+        return tuple(dict.fromkeys(name for name in names if name))
 
     @property
     def input_shapes(self) -> tuple[InputShape, ...]:

@@ -90,7 +90,7 @@ def _check_names(file: str, graph: onnx.GraphProto) -> None:
             if name:
                 _claim(file, made, name, label(node))
     for node in graph.node:
-        for name in _reads(node):
+        for name in reads(node):
             if name not in made:
                 raise ModelError(f"{file}: {label(node)} reads {one_line(name)!r}, which nothing makes: damaged graph")
     for value in graph.output:
@@ -106,7 +106,7 @@ def _claim(file: str, made: dict[str, str], name: str, maker: str) -> None:
     made[name] = maker
 
 
-def _reads(node: onnx.NodeProto) -> set[str]:
+def reads(node: onnx.NodeProto) -> set[str]:
     """Tensors of the enclosing graph that a node needs, its subgraphs' included."""
     names = {name for name in node.input if name}
     for attribute in node.attribute:
@@ -115,7 +115,7 @@ def _reads(node: onnx.NodeProto) -> set[str]:
             local = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
             local |= {name for inner in graph.node for name in inner.output}
             for inner in graph.node:
-                names |= _reads(inner) - local
+                names |= reads(inner) - local
             names |= {value.name for value in graph.output} - local
     return names
 
@@ -127,7 +127,7 @@ def sort_nodes(file: str, graph: onnx.GraphProto) -> None:
     """
     maker = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
     needs = {
-        index: sorted({maker[name] for name in _reads(node) if name in maker}) for index, node in enumerate(graph.node)
+        index: sorted({maker[name] for name in reads(node) if name in maker}) for index, node in enumerate(graph.node)
     }
     if all(before < index for index, befores in needs.items() for before in befores):
         return
