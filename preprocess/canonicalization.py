@@ -15,7 +15,7 @@ from preprocess.detection import detect_framework
 from preprocess.opening import open_graph
 from preprocess.passlog import Note, Pass, PassLog, run
 from preprocess.validate import find_violations
-from preprocess.warnings import warn_about_ranges, warn_about_source
+from preprocess.warnings import warn_about_source
 
 PIPELINES: Mapping[str, tuple[Pass, ...]] = MappingProxyType(
     {"pytorch": pytorch.PASSES, "tensorflow": tensorflow.PASSES}
@@ -59,8 +59,6 @@ def preprocess(model: onnx.ModelProto, qat_type: str | None = None) -> Preproces
         log.warn("model", f"looks like a {chosen} export ({found.reason}), not {qat_type}: compiled as {chosen}")
     graph = run(PIPELINES[chosen], graph, log)
     canonical = gs.export_onnx(graph)
-    log.running = "warnings"
-    warn_about_ranges(canonical, log)
     log.running = "validate"
     for violation in find_violations(canonical):  # lowering computes it in float32: no reason to refuse the model
         log.note(violation.where, f"not canonical: {violation.what}")

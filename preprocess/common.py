@@ -30,6 +30,7 @@ from preprocess.qoperators import translate_qoperators
 from preprocess.quantize_nodes import complete_quantize_nodes
 from preprocess.served_forms import write_served_forms
 from preprocess.shape_inference import make_shapes_static, require_static_shapes
+from preprocess.warnings import warn_if_never_calibrated
 from preprocess.weights import fold_weight_fake_quant
 from preprocess.written_out import recognize_arithmetic
 
@@ -49,6 +50,7 @@ PREPARE: tuple[Pass, ...] = (
     explicit_pads,  # needs shapes
     remove_idle_casts,  # needs the inferred types
     write_layer_norm,  # needs shapes; after casts within it are gone, before its Reshape nodes move as views do
+    warn_if_never_calibrated,  # before passes that make grids of scale 1 of their own
     write_clamps,  # after limits are expanded to the shapes of what they limit
     recognize_arithmetic,  # after casts within it are gone, and limits are Clip, Min and Max
     require_fake_quant,  # after every form of fake-quant is Q/DQ

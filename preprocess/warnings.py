@@ -12,8 +12,12 @@ from collections import Counter
 import numpy as np
 import onnx
 import onnx.numpy_helper
+import onnx_graphsurgeon as gs
 
 from preprocess.passlog import PassLog
+from preprocess.quantize_nodes import QUANTIZE
+from preprocess.served_forms import is_trained
+from preprocess.surgery import value_of
 
 _AFTER_TRAINING = {"onnx.quantize": "onnxruntime's quantization tool", "neural_compressor": "Neural Compressor"}
 _FEW = 2
@@ -35,21 +39,21 @@ def warn_about_source(model: onnx.ModelProto, log: PassLog) -> None:
         log.warn("model", f"quantized after training, by {tool}: its ranges are calibrated, not trained")
 
 
-def warn_about_ranges(model: onnx.ModelProto, log: PassLog) -> None:
-    """Warnings that the ranges of the canonical model tell."""
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    inputs = {value.name for value in model.graph.input}
+def warn_if_never_calibrated(graph: gs.Graph, log: PassLog) -> gs.Graph:
+    """Warn if every range is the one that observers begin with."""
+    inputs = {id(tensor) for tensor in graph.inputs}
     scales = [
-        onnx.numpy_helper.to_array(constants[node.input[1]])
-        for node in model.graph.node
-        if node.op_type == "QuantizeLinear" and node.input[1] in constants and node.input[0] not in inputs
+        value_of(node.inputs[1])
+        for node in graph.nodes
+        if node.op == QUANTIZE and id(node.inputs[0]) not in inputs and not is_trained(node.inputs[0])
     ]
-    if len(scales) >= _FEW and all(bool((scale == 1).all()) for scale in scales):
+    if len(scales) >= _FEW and all(scale is not None and bool((scale == 1).all()) for scale in scales):
         log.warn(
             "model",
             f"prepared but never calibrated: the scale of all {len(scales)} activations is 1.0, as observers begin; "
             "run training data through the prepared model before the export",
         )
+    return graph
 
 
 def training_nodes(model: onnx.ModelProto) -> Counter[str]:

@@ -46,6 +46,7 @@ from preprocess.recover_weights import recover_weights
 from preprocess.served_forms import write_served_forms
 from preprocess.shape_inference import make_shapes_static
 from preprocess.views import merge_views, sink_views
+from preprocess.warnings import warn_if_never_calibrated
 from preprocess.weights import fold_weight_fake_quant
 from preprocess.written_out import recognize_arithmetic
 from tests.preprocess.building import HEAD, constant, node, normal, ops, weights_of
@@ -264,6 +265,18 @@ CASES: dict[str, Case] = {
                "h = Shape (d)\n y = Reshape (d, h)"),
         {}, head=domain("qonnx.custom_op.general"), holds=lambda made, log: ops(made)["Shape"] == 0,
     ),
+    "prepared but never calibrated": Case(
+        vector("r = Neg (x)\n q = QuantizeLinear (r, s, z)\n d = DequantizeLinear (q, s, z)\n e = Neg (d)\n"
+               "p = QuantizeLinear (e, s, k)\n y = DequantizeLinear (p, s, k)"),
+        {"s": np.float32(1), "z": np.uint8(100), "k": np.uint8(90)},
+        holds=lambda made, log: any(one.action == "warning" for one in log),
+    ),
+    "written-out fake-quant by channel": Case(
+        vector("r = Neg (x)\n v = Div (r, t)\n c = Clip (v, minus, plus)\n n = Round (c)\n m = Mul (n, t)\n"
+               "e = Neg (m)\n w = Div (e, t)\n k = Clip (w, minus, plus)\n o = Round (k)\n y = Mul (o, t)"),
+        {"t": np.linspace(0.01, 0.05, 16).astype(np.float32), "minus": LSQ["minus"], "plus": LSQ["plus"]},
+        holds=lambda made, log: not any(one.action == "warning" for one in log),
+    ),
     "nothing but written-out fake-quant": Case(
         vector("v = Div (x, s)\n c = Clip (v, minus, plus)\n n = Round (c)\n y = Mul (n, s)"), LSQ, {**PAIR, "Clip": 1}
     ),
@@ -426,6 +439,7 @@ ORDER: tuple[tuple[tuple[str, ...], Pass, Pass, str], ...] = (
     (BOTH, blank_dead_channels, complete_quantize_nodes, "a dead channel"),
     (BOTH, fold_constants, translate_qonnx, "Quant with parameters in Constant nodes"),
     (BOTH, translate_qonnx, make_shapes_static, "Quant with parameters in Constant nodes"),
+    (BOTH, warn_if_never_calibrated, recognize_arithmetic, "written-out fake-quant by channel"),
     (BOTH, recognize_arithmetic, require_fake_quant, "nothing but written-out fake-quant"),
     (TENSORFLOW, use_float_interface, dequantize_before_moves, "an int8 input behind a layout wrapper, read twice"),
     (BOTH, make_shapes_static, write_layer_norm, "layer normalization by Keras"),
