@@ -3,9 +3,11 @@
     uint8 x -> DQ(s, z)      =>   float32 x -> Q(s, z) -> DQ(s, z)      x holds the reals
     uint8 x -> Cast(float)   =>   float32 x -> Q(1, 0) -> DQ(1, 0)      x holds the integers, as numbers
     Q(s, z) -> uint8 y       =>   Q(s, z) -> DQ(s, z) -> float32 y
+    int64 x                  =>   int32 x -> Cast(int64)                x holds indices: tokens, classes
 
 Images come as bytes where normalization is part of the model, and as integers of a grid in TFLite files. The board's
-runtime feeds float32. A Cast of integers is a DequantizeLinear of scale 1, so that what follows reads a grid.
+runtime feeds float32. A Cast of integers is a DequantizeLinear of scale 1, so that what follows reads a grid. Indices
+stay integers.
 """
 
 from __future__ import annotations
@@ -31,6 +33,13 @@ def use_float_interface(graph: gs.Graph, log: PassLog) -> gs.Graph:
     names = Names(graph)
     made: list[gs.Node] = []
     for index, tensor in enumerate(graph.inputs):
+        if tensor.dtype == np.int64:
+            narrow = gs.Variable(tensor.name, np.dtype(np.int32), tensor.shape)
+            tensor.name = names(f"{tensor.name}_wide")
+            to = {"to": int(onnx.TensorProto.INT64)}
+            made.append(gs.Node("Cast", names(f"{narrow.name}_cast"), to, [narrow], [tensor]))
+            graph.inputs[index] = narrow
+            log.note(narrow.name, "int64 input in the source, int32 here")
         if not _is_sampled(tensor):
             continue
         dequantize = next(_reached(tensor, DEQUANTIZE), None)

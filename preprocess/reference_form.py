@@ -53,7 +53,8 @@ def reference_model(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises: ModelError: another dialect.
     """
     own_types = {one.type.tensor_type.elem_type for one in (*model.graph.input, *model.graph.output)}
-    changed = needs_translation(model) or any(_needs_change(node) for node in all_nodes(model.graph))
+    wide = any(one.type.tensor_type.elem_type == onnx.TensorProto.INT64 for one in model.graph.input)
+    changed = wide or needs_translation(model) or any(_needs_change(node) for node in all_nodes(model.graph))
     if own_types.isdisjoint(_CONVERTED) and not changed:
         return model
     log = PassLog()

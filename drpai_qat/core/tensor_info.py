@@ -6,8 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from drpai_qat.core.quantization import QuantParams
+
+_INDEX_BYTES = 4
+"""Indices take as much; smaller integers lie on a grid, and mean nothing on another."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,20 @@ class TensorInfo:
             dtype=np.dtype(entry["dtype"]).name,
             quantization=None if grid is None else QuantParams.of(**grid),
         )
+
+
+def takes(array: NDArray, wanted: np.dtype) -> bool:
+    """True if an input of type `wanted` can be fed with `array`: the same numbers, in another width or as floats.
+
+    Sample files hold float32 throughout, so that indices come as whole floats as well.
+    """
+    if array.dtype == wanted or (array.dtype.kind == "f" and wanted.kind == "f"):
+        return True
+    if array.dtype.kind not in "iuf" or wanted.kind not in "iu" or wanted.itemsize < _INDEX_BYTES:
+        return False
+    limits = np.iinfo(wanted)
+    whole = array.dtype.kind != "f" or bool((array == np.floor(array)).all())
+    return not array.size or (whole and bool(limits.min <= array.min() and array.max() <= limits.max))
 
 
 def _grid_to_json(params: QuantParams) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from drpai_qat.core.errors import OptionError
-from drpai_qat.core.tensor_info import TensorInfo
+from drpai_qat.core.tensor_info import TensorInfo, takes
 from drpai_qat.core.text import listed, one_line
 
 _UNREADABLE = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
@@ -70,7 +70,7 @@ class GivenSamples:
         """One input's samples along a new first axis."""
         array, wanted = self.arrays[info.name], np.dtype(info.dtype)
         at = f"input {one_line(info.name)!r}"
-        if array.dtype != wanted and not (array.dtype.kind == "f" and wanted.kind == "f"):
+        if not takes(array, wanted):
             raise self._error(f"{at} is {array.dtype}, not {wanted}: convert it as in training")
         shape = info.shape
         if array.shape[1:] == shape and array.ndim == len(shape) + 1:

@@ -17,6 +17,8 @@ from drpai_qat.data.sample_options import RANDOM, SampleOptions
 _VIEWS = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Clip", "Identity")
 """What may stand between an input and its QuantizeLinear without changing its range."""
 
+_NO_TABLE = 2
+"""Integers that point into no table are taken for masks."""
 _UNTRAINED_SPREAD = 1.0
 """Standard deviation where no range is known: inputs are normalized in training."""
 
@@ -51,20 +53,42 @@ def make_samples(model: onnx.ModelProto, count: int, seed: int) -> list[dict[str
     """Make `count` sets of inputs for a canonical model.
 
     Args:
-        model: canonical QDQ model; its inputs are float32 and static.
+        model: canonical QDQ model; its inputs are static, float32, or int32 where they are indices.
         count: number of sets.
         seed: the same seed gives the same samples.
-    Returns: float32 arrays by input name.
+    Returns: arrays by input name.
     """
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
     samples: list[dict[str, NDArray]] = [{} for _ in range(count)]
     for value in model.graph.input:
         shape = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        indices = _entries(value, model)
         trained = _trained_range(value.name, model.graph.node, initializers)
         for index, sample in enumerate(samples):
             generator = np.random.default_rng([seed, index, len(sample)])
-            sample[value.name] = _noise(shape, trained, generator)
+            if indices is None:
+                sample[value.name] = _noise(shape, trained, generator)
+            else:
+                sample[value.name] = generator.integers(0, indices, shape, np.int32)
     return samples
+
+
+def _entries(value: onnx.ValueInfoProto, model: onnx.ModelProto) -> int | None:
+    """Number of entries of the smallest table that an integer input points into; None if the input holds reals."""
+    if value.type.tensor_type.elem_type != onnx.TensorProto.INT32:
+        return None
+    graph = model.graph
+    shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    for info in (*graph.value_info, *graph.output):
+        shapes[info.name] = [dim.dim_value for dim in info.type.tensor_type.shape.dim]
+    reached, entries = {value.name}, [_NO_TABLE]
+    for node in graph.node:
+        if node.op_type == "Gather" and node.input[1] in reached and node.input[0] in shapes:
+            axis = next((one.i for one in node.attribute if one.name == "axis"), 0)
+            entries.append(shapes[node.input[0]][axis])
+        elif node.op_type in (*_VIEWS, "Cast") and node.input[0] in reached:
+            reached.update(node.output)
+    return min(entries[1:] or entries)
 
 
 def _noise(shape: tuple[int, ...], trained: tuple[float, float] | None, generator: np.random.Generator) -> FloatArray:

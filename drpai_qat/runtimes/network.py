@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from drpai_qat.core import cpu_features as cpu
 from drpai_qat.core.errors import DeploymentError
-from drpai_qat.core.tensor_info import TensorInfo
+from drpai_qat.core.tensor_info import TensorInfo, takes
 from drpai_qat.core.text import one_line
 from drpai_qat.deployment import manifest
 from drpai_qat.runtimes.tflite import LiteNetwork
@@ -94,7 +94,7 @@ class Network:
             raise DeploymentError(f"input {info.name!r} is missing: feed an array of shape {list(info.shape)}")
         array = np.asarray(feeds[info.name])
         wanted = np.dtype(info.dtype)
-        if array.dtype != wanted and not (array.dtype.kind == "f" and wanted.kind == "f"):
+        if not takes(array, wanted):
             raise DeploymentError(f"input {info.name!r} is {array.dtype}, not {wanted}: convert it as in training")
         batch = array.shape[:1] if info.shape else ()
         fits = array.shape[1:] == info.shape[1:] and len(array.shape) == len(info.shape)
@@ -118,7 +118,7 @@ class Network:
     def _run_once(self, arrays: Sequence[NDArray]) -> list[NDArray]:
         from_dlpack = _runtime_library().from_dlpack
         for fed, array in zip(self._fed, arrays, strict=True):
-            np.copyto(fed, array, casting="same_kind")
+            np.copyto(fed, array, casting="unsafe")  # `takes` has looked at types and values
         result = self._main(*(from_dlpack(fed) for fed in self._fed), *self._params)
         parts = [result] if len(self.outputs) == 1 and not isinstance(result, Sequence) else list(result)
         return [np.from_dlpack(part).copy() for part in parts]

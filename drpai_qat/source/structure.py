@@ -67,10 +67,10 @@ def _check_type(file: str, kind: str, value: onnx.ValueInfoProto) -> None:
 
 
 _TYPES = set(onnx.TensorProto.DataType.values())
-# preprocess gives these a float32 interface: by a Cast, or by the grid that training gave them.
+# preprocess gives these a float32 interface: by a Cast, or by the grid that training gave them; indices become int32.
 _FED_TYPES = (
     onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE,
-    onnx.TensorProto.INT8, onnx.TensorProto.UINT8,
+    onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT64, onnx.TensorProto.INT32,
 )  # fmt: skip
 # Class maps and indices (ArgMax, TopK) leave the network as integers.
 _OUTPUT_TYPES = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)

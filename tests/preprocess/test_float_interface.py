@@ -9,6 +9,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+from drpai_qat.data.samples import make_samples
 from preprocess import preprocess, reference_model
 from tests.preprocess.building import model, normal, ops
 from tests.reference import reference
@@ -97,3 +98,22 @@ net (int8[1,4,6,6] x) => (int8[1,6,6,3] y)
     (got,) = reference(result.model, {"x": (integers.astype(np.float32) + 3) * np.float32(0.05)})
     np.testing.assert_array_equal(got, (expected.astype(np.float32) - 5) * np.float32(0.1))
     assert [note.node for note in result.log if note.pass_name == "use_float_interface"] == ["x", "y"]
+
+
+@pytest.mark.parametrize("kind", ["int64", "int32"])
+def test_indices_stay_integers(kind: str) -> None:
+    source = model(
+        f"net ({kind}[2,5] x) => (float[2,5,6] y)\n{{\n t = DequantizeLinear (w, s, z)\n g = Gather (t, x)\n"
+        "q = QuantizeLinear (g, p, k)\n y = DequantizeLinear (q, p, k)\n}",
+        w=np.arange(60, dtype=np.int8).reshape(10, 6), s=np.float32(0.02), z=np.int8(3), p=np.float32(0.03),
+        k=np.uint8(9),
+    )  # fmt: skip
+    made = preprocess(source, "pytorch").model
+    assert made.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.INT32
+    x = np.random.default_rng(0).integers(0, 10, (2, 5)).astype(kind)
+    (expected,) = reference(source, {"x": x})
+    for runnable in (made, reference_model(source)):
+        np.testing.assert_array_equal(reference(runnable, {"x": x.astype(np.int32)})[0], expected)
+    (samples,) = make_samples(made, 1, 0)
+    assert samples["x"].dtype == np.int32
+    assert 2 < samples["x"].max() < 10

@@ -316,7 +316,7 @@ class TestGraph:
     @pytest.mark.parametrize(
         ("kind", "says"),
         [
-            (TensorProto.INT64, "int64"),
+            (TensorProto.BOOL, "bool"),
             (TensorProto.UINT16, "uint16"),
             (TensorProto.STRING, "string"),
             (TensorProto.UNDEFINED, "type"),
