@@ -20,7 +20,7 @@ from drpai_qat.core.moving import MOVING
 from drpai_qat.core.quantization import QuantParams
 from preprocess.passlog import PassLog
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
-from preprocess.surgery import Names, is_graph_output, params_of, produced_by, producer, readers
+from preprocess.surgery import Names, is_graph_output, params_of, produced_by, readers
 
 
 def dequantize_before_moves(graph: gs.Graph, log: PassLog) -> gs.Graph:
@@ -56,16 +56,23 @@ def elements(node: gs.Node) -> list[gs.Tensor]:
 
 def _grid_of_integers(tensor: gs.Tensor) -> QuantParams | None:
     """Parameters of the per-tensor QuantizeLinear that writes `tensor`."""
-    quantize = produced_by(tensor, QUANTIZE)
+    quantize = _quantizer(tensor)
     if quantize is None or quantize.attrs.get("block_size", 0) or isinstance(quantize.inputs[0], gs.Constant):
         return None
     params = params_of(quantize)
     return params if params.axis is None else None
 
 
+def _quantizer(tensor: gs.Tensor) -> gs.Node | None:
+    """The QuantizeLinear that writes `tensor`, also where its range is cut behind it."""
+    while (clip := produced_by(tensor, "Clip")) is not None:
+        tensor = clip.inputs[0]
+    return produced_by(tensor, QUANTIZE)
+
+
 def _dequantized(tensor: gs.Tensor, names: Names, made: list[gs.Node]) -> gs.Tensor:
     """Reals of an integer tensor that a QuantizeLinear writes; uses a DequantizeLinear that is there."""
-    quantize = producer(tensor)
+    quantize = _quantizer(tensor)
     assert quantize is not None
     for node in readers(tensor):
         if node.op == DEQUANTIZE and node.outputs and params_of(node) == params_of(quantize):

@@ -15,6 +15,7 @@ import onnx
 from drpai_qat.core.errors import ModelError
 from preprocess.fake_quantize import OF_TENSORFLOW
 from preprocess.fused_operators import FUSED
+from preprocess.leftovers import TENSORFLOW
 from preprocess.passlog import PassLog
 from preprocess.qonnx import DOMAINS as QONNX_DOMAINS
 from preprocess.qonnx import QUANT
@@ -45,6 +46,7 @@ _DYNAMIC_OPERATORS = {
 _RENAMED = {
     "com.microsoft": {"QuantizeLinear", "DequantizeLinear", *QOPERATORS},
     "org.openvinotoolkit": {"FakeQuantize"},
+    TENSORFLOW: OF_TENSORFLOW,
 }
 _TRANSLATED: dict[str, set[str] | frozenset[str]] = {
     "": set(QOPERATORS) | OF_TENSORFLOW,

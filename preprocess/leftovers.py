@@ -17,11 +17,14 @@ from typing import TypeAlias
 import onnx
 import onnx.helper as oh
 
+from preprocess.fake_quantize import OF_TENSORFLOW
 from preprocess.passlog import PassLog
 
 _Step: TypeAlias = tuple[str, list[str | float], dict[str, float]]
 """Operator, inputs (earlier steps by "#0", numbers as constants), attributes; the last step writes the output."""
 
+TENSORFLOW = "tensorflow"
+"""Domain of TensorFlow's own operators, as long as they are in a model."""
 _HARD_SWISH_OPSET = 14
 
 
@@ -68,6 +71,11 @@ def is_leftover(node: onnx.NodeProto, opset: int) -> bool:
 
 def write_leftovers(model: onnx.ModelProto, opset: int, log: PassLog) -> None:
     """Replace leftovers of the main graph by standard operators. Changes `model`."""
+    ranged = [node for node in model.graph.node if node.op_type in OF_TENSORFLOW and not node.domain]
+    for node in ranged:
+        node.domain = TENSORFLOW  # until the opset is converted, which refuses unknown standard operators
+    if ranged:
+        model.opset_import.append(oh.make_opsetid(TENSORFLOW, 1))
     if not any(is_leftover(node, opset) for node in model.graph.node):
         return
     nodes: list[onnx.NodeProto] = []

@@ -43,11 +43,12 @@ def open_graph(model: onnx.ModelProto, log: PassLog) -> gs.Graph:
     own.CopyFrom(model)
     write_leftovers(own, opset_of(own), log)
     refuse_dialects(own, opset_of(own))
-    rename_standard_nodes(own, log)
     write_dense(own)
     _keep_plain_inputs(own)
-    raised = _at_least_opset(own, MIN_OPSET_16_BIT if _has_16_bit_grids(own) else MIN_OPSET, log)
-    return gs.import_onnx(expand_functions(raised))
+    # Before nodes are renamed: the converter passes other domains by, and knows all operators of the standard one.
+    own = _at_least_opset(own, MIN_OPSET_16_BIT if _has_16_bit_grids(own) else MIN_OPSET, log)
+    rename_standard_nodes(own, log)
+    return gs.import_onnx(expand_functions(own))
 
 
 def needs_translation(model: onnx.ModelProto) -> bool:
@@ -59,12 +60,12 @@ def needs_translation(model: onnx.ModelProto) -> bool:
 
 
 def _has_16_bit_grids(model: onnx.ModelProto) -> bool:
-    """True if a QuantizeLinear or DequantizeLinear of the standard domain reads a 16-bit constant."""
+    """True if a QuantizeLinear or DequantizeLinear reads a 16-bit constant."""
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
             types[node.output[0]] = node.attribute[0].t.data_type
-    quantizers = (node for node in model.graph.node if node.op_type in _QUANTIZERS and node.domain in STANDARD)
+    quantizers = (node for node in model.graph.node if node.op_type in _QUANTIZERS)
     return any(types.get(name) in _16_BIT for node in quantizers for name in node.input)
 
 

@@ -87,3 +87,19 @@ net (float[2,4,6] x) => (float[2,4,5] y, int64[2,4,5] places)
     feeds = {"x": normal(2, 4, 6)}
     for expected, got in zip(reference(source, feeds), reference(made, feeds), strict=True):
         np.testing.assert_array_equal(got, expected)
+
+
+def test_integers_that_are_cut_and_then_moved() -> None:
+    """As onnxruntime's optimizer leaves reduced ranges in front of pooling."""
+    source = model(
+        """
+net (float[2,4,6] x) => (float[2,4,5] y)
+{
+  q = QuantizeLinear (x, s, z)
+  c = Clip (q, , top)
+  m = MaxPool <kernel_shape = [2]> (c)
+  y = DequantizeLinear (m, s, z)
+}""",
+        **GRID, top=np.uint8(127),
+    )  # fmt: skip
+    assert ops(fold(source).model) == {"Clip": 1, "QuantizeLinear": 1, "DequantizeLinear": 1, "MaxPool": 1}

@@ -118,6 +118,14 @@ def test_fake_quant_of_tensorflow(op: str, levels: int, attributes: dict[str, An
         np.testing.assert_allclose(reference(runnable, {"x": x})[0], expected, rtol=1e-6, atol=1e-7)
 
 
+def test_fake_quant_of_tensorflow_below_opset_13() -> None:
+    source = unchecked("FakeQuantWithMinMaxArgs", opset=11, min=-1.0, max=1.5)
+    x = normal(2, 6)
+    made = preprocess(source, "tensorflow").model
+    assert ops(made)["QuantizeLinear"] == 2
+    np.testing.assert_array_equal(reference(made, {"x": x})[0], reference(reference_model(source), {"x": x})[0])
+
+
 def test_fake_quant_of_tensorflow_has_its_channels_last() -> None:
     source = unchecked("FakeQuantWithMinMaxVarsPerChannel")
     top = np.linspace(0.53, 2.1, 6).astype(np.float32)
