@@ -33,17 +33,8 @@ FLOAT_LAYERS = {
     "tf_partial_op13": {"Conv": NO_WEIGHTS, "Gemm": NO_WEIGHTS},
     "tf_partdense_op13": {"Conv": NO_WEIGHTS},
     "pt_fx_unet": {"ConvTranspose": NO_WEIGHTS},
+    "mo_unet": {"ConvTranspose": NO_WEIGHTS},
     "nncf_mbv3": {"Conv": NO_WEIGHTS},
-}
-
-# Exports with layers that are not certified yet, and why. All others are; one that becomes so must leave the list.
-COARSE = {
-    # Layers read sums and curves that have no trained range, stored in int16, which is coarser than float32.
-    "pt_stub_vit",
-    "pt_up_resnet",
-    "pt_up_yolo",
-    # Two concatenations of layers' outputs without a trained range, likewise.
-    "mo_unet",
 }
 
 NAMES = sorted(path.stem for path in MODELS.glob("*.onnx"))
@@ -58,7 +49,7 @@ def test_export_keeps_what_was_trained(name: str, tmp_path: Path) -> None:
     assert report.check is not None
     assert [one.max_error for one in report.check.fold] == [0.0] * len(report.check.fold)
     assert all(one.certified for one in report.check.folding or ())
-    assert (report.check.uncertified != "") is (name in COARSE), report.check.uncertified
+    assert report.check.uncertified == ""
 
     network = drpai_qat.load(tmp_path / name)
     info = network.inputs[0]
