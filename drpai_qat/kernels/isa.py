@@ -34,6 +34,7 @@ class Isa:
         dot4_exact: dot4 accumulates in int32, so no saturation can occur.
         activation: dtype in which 8-bit activations are stored ("uint8" on x86, "int8" on Arm).
         features: those that the CPU must report to run code of this set (names as in /proc/cpuinfo).
+        float_sums: a layer that reads a sum by its parts may be computed in float32 where that is faster.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Isa:
     dot4_exact: bool
     activation: str
     features: tuple[str, ...]
+    float_sums: bool = False
 
     @property
     def arm(self) -> bool:
@@ -54,8 +56,8 @@ class Isa:
         return self.arm or "fma" in self.features or "avx512f" in self.features
 
 
-SSE42 = Isa("x86-64-v2", 4, 16, False, "uint8", ("ssse3", "sse4_1", "sse4_2", "popcnt"))
-AVX2 = Isa("avx2", 8, 16, False, "uint8", ("avx2", "fma"))
+SSE42 = Isa("x86-64-v2", 4, 16, False, "uint8", ("ssse3", "sse4_1", "sse4_2", "popcnt"), True)
+AVX2 = Isa("avx2", 8, 16, False, "uint8", ("avx2", "fma"), True)
 AVX_VNNI = Isa("avx-vnni", 8, 16, True, "uint8", ("avx2", "fma", "avx_vnni"))
 AVX512_VNNI = Isa("avx512-vnni", 16, 32, True, "uint8", ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"))
 

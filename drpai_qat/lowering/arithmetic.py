@@ -265,7 +265,7 @@ def plan_sum(
         winograd = choose_plan(shape, values, max(grid.qmax for grid in grids), isa, len(layers))
         if winograd is not None and winograd.cost < _LEAST_GAIN * cost:
             return [replace(layer, product=dot4(), winograd=winograd, cost=winograd.cost) for layer in layers]
-    return None if computed and cost > _MOST_COST * FMA_COST else list(layers)
+    return None if isa.float_sums and computed and cost > _MOST_COST * FMA_COST else list(layers)
 
 
 def _in_float32(real: npt.NDArray[np.float32], reason: str) -> LayerPlan:

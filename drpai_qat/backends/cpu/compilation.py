@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def compile_network(
         lowered = lower(canonical, target.isa, exact_sums)
     with progress.stage(f"compiling for {target.name}" + (f" with {linker}" if linker else "")):
         memory = _build(lowered, target, folder, cache, linker)
-    here = partial(_compile_here, scratch=folder, cache=cache, exact_sums=exact_sums)
+    here = partial(_compile_here, target=_twin(target), scratch=folder, cache=cache, exact_sums=exact_sums)
     if target.runs_here:
         network = _network(lowered, folder)
     else:
@@ -71,12 +71,21 @@ def compile_network(
     )
 
 
-def _compile_here(model: onnx.ModelProto, scratch: Path, cache: KernelCache, exact_sums: bool) -> Network:
-    """Compile into a folder that is gone afterwards: the code stays mapped."""
+def _twin(target: Target) -> Target:
+    """A target that this machine runs and that gives the bits of `target`: that one itself, if it runs here."""
+    if target.runs_here:
+        return target
     host = targets.host()
+    return replace(host, isa=replace(host.isa, float_sums=host.isa.float_sums and target.isa.float_sums))
+
+
+def _compile_here(
+    model: onnx.ModelProto, target: Target, scratch: Path, cache: KernelCache, exact_sums: bool
+) -> Network:
+    """Compile into a folder that is gone afterwards: the code stays mapped."""
     with tempfile.TemporaryDirectory(dir=scratch) as name:
-        lowered = lower(model, host.isa, exact_sums)
-        _build(lowered, host, Path(name), cache)
+        lowered = lower(model, target.isa, exact_sums)
+        _build(lowered, target, Path(name), cache)
         return _network(lowered, Path(name))
 
 
