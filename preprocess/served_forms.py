@@ -2,6 +2,7 @@
 
     Einsum("bld,od->blo", x, w)             =>  MatMul(x, Transpose(w)), with views around it where letters need them
     MatMul(w, x), Gemm(w, x), w trained     =>  Transpose(MatMul(Transpose(x), Transpose(w)))
+    MatMul(x, w), w a vector                =>  Reshape(MatMul(x, w as a column))
     ReverseSequence of whole axes           =>  Slice with step -1;  of parts: Gather
     LpNormalization(x, p = 2)               =>  x / max(sqrt(sum x^2), smallest)
     GroupNormalization(x, groups)           =>  InstanceNormalization over the groups, times scale, plus bias
@@ -77,9 +78,12 @@ def is_trained(tensor: gs.Tensor) -> bool:
 def _einsum(node: gs.Node, writer: Writer, opset: int) -> bool:
     """A product of two tensors in which each letter is of one kind: batch, row, column or summed."""
     equation = node.attrs["equation"].replace(" ", "")
-    if len(node.inputs) != 2 or "->" not in equation:
+    if len(node.inputs) != 2:
         return False
-    terms, result = equation.split("->")
+    terms, arrow, result = equation.partition("->")
+    if not arrow:  # what stands once, in the order of the alphabet
+        once = sorted(one for one in set(terms) if one.isalpha() and terms.count(one) == 1)
+        result = "".join(["..." if "..." in terms else "", *once])
     letters = _spelled_out([*terms.split(","), result], [node.inputs[0], node.inputs[1], node.outputs[0]])
     if letters is None:
         return False
@@ -142,8 +146,15 @@ def _arranged(tensor: gs.Tensor, names: str, order: list[str], dims: list[int], 
 
 
 def _matmul(node: gs.Node, writer: Writer, opset: int) -> bool:
-    """Trained weights on the left of a product: (w x)^T = x^T w^T."""
+    """Trained weights on the left of a product: (w x)^T = x^T w^T; a vector of them on the right is one column."""
     left, right = node.inputs
+    if is_trained(right) and len(right.shape) == 1 and len(left.shape) > 1:
+        shape = list(node.outputs[0].shape)
+        _, output = taken_apart(node)
+        column = writer.emit("Reshape", [right, writer.constant([-1, 1], np.int64)])
+        product = writer.emit("MatMul", [left, column])
+        writer.emit("Reshape", [product, writer.constant(shape, np.int64)], output)
+        return True
     if not is_trained(left) or is_trained(right) or len(left.shape) != 2 or len(right.shape) < 2:
         return False
     _, output = taken_apart(node)

@@ -47,6 +47,18 @@ def test_einsum_with_weights(equation: str, inputs: str, shape: tuple[int, ...],
     assert weights_of(made, "MatMul")[0].ndim == 2
 
 
+def test_einsum_that_does_not_spell_its_result() -> None:
+    text = 'f = DequantizeLinear (w, ws, wz)\n y = Einsum <equation = "bj,jc"> (d, f)'
+    made = fold(model(network("5,8", "5,6", text), **GRID, **weights(8, 6)), rtol=1e-6).model
+    assert weights_of(made, "MatMul")[0].shape == (8, 6)
+
+
+def test_a_vector_of_weights() -> None:
+    text = "f = DequantizeLinear (w, ws, wz)\n y = MatMul (d, f)"
+    made = fold(model(network("2,5,8", "2,5", text), **GRID, **weights(8)), rtol=1e-6).model
+    assert weights_of(made, "MatMul")[0].shape == (8, 1)
+
+
 def test_einsum_with_weights_in_front() -> None:
     text = 'f = DequantizeLinear <axis = 0> (w, ws, wz)\n y = Einsum <equation = "od,bld->blo"> (f, d)'
     made = fold(model(network("1,5,8", "1,5,6", text), **GRID, **weights(6, 8, axis=0)), rtol=1e-6).model
