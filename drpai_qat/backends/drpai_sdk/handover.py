@@ -23,8 +23,10 @@ from drpai_qat.data.sample_options import SampleOptions
 from drpai_qat.data.samples import choose_samples, make_samples
 from drpai_qat.deployment.folder import staged
 from drpai_qat.graph.canonical import read_graph
+from drpai_qat.report.warnings import refuse_warnings
 from drpai_qat.runtimes.blame import naming
 from drpai_qat.runtimes.onnxruntime import Reference
+from drpai_qat.source.ending import end_at
 from drpai_qat.source.loading import load
 from drpai_qat.source.static_shapes import specialize
 
@@ -137,9 +139,13 @@ def write_ranges(calibration: Calibration, returned: Sequence[ReturnedGrid], pat
 def _floats(options: HandoverOptions, progress: Stages) -> tuple[FloatModel, onnx.ModelProto, str]:
     with progress.stage("loading the model"):
         source = load(Path(options.model))
-        static = specialize(source.path.name, source.model, options.input_shapes)
+        whole = specialize(source.path.name, source.model, options.input_shapes)
+        static = end_at(source.path.name, whole, options.output_names)
     with progress.stage("folding the fake-quant"), naming(source.path):
-        canonical = preprocess.preprocess(static, options.qat_type).model
+        folded = preprocess.preprocess(static, options.qat_type)
+        if options.strict:
+            refuse_warnings(folded.log)
+        canonical = folded.model
         floats = float_model(canonical, read_graph(canonical))
     return floats, canonical, source.path.name
 

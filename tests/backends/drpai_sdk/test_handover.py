@@ -156,3 +156,15 @@ def test_garbage_is_named(tmp_path: Path, capsys) -> None:
     assert main(["handover", str(source), "--returned", str(tmp_path / "returned.onnx"), "--quiet"]) == 1
     assert "returned.onnx: is no ONNX model" in capsys.readouterr().err
     assert main(["handover", str(source), "-a", "--quiet"]) == 2
+
+
+def test_the_network_ends_where_the_user_says(tmp_path: Path) -> None:
+    source = tmp_path / "small.onnx"
+    model = qdq_model()
+    model.producer_name = "tf2onnx"
+    source.write_bytes(model.SerializeToString())
+    inner = next(node.output[0] for node in model.graph.node if node.op_type == "Conv")
+    handed_over(source, tmp_path / "out", "--outputs", inner)
+    assert [one.name for one in onnx.load(tmp_path / "out" / "model.onnx").graph.output] == [inner]
+    refused = ["handover", str(source), "-a", "-m", "pytorch", "-o", str(tmp_path / "refused"), "--strict"]
+    assert main(refused) == 1, "tf2onnx wrote the file, not PyTorch"
