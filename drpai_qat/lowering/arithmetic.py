@@ -27,6 +27,8 @@ INT32_MAX = 2**31 - 1
 # many pixels: there it would take 15% of their time.
 _MOST_CONVERTED = 1024
 FMA_COST = 1.92  # time of a float32 product, as a multiple of a vpmaddubsw one's; measured on Zen 5
+NO_RANGE = "its input has no trained range"
+OUTRUN = "its input is bounded, but float32 is faster on this CPU than 8-bit parts of it"
 _MOST_COST = 1.1  # what integers may take of float32's time
 _LEAST_GAIN = 0.95  # what an algorithm with more code and memory may take of a direct convolution's time
 
@@ -230,7 +232,7 @@ def plan_layer(
     values = integers.values
     narrow = values.min(initial=0) >= -128 and values.max(initial=0) <= 127
     if grid is None or not _fits_int32(values, grid):
-        reason = "its input has no trained range" if grid is None else "its accumulators could leave int32"
+        reason = NO_RANGE if grid is None else "its accumulators could leave int32"
         reused = shape is not None and shape.batch * shape.out_pixels > _MOST_CONVERTED
         if narrow and not reused:
             return LayerPlan(None, FMA_INT8, "float32", values.astype(np.int8), integers.scale, reason)

@@ -17,6 +17,7 @@ from drpai_qat.kernels.epilogue import Epilogue, Kernel, Operand, Output
 from drpai_qat.kernels.isa import Isa
 from drpai_qat.kernels.pointwise import pointwise
 from drpai_qat.kernels.prepare import prepare
+from drpai_qat.lowering.arithmetic import NO_RANGE, OUTRUN
 from drpai_qat.lowering.elementwise import Value, on_grid, snap, split_bytes
 from drpai_qat.lowering.network_plan import NetworkPlan
 from drpai_qat.lowering.program import Program
@@ -69,6 +70,8 @@ class Context:
 
     def record(self, node: Node, compute: str, macs: int = 0, reason: str = "") -> None:
         """Note what became of a node, for the report."""
+        if reason == NO_RANGE and node.output in self.plan.outrun:
+            reason = OUTRUN
         self.coverage.append(LoweredNode(node.name, node.op, compute, macs, reason))
 
     def operand(self, name: str) -> Stored:

@@ -69,6 +69,7 @@ class NetworkPlan:
         forms: of tensors all of whose readers are convolutions that read one form; a producer may write that form
             or the plain image.
         exact: no integer format is coarser than float32.
+        outrun: layers, by output, whose input has parts in integers, and that are computed in float32 all the same.
     """
 
     grids: Mapping[str, Grid]
@@ -79,6 +80,7 @@ class NetworkPlan:
     matrices: Mapping[str, tuple[LayerPlan, ...]]
     forms: Mapping[str, Form]
     exact: bool = True
+    outrun: frozenset[str] = frozenset()
 
     def target_grid(self, name: str) -> Grid | None:
         """The grid on which a tensor is stored; None for float32."""

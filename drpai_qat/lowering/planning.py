@@ -44,16 +44,21 @@ def plan_network(graph: Graph, isa: Isa, exact_sums: bool = True) -> NetworkPlan
     wide_grids = {name: grid for name, grid in wide_grids.items() if name not in parts}
     grids = {**grids, **parting.grids}
     stored = {**wide_grids, **grids}
-    convolutions = _Planner(graph, isa, stored, parting, exact_sums).plan()
-    matrices = _matrices(graph, isa, grids, parting)
+    outrun: set[str] = set()
+    convolutions = _Planner(graph, isa, stored, parting, exact_sums, outrun).plan()
+    matrices = _matrices(graph, isa, grids, parting, outrun)
     read = {read.name for plan in convolutions.values() for read in plan.reads}
     read.update(part.name for node in graph.nodes if node.output in matrices for part in parts[node.inputs[0]])
     parting.drop_unread(read)
     forms = wanted_forms(graph, stored, convolutions)
-    return NetworkPlan(grids, wide_grids, parts, parting.stored, convolutions, matrices, forms, exact_sums)
+    return NetworkPlan(
+        grids, wide_grids, parts, parting.stored, convolutions, matrices, forms, exact_sums, frozenset(outrun)
+    )
 
 
-def _matrices(graph: Graph, isa: Isa, grids: Mapping[str, Grid], parting: Parting) -> dict[str, tuple[LayerPlan, ...]]:
+def _matrices(
+    graph: Graph, isa: Isa, grids: Mapping[str, Grid], parting: Parting, outrun: set[str]
+) -> dict[str, tuple[LayerPlan, ...]]:
     """The arithmetic of matrix products that read their input by parts."""
     found = {}
     for node in graph.nodes:
@@ -67,14 +72,18 @@ def _matrices(graph: Graph, isa: Isa, grids: Mapping[str, Grid], parting: Partin
         planned = plan_sum(layers, isa, computed=name in parting.stored)
         if planned is not None:
             found[node.output] = tuple(planned)
+        elif all(layer.grid is not None for layer in layers):
+            outrun.add(node.output)
     return found
 
 
 class _Planner:
     """Plans the convolutions of a graph whose tensors are stored on `grids`."""
 
-    def __init__(self, graph: Graph, isa: Isa, grids: Mapping[str, Grid], parting: Parting, exact: bool) -> None:
-        self._graph, self._isa, self._grids, self._exact = graph, isa, grids, exact
+    def __init__(
+        self, graph: Graph, isa: Isa, grids: Mapping[str, Grid], parting: Parting, exact: bool, outrun: set[str]
+    ) -> None:
+        self._graph, self._isa, self._grids, self._exact, self._outrun = graph, isa, grids, exact, outrun
         self._parts, self._computed = parting.parts, parting.stored
         self._producers = {name: node for node in graph.nodes for name in node.outputs}
 
@@ -117,6 +126,8 @@ class _Planner:
             computed = node.inputs[0] in self._computed
             planned = plan_sum(layers, self._isa, shape if same_weights else None, computed)
             if planned is None:
+                if all(layer.grid is not None for layer in layers):
+                    self._outrun.add(node.output)
                 return None
             layers = planned
         kernel = _kernel_of(layers, groups, in_shape[1], shape.out_channels)

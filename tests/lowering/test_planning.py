@@ -234,6 +234,11 @@ def test_bytes_that_float32_would_outrun_are_not_stored():
     """Without VNNI, three passes of uint8 over a strided convolution take longer than float32."""
     source = behind_a_relu(4, attributes="<pads=[1,1,1,1], strides=[2,2]>", size=3)
     assert not plan(source, AVX2).stored_parts
+    (conv,) = (one for one in lowered(source, "avx2").coverage if one.op == "Conv")
+    assert (conv.compute, conv.reason) == ("float32", arithmetic.OUTRUN)
+    assert conv.macs == 24 * 3 * 3 * 32 * 3 * 3  # each product once, whatever it is made of
+    (conv,) = (one for one in lowered(source, "avx512-vnni").coverage if one.op == "Conv")
+    assert (conv.compute, conv.macs) == ("int8", 24 * 3 * 3 * 32 * 3 * 3)
     assert plan(source, AVX512_VNNI).stored_parts
     assert plan(source, replace(AVX2, float_sums=False)).stored_parts  # stands in for a machine without float sums
 

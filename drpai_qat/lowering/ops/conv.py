@@ -52,7 +52,7 @@ def lower_conv(context: Context, node: Node) -> bool:
     anchor = Value(E.affine(E.Acc(), channel_constant(layer.mul, rank), channel_constant(add, rank)))
     label = "conv" if plan.kernel == "direct" else plan.kernel
     lower_anchor(context, node, anchor, channels_last(rank), make, sources, label, may_border=True)
-    macs = math.prod(out_shape) * sum(math.prod(read.layer.weights.shape[1:]) for read in plan.reads)
+    macs = math.prod(out_shape) * math.prod(context.shape(node.inputs[1])[1:])
     context.record(node, plan.compute, macs, layer.reason)
     return True
 

@@ -96,7 +96,7 @@ def _constant_matrix(context: Context, node: Node, bias: Weight | None) -> bool:
         lambda epilogue: conv_sum(shape, terms, context.isa, epilogue), sources, "matmul",
     )  # fmt: skip
     compute = "int16" if any(layer.compute == "int16" for layer in layers) else layers[0].compute
-    context.record(node, compute, rows * out_channels * channels * len(layers), layers[0].reason)
+    context.record(node, compute, rows * out_channels * channels, layers[0].reason)
     return True
 
 
