@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 import drpai_qat
+from drpai_qat.backends.tflite.observed import observed_ranges
+from drpai_qat.backends.tflite.writer import write_tflite
+from drpai_qat.check.layers import cut_at_quantizers
 from drpai_qat.cli.main import compile_main
 from drpai_qat.core.errors import DeploymentError, LoweringError, OptionError
 from drpai_qat.runtimes.tflite import LiteNetwork
-from tests.backends.tflite.running import MODELS, canonical
+from tests.backends.tflite.running import MODELS, canonical, feeds_of
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +156,11 @@ def test_a_missing_extra_is_named_before_the_model_is_read() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "1\n"
     assert "pip install 'drpai-qat[tflite]'" in result.stderr
+
+
+def test_a_part_of_a_network_has_the_grids_of_the_whole() -> None:
+    """The layer check compiles the network cut at its roundings; grids of sums follow from what is fed there."""
+    network = canonical("pt_up_resnet")
+    ranges = observed_ranges(network, feeds_of("pt_up_resnet", 1))
+    whole, cut = (write_tflite(one, ranges=ranges) for one in (network, cut_at_quantizers(network).model))
+    assert {one.tensor: one.grid for one in cut.derived} == {one.tensor: one.grid for one in whole.derived}
