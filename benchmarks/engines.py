@@ -17,6 +17,10 @@ Run = Callable[[Feeds], list[NDArray[np.float32]]]
 LIMIT_TO_AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
 
 
+INT16_SUMS = "int16_sums"
+"""Folder, beside ours, of the network compiled with --sums int16, where that is asked for."""
+
+
 class AbsentError(Exception):
     """The engine is not installed, or has no file of this model."""
 
@@ -89,8 +93,10 @@ def litert(model: Path, threads: int) -> Run:
 
 def engines(model: Path, folder: Path, threads: int) -> dict[str, Callable[[], Run]]:
     """Every engine by the name it has in the table; calling one loads the model."""
+    coarse = folder.with_name(INT16_SUMS)
     return {
         "drpai-qat": lambda: drpai_qat(folder, threads),
+        **({"with int16 sums": lambda: drpai_qat(coarse, threads)} if coarse.exists() else {}),
         "onnxruntime": lambda: onnxruntime(model, threads),
         "onnxruntime INT8": lambda: onnxruntime(folder / "model_int8.onnx", threads),
         "OpenVINO": lambda: openvino(model, threads),

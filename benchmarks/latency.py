@@ -37,7 +37,7 @@ from rich.table import Table
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from engines import LIMIT_TO_AVX2, Feeds, Run, engines, reference  # noqa: E402 - after the path is set
+from engines import INT16_SUMS, LIMIT_TO_AVX2, Feeds, Run, engines, reference  # noqa: E402 - after the path is set
 
 from drpai_qat.core.sqnr import sqnr_db  # noqa: E402
 
@@ -52,11 +52,12 @@ PAUSE = 0.02  # seconds before a turn: threads of the engine before stop spinnin
 @click.option("--threads", multiple=True, type=int, default=(1, 2))
 @click.option("--rounds", default=15, help="turns of each engine")
 @click.option("--qat-type", default=None, help="pytorch or tensorflow; default: found out")
+@click.option("--int16-sums", is_flag=True, help="also time the network compiled with --sums int16")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="also write them here")
 @click.option("--worker", type=click.Path(path_type=Path), hidden=True)
 def main(
     models: tuple[Path, ...], target: str, threads: tuple[int, ...], rounds: int, qat_type: str | None,
-    json_file: Path | None, worker: Path | None,
+    int16_sums: bool, json_file: Path | None, worker: Path | None,
 ) -> None:  # fmt: skip
     if worker is not None:
         print(json.dumps(measure(models[0], worker, threads[0], rounds)))
@@ -65,7 +66,9 @@ def main(
     console = Console(width=None if sys.stdout.isatty() else 120)
     for model in models:
         with tempfile.TemporaryDirectory() as folder:
-            compile_model(model, Path(folder) / "out", target, qat_type)
+            compile_model(model, Path(folder) / "out", target, qat_type, "exact")
+            if int16_sums:
+                compile_model(model, Path(folder) / INT16_SUMS, target, qat_type, "int16")
             for count in threads:
                 found = run_worker(model, Path(folder) / "out", target, count, rounds)
                 rows += [{"model": model.stem, "threads": count, **row} for row in found]
@@ -74,11 +77,11 @@ def main(
         json_file.write_text(json.dumps({"machine": machine(), "target": target, "rows": rows}, indent=1) + "\n")
 
 
-def compile_model(model: Path, folder: Path, target: str, qat_type: str | None) -> None:
+def compile_model(model: Path, folder: Path, target: str, qat_type: str | None, sums: str) -> None:
     """Compile in a process of its own: the compiler's threads and memory stay out of the measurement."""
     code = "import sys, drpai_qat; drpai_qat.compile(sys.argv[1], output_dir=sys.argv[2], target=sys.argv[3], "
-    code += "qat_type=sys.argv[4] or None, check='none', samples=1)"
-    arguments = [sys.executable, "-c", code, str(model), str(folder), target, qat_type or ""]
+    code += "qat_type=sys.argv[4] or None, sums=sys.argv[5], check='none', samples=1)"
+    arguments = [sys.executable, "-c", code, str(model), str(folder), target, qat_type or "", sums]
     subprocess.run(arguments, check=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
 
 
