@@ -8,8 +8,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-_VIEWS = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
-"""What may stand between ArgMax and the output: operators that keep the elements in their order."""
+from drpai_qat.core.moving import VIEWS
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,8 @@ def find_choices(model: onnx.ModelProto) -> dict[str, Choice]:
     found = {}
     for output in model.graph.output:
         node = maker.get(output.name)
-        while node is not None and node.op_type in _VIEWS:
+        # Between ArgMax and the output may stand what keeps the elements in their order.
+        while node is not None and node.op_type in (*VIEWS, "Cast"):
             node = maker.get(node.input[0])
         if node is not None and node.op_type in ("ArgMax", "ArgMin"):
             axis = next((one.i for one in node.attribute if one.name == "axis"), 0)

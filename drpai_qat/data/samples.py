@@ -9,12 +9,13 @@ import onnx
 from numpy.typing import NDArray
 
 from drpai_qat.core.errors import OptionError
+from drpai_qat.core.moving import VIEWS
 from drpai_qat.core.quantization import FloatArray
 from drpai_qat.core.tensor_info import TensorInfo
 from drpai_qat.data.given_samples import GivenSamples
 from drpai_qat.data.sample_options import RANDOM, SampleOptions
 
-_VIEWS = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Clip", "Identity")
+_PASSED = VIEWS | {"Transpose", "Clip"}
 """What may stand between an input and its QuantizeLinear without changing its range."""
 
 _NO_TABLE = 2
@@ -86,7 +87,7 @@ def _entries(value: onnx.ValueInfoProto, model: onnx.ModelProto) -> int | None:
         if node.op_type == "Gather" and node.input[1] in reached and node.input[0] in shapes:
             axis = next((one.i for one in node.attribute if one.name == "axis"), 0)
             entries.append(shapes[node.input[0]][axis])
-        elif node.op_type in (*_VIEWS, "Cast") and node.input[0] in reached:
+        elif node.op_type in (*_PASSED, "Cast") and node.input[0] in reached:
             reached.update(node.output)
     return min(entries[1:] or entries)
 
@@ -136,7 +137,7 @@ def _trained_range(
         if node.op_type == "QuantizeLinear":
             low, high = _real_range(node, initializers)
             return max(low, clip[0]), min(high, clip[1])
-        if node.op_type in _VIEWS:
+        if node.op_type in _PASSED:
             reached.update(node.output)
             if node.op_type == "Clip":
                 clip = _bounds(node, initializers)

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drpai_qat.core.errors import ModelError
+from drpai_qat.core.moving import VIEWS
 from drpai_qat.core.sqnr import sqnr_db
 
 # Rounding ties that fall the other way cost a step here and there; a wrong graph costs the whole signal.
 _LEAST_SQNR_DB = 10.0
-_MOVES = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _output_steps(path: Path) -> list[float | None]:
     steps: list[float | None] = []
     for output in graph.output:
         maker = makers.get(output.name)
-        while maker is not None and maker.op_type in _MOVES:
+        while maker is not None and maker.op_type in (*VIEWS, "Transpose"):
             maker = makers.get(maker.input[0])
         scale = constants.get(maker.input[1]) if maker is not None and maker.op_type == "DequantizeLinear" else None
         value = None if scale is None else onnx.numpy_helper.to_array(scale)

@@ -277,23 +277,20 @@ def state_range(node: onnx.NodeProto, qmin: int, qmax: int) -> None:
         node.metadata_props.add(key=name, value=str(value))
 
 
-def _stated_range(node: onnx.NodeProto) -> dict[str, int]:
+def _stated_range(node: onnx.NodeProto) -> tuple[int, int] | None:
     stated = {one.key: one.value for one in node.metadata_props}
-    return {name.rpartition(".")[2]: int(stated[name]) for name in _RANGE if name in stated}
+    return (int(stated[_RANGE[0]]), int(stated[_RANGE[1]])) if stated.keys() >= set(_RANGE) else None
 
 
 def _params(node: onnx.NodeProto, constants: dict[str, Array]) -> QuantParams:
     missing = [name for name in node.input[1:] if name and name not in constants]
     if missing:
         raise LoweringError(f"node {node.name!r} ({node.op_type}): {missing[0]!r} is not a constant")
-    scale = constants[node.input[1]]
-    if len(node.input) > 2 and node.input[2]:
-        zero_point = constants[node.input[2]]
-    else:
-        zero_point = np.zeros(scale.shape, np.uint8)
-    axis = next((a.i for a in node.attribute if a.name == "axis"), 1) if scale.size > 1 else None
-    where = f"node {node.name!r}"
-    return QuantParams.of(scale, zero_point, zero_point.dtype, axis=axis, where=where, **_stated_range(node))
+    given: list[Any] = [constants[name] for name in node.input[1:] if name]
+    axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+    read = QuantParams.read(given[0], given[1] if len(given) > 1 else None, axis=axis, where=f"node {node.name!r}")
+    stated = _stated_range(node)
+    return read if stated is None else replace(read, qmin=stated[0], qmax=stated[1])
 
 
 def _weight(node: onnx.NodeProto, constants: dict[str, Array]) -> Weight:

@@ -13,17 +13,16 @@ from dataclasses import replace
 
 import numpy as np
 
+from drpai_qat.core.moving import MOVING
 from drpai_qat.graph.canonical import DEQUANTIZE, FAKE_QUANT, Graph, Node
 from drpai_qat.graph.grid import Grid
 from drpai_qat.graph.tables import tabulate
 
 Bounds = tuple[float, float]
 
+_BY_IMPORTER = frozenset(("GatherND", "GatherElements", "Compress", "ReverseSequence"))  # moved as float32, by TVM
 # Operators whose output elements are all elements of their first input.
-SELECTING = frozenset(
-    ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Gather", "Expand",
-     "Tile", "DepthToSpace", "SpaceToDepth", "MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin", "Dropout")
-)  # fmt: skip
+SELECTING = frozenset(op for op, how in MOVING.items() if not how.joins) - _BY_IMPORTER | {"Dropout"}
 # Operators whose output elements are weighted means of their first input's elements (weights >= 0, sum 1).
 AVERAGING = frozenset(("AveragePool", "GlobalAveragePool", "ReduceMean", "Resize", "Upsample"))
 UNIT = {

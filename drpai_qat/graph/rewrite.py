@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from drpai_qat.core.moving import MOVING
 from drpai_qat.graph.canonical import FAKE_QUANT, Graph, Node
 
-MOVING = frozenset(
-    ("Concat", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "DepthToSpace", "SpaceToDepth")
-)
+# Those that keep each element, and Slice, which drops some. ReverseSequence has lengths as an input beside its data.
+_COMMUTING = frozenset(op for op, movement in MOVING.items() if movement.whole) - {"ReverseSequence"} | {"Slice"}
 
 
 def pool_before_concat(graph: Graph) -> Graph:
@@ -61,7 +61,7 @@ def hoist_fake_quant(graph: Graph) -> Graph:
             ):
                 continue
             mover = producers.get(node.inputs[0])
-            if mover is None or mover.op not in MOVING or not _only_feeds(graph, mover, node, consumers):
+            if mover is None or mover.op not in _COMMUTING or not _only_feeds(graph, mover, node, consumers):
                 continue
             if node.op != FAKE_QUANT and not _leads_to_fake_quant(node, consumers):
                 continue
