@@ -45,6 +45,9 @@ PATTERNS = (
     (r"scale is computed at run time", r"scale computed at run time"),
     (r"shapes contradict each other", r"shape inference refuses the expanded function"),
     (r"\((\w+)\): the shape of its output", r"\1: the shape of its output is not static"),
+    (r"\((\w+)\): how often it runs", r"\1: data decide how often it runs"),
+    (r"\((\w+)\): quantized dynamically", r"\1: dynamic quantization, refused as such"),
+    (r"\((\w+)\): ONNX has it from opset (\d+) on", r"\1: of opset \2, newer than the file's"),
 )
 
 
