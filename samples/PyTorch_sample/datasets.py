@@ -19,6 +19,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from networks import torchvision_reason
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -80,10 +81,7 @@ def open_data(spec: str, *, gray: bool) -> Data:
     try:
         return _TORCHVISION[kind](Path(folder).expanduser(), gray)
     except (ImportError, RuntimeError, OSError) as error:  # torchvision: not installed, no such folder, no network
-        reason = str(error).splitlines()[0]
-        if "operator torchvision::" in reason:
-            reason = "the installed torchvision was built for another PyTorch"
-        raise click.UsageError(f"--data {spec}: {reason}") from error
+        raise click.UsageError(f"--data {spec}: {torchvision_reason(error)}") from error
 
 
 def batches(dataset: Dataset[Any], batch_size: int, *, shuffle: bool = False, workers: int = 0) -> DataLoader[Any]:

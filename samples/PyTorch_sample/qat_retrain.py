@@ -3,8 +3,8 @@
     python3 qat_retrain.py -lr 0.0001 --max_epochs 3
 
 Reads pretrained_MODEL.pth of train.py; writes QAT_MODEL_fp32.pth, QAT_MODEL_fp32.onnx, the images that the compiler
-checks the network on in QAT_MODEL_samples.npz, and the compiled network in the folder QAT_MODEL_int8. The epoch that
-did best on the validation set is kept.
+checks the network on in QAT_MODEL_samples.npz, and the compiled network in the folder QAT_MODEL_int8; with another
+recipe than the default one, QAT_MODEL_RECIPE_fp32.pth and so on. The epoch that did best on the validation set is kept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import click
 import networks
 import torch
 from datasets import DEFAULT, batches, open_data
-from recipes import QUANTIZABLE_RECIPES, RECIPES, prepare, settle_ranges, training_mode
+from recipes import DEFAULT_RECIPE, QUANTIZABLE_RECIPES, RECIPES, prepare, settle_ranges, training_mode
 from torch import Tensor
 from training import Schedule, console, device_of, evaluate, fit, seed_everything
 
@@ -33,7 +33,7 @@ SETTLING_BATCHES = 16
 @click.command(context_settings=CONTEXT)
 @training_options(0.0001, 3, networks.NAMES)
 @click.option("--data", help=f"As in train.py. [default: what the pretrained network saw, at first {DEFAULT}]")
-@click.option("--recipe", type=click.Choice(RECIPES), default="drpai", show_default=True)
+@click.option("--recipe", type=click.Choice(RECIPES), default=DEFAULT_RECIPE, show_default=True)
 @batch_size_option()
 @run_options("cuda", "Processes")
 @click.option("--compile/--no-compile", "compiles", default=True, show_default=True, help="Compile and test INT8 too.")
@@ -69,7 +69,8 @@ def main(
     examples = next(iter(batches(sets.train, batch_size)))[0].to(device_of(device))
     qat = prepare(network, recipe, examples)
     schedule = Schedule(learning_rate, DECAY, max_epochs, batch_size, patience=max_epochs, target=1.0, workers=workers)
-    stem = output_dir / f"QAT_{model}_fp32"
+    name = f"QAT_{model}" if recipe == DEFAULT_RECIPE else f"QAT_{model}_{recipe}"
+    stem = output_dir / f"{name}_fp32"
     fit(qat, sets, schedule, Path(f"{stem}.resume.pth"), resume=resume, training=training_mode)
     images = (images for images, _ in batches(sets.train, batch_size, shuffle=True))
     settle_ranges(qat, [batch.to(device_of(device)) for batch, _ in zip(images, range(SETTLING_BATCHES), strict=False)])
@@ -79,7 +80,7 @@ def main(
 
     status = 0
     if compiles:
-        folder = output_dir / f"QAT_{model}_int8"
+        folder = output_dir / f"{name}_int8"
         held_out = next(iter(batches(sets.test, compiling.SAMPLES)))[0].numpy()
         status = compiling.compile_network(Path(f"{stem}.onnx"), folder, "pytorch", held_out)
         rows["INT8"] = evaluate(run_compiled(folder), sets.test)

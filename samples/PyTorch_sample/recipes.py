@@ -28,6 +28,7 @@ from torch.ao.quantization import (
 warnings.filterwarnings("ignore", message=".*reduce_range will be deprecated")  # the recipe asks for it
 
 RECIPES = ("drpai", "fused", "fx", "pt2e")
+DEFAULT_RECIPE = "drpai"
 QUANTIZABLE_RECIPES = ("fused", "pt2e")  # fusion, and torchao's annotation, want one ReLU for each place
 
 

@@ -104,7 +104,7 @@ def load_weights(network: nn.Module, name: str, source: str) -> None:
 
             state = models.get_model_weights(name).DEFAULT.get_state_dict(progress=True)
         except (ImportError, RuntimeError, ValueError, OSError) as error:
-            raise click.UsageError(f"--weights imagenet: {str(error).splitlines()[0]}") from error
+            raise click.UsageError(f"--weights imagenet: {networks.torchvision_reason(error)}") from error
     else:
         if not Path(source).is_file():
             raise click.UsageError(f"--weights {source}: no such file")

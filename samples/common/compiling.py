@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -33,10 +35,11 @@ def compile_network(path: Path, folder: Path, qat_type: str, images: NDArray[np.
     """
     samples = path.with_name(f"{path.stem.removesuffix('_fp32')}_samples.npz")
     np.savez(samples, input=images[:SAMPLES])
-    command = ["compile_onnx_model_quant.py", str(path), "-a", "-m", qat_type, "-o", str(folder)]
-    command += ["--samples", str(samples)]
-    console.print(f"python {' '.join(command)}", soft_wrap=True)
-    status = subprocess.run([sys.executable, str(REPOSITORY / command[0]), *command[1:]], check=False).returncode
+    # As it works when typed here, in the same environment.
+    script = os.path.relpath(REPOSITORY / "compile_onnx_model_quant.py")
+    arguments = [script, str(path), "-a", "-m", qat_type, "-o", str(folder), "--samples", str(samples)]
+    console.print(f"python {shlex.join(arguments)}", soft_wrap=True, markup=False, highlight=False)
+    status = subprocess.run([sys.executable, *arguments], check=False).returncode
     if status not in (0, 3):
         raise click.ClickException(f"the compiler ended with status {status}")
     if status == 3:

@@ -49,6 +49,8 @@ def test_small_cnn_trains_retrains_and_compiles(tmp_path):
     top1 = accuracies(printed)
     assert top1["QAT"] >= 96.0
     assert abs(top1["INT8"] - top1["QAT"]) <= 0.3
+    echoed = next(line for line in printed.splitlines() if "compile_onnx_model_quant.py" in line)
+    assert (tmp_path / echoed.split()[1]).is_file(), "the command can't be typed where it was printed"
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {
         "pretrained_small_cnn.pth",
@@ -68,7 +70,7 @@ def test_each_recipe_retrains_exports_and_compiles(recipe, tmp_path):
     retrain = ("qat_retrain.py", "--model", "small_cnn", "--max_epochs", "1")
     printed = run(*retrain, "--recipe", recipe, folder=tmp_path)
 
-    operators = {node.op_type for node in onnx.load(tmp_path / "QAT_small_cnn_fp32.onnx").graph.node}
+    operators = {node.op_type for node in onnx.load(tmp_path / f"QAT_small_cnn_{recipe}_fp32.onnx").graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= operators
     top1 = accuracies(printed)
     assert top1["QAT"] >= 90.0
@@ -146,6 +148,15 @@ def test_torchvisions_network_computes_what_ours_does_with_its_weights(name):
     x = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("raised", ["ImportError('No module')", "RuntimeError('operator torchvision::nms is missing')"])
+def test_without_a_torchvision_that_works_its_install_line_is_named(raised, tmp_path, monkeypatch):
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(f"raise {raised}")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    for option in (("--weights", "imagenet"), ("--data", "cifar10:x")):
+        assert "torchvision (pip finds the two that fit)" in run("train.py", *option, folder=tmp_path, status=2)
 
 
 def test_a_torchvision_built_for_another_pytorch_is_not_used(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from .efficientnet_lite import efficientnet_lite0
@@ -49,6 +50,16 @@ def build(name: str, num_classes: int, *, quantizable: bool = False) -> nn.Modul
 def own(name: str, num_classes: int, *, quantizable: bool = False) -> nn.Module:
     """As `build`, always with the definitions of this package."""
     return _OWN[name](num_classes, quantizable)
+
+
+def torchvision_reason(error: Exception) -> str:
+    """Why torchvision failed, in one line; what to install where it is missing or belongs to another PyTorch."""
+    reason = str(error).partition("\n")[0]
+    if isinstance(error, ImportError) or "operator torchvision::" in reason:
+        release = torch.__version__.partition("+")[0]
+        missing = "is not installed" if isinstance(error, ImportError) else "was built for another PyTorch"
+        return f"torchvision {missing}: pip install torch=={release} torchvision (pip finds the two that fit)"
+    return reason
 
 
 def _torchvision_models() -> Any:
