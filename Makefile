@@ -45,7 +45,7 @@ clean:
 	rm -rf $(VENV) $(TF_VENV) build out *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 $(VENV)/.installed: setup.cfg pyproject.toml | $(VENV)/bin/pip needs-cc
-	$(BIN)/pip install --quiet --disable-pip-version-check .
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
 $(VENV)/.installed-dev: setup.cfg pyproject.toml | $(VENV)/bin/pip needs-cc
