@@ -1,5 +1,6 @@
 # make demo   compile a bundled QAT model and show how close the INT8 network is to what was trained
 # make test   the fast tests (minutes); make lint; make slow; make arm: Arm64 code under qemu
+# make docs   the documents as a site in build/site; fails where a link leads nowhere
 #             CASES=random draws new cases for the property tests, which are the same ones every time by default
 # All of them use .venv in this folder, made on first use with PYTHON (default python3, 3.11 or newer); TensorFlow's part
 # of make slow has .venv-tf, because TensorFlow holds numpy, protobuf and onnx back for everything beside it.
@@ -13,7 +14,7 @@ PYTEST_OPTIONS := -q --hypothesis-profile=$(CASES)
 TF_TESTS := tests/export/test_tensorflow_export.py tests/samples/test_tensorflow_sample.py
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
-.PHONY: demo test lint slow slow-pytorch slow-tensorflow arm clean
+.PHONY: demo test lint slow slow-pytorch slow-tensorflow arm docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python compile_onnx_model_quant.py samples/models/small_cnn_qat.onnx --qat --qat_type pytorch \
@@ -35,6 +36,12 @@ arm: $(VENV)/.installed-dev
 	PYTHON=$(BIN)/python tests/arm/setup_arm64.sh
 	$(BIN)/python -m pytest -n 2 $(PYTEST_OPTIONS) -m arm tests/arm
 
+docs: $(VENV)/.installed-docs
+	rm -rf build/site-source && mkdir -p build/site-source
+	cp --parents README.md CHANGELOG.md docs/*.md samples/*.md samples/*/*.md build/site-source
+	cp -r --parents $(wildcard docs/pictures samples/pictures) build/site-source
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -50,6 +57,10 @@ $(VENV)/.installed: setup.cfg pyproject.toml | $(VENV)/bin/pip needs-cc
 
 $(VENV)/.installed-dev: setup.cfg pyproject.toml | $(VENV)/bin/pip needs-cc
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+$(VENV)/.installed-docs: setup.cfg pyproject.toml | $(VENV)/bin/pip needs-cc
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	touch $@
 
 # One known version of torch: the newest one may bring gigabytes of CUDA.
