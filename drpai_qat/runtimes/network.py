@@ -47,7 +47,7 @@ class Network:
         """
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
-        ffi = _runtime_library()
+        ffi = load_runtime()
         try:
             stored = ffi.get_global_func("runtime.LoadParamsFromFile")(str(params))
             self._params = [stored[name] for name in sorted(stored)]
@@ -116,7 +116,7 @@ class Network:
         return counts.pop()
 
     def _run_once(self, arrays: Sequence[NDArray]) -> list[NDArray]:
-        from_dlpack = _runtime_library().from_dlpack
+        from_dlpack = load_runtime().from_dlpack
         for fed, array in zip(self._fed, arrays, strict=True):
             np.copyto(fed, array, casting="unsafe")  # `takes` has looked at types and values
         result = self._main(*(from_dlpack(fed) for fed in self._fed), *self._params)
@@ -158,7 +158,7 @@ def _check_cpu(folder: Path, target: Mapping[str, Any]) -> None:
 
 
 @cache
-def _runtime_library() -> Any:
+def load_runtime() -> Any:
     """tvm_ffi with TVM's runtime library registered; `import tvm` would load the compiler too.
 
     Raises: DeploymentError: TVM's runtime is not installed.

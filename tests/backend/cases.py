@@ -23,9 +23,6 @@ ONNX_VERSION = (HERE / "onnx_version.txt").read_text().strip()
 
 OWN, IMPORTED, EXCLUDED = (HERE / f"{name}.txt" for name in ("passing_own", "passing_imported", "excluded"))
 
-CRASHES = ("test_top_k_uint64",)
-"""Excluded cases that raise something else than a named error: only when they run."""
-
 _TENSORS = (onnx.TensorProto, np.ndarray, np.generic)
 _PRECISION = {"float16": 1e-3, "bfloat16": 1e-2}
 

@@ -21,7 +21,6 @@ KNOWN = {
     "test_mod_float_edge_cases_fmod_0_float32": "Mod: TVM has no infinities",
     "test_mod_float_edge_cases_fmod_0_float64": "Mod: TVM has no infinities",
     "test_resize_downsample_scales_linear_align_corners": "Resize: as onnxruntime, not as onnx.reference",
-    "test_top_k_uint64": "TopK: TVM sorts no uint64",
     "test_training_dropout": "Dropout: training mode becomes inference, on purpose",
     "test_training_dropout_default": "Dropout: training mode becomes inference, on purpose",
     "test_training_dropout_default_mask": "Dropout: training mode becomes inference, on purpose",

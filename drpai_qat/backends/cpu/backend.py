@@ -13,6 +13,7 @@ from drpai_qat.backends.protocol import Artifact
 from drpai_qat.backends.target_options import TargetOptions
 from drpai_qat.core import cpu_features as cpu
 from drpai_qat.core.progress import Stages
+from drpai_qat.runtimes.apart import NetworkApart
 
 
 class CpuBackend:
@@ -39,13 +40,14 @@ class CpuBackend:
             LoweringError: an operator has no implementation here nor in TVM's importer.
             OptionError: there are no kernels for this machine's CPU.
         """
+        apart = NetworkApart()  # starts while the compiler is loaded
         with progress.stage("starting the compiler"):
             from drpai_qat.backends.cpu import compilation, targets
 
             target = targets.by_name(self._options.target, self._options.mcpu)
         cache = KernelCache.of_user() if self._options.cache else NO_CACHE
         exact_sums = self._options.sums == "exact"
-        return compilation.compile_network(canonical, target, self._linker, cache, exact_sums, folder, progress)
+        return compilation.compile_network(canonical, target, self._linker, cache, exact_sums, folder, apart, progress)
 
 
 def _machine(options: TargetOptions) -> str:

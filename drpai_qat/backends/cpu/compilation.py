@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import onnx
 
@@ -18,10 +20,14 @@ from drpai_qat.backends.cpu.toolchain import Linker
 from drpai_qat.backends.protocol import Artifact, RunOnce
 from drpai_qat.core.isolation import run_isolated
 from drpai_qat.core.progress import Stages
+from drpai_qat.core.tensor_info import TensorInfo
 from drpai_qat.deployment.manifest import LIBRARY, PARAMS
 from drpai_qat.lowering import Lowered, lower
 from drpai_qat.report.size import MemoryUse, Size, count_weights
+from drpai_qat.runtimes.apart import NetworkApart
 from drpai_qat.runtimes.network import Network
+
+_Loaded = TypeVar("_Loaded")
 
 
 def compile_network(
@@ -31,6 +37,7 @@ def compile_network(
     cache: KernelCache,
     exact_sums: bool,
     folder: Path,
+    apart: NetworkApart,
     progress: Stages,
 ) -> Artifact:
     """Compile for the target, and for this machine too where it can't run the target's code.
@@ -41,6 +48,7 @@ def compile_network(
         cache: of compiled kernels.
         exact_sums: see drpai_qat.lowering.lower.
         folder: gets deploy.so and deploy.params.
+        apart: runs the network.
         progress: told of the stages.
     Raises: LoweringError: an operator has no implementation here nor in TVM's importer.
     """
@@ -50,14 +58,15 @@ def compile_network(
         memory = _build(lowered, target, folder, cache, linker)
     here = partial(_compile_here, target=_twin(target), scratch=folder, cache=cache, exact_sums=exact_sums)
     if target.runs_here:
-        network = _network(lowered, folder)
+        apart.load(folder / LIBRARY, folder / PARAMS, lowered.inputs, lowered.outputs)
     else:
         with progress.stage(f"compiling for {targets.host().name}, to check here"):
-            network = here(canonical)
+            here(canonical, apart.load)
     library, params = ((folder / name).stat().st_size for name in (LIBRARY, PARAMS))
 
     def compile_here(model: onnx.ModelProto) -> RunOnce:
-        return here(model).run
+        """Its layers run in this process: put together they have to be the network, which runs apart."""
+        return here(model, Network).run
 
     return Artifact(
         inputs=lowered.inputs,
@@ -66,7 +75,7 @@ def compile_network(
         target=target.to_json(),
         size=Size(library, params, count_weights(canonical), memory),
         files=(LIBRARY, PARAMS),
-        network=network,
+        network=apart,
         compile_here=compile_here,
     )
 
@@ -80,13 +89,19 @@ def _twin(target: Target) -> Target:
 
 
 def _compile_here(
-    model: onnx.ModelProto, target: Target, scratch: Path, cache: KernelCache, exact_sums: bool
-) -> Network:
+    model: onnx.ModelProto,
+    load: Callable[[Path, Path, Sequence[TensorInfo], Sequence[TensorInfo]], _Loaded],
+    target: Target,
+    scratch: Path,
+    cache: KernelCache,
+    exact_sums: bool,
+) -> _Loaded:
     """Compile into a folder that is gone afterwards: the code stays mapped."""
     with tempfile.TemporaryDirectory(dir=scratch) as name:
+        folder = Path(name)
         lowered = lower(model, target.isa, exact_sums)
-        _build(lowered, target, Path(name), cache)
-        return _network(lowered, Path(name))
+        _build(lowered, target, folder, cache)
+        return load(folder / LIBRARY, folder / PARAMS, lowered.inputs, lowered.outputs)
 
 
 def _build(
@@ -103,7 +118,3 @@ def _build(
         run_isolated(work, Path(scratch))
         write_params(folder / PARAMS, lowered.params)
         return MemoryUse(**json.loads(answer.read_text()))
-
-
-def _network(lowered: Lowered, folder: Path) -> Network:
-    return Network(folder / LIBRARY, folder / PARAMS, lowered.inputs, lowered.outputs)

@@ -1,6 +1,7 @@
 """Lowerings of operators, one family a module. Importing this package registers all of them."""
 
 from drpai_qat.lowering.ops import (
+    choosing,
     conv,
     conv_transpose,
     elementwise,
@@ -11,4 +12,14 @@ from drpai_qat.lowering.ops import (
     resize,
 )
 
-__all__ = ["conv", "conv_transpose", "elementwise", "layout", "matrix", "normalization", "pooling", "resize"]
+__all__ = [
+    "choosing",
+    "conv",
+    "conv_transpose",
+    "elementwise",
+    "layout",
+    "matrix",
+    "normalization",
+    "pooling",
+    "resize",
+]
