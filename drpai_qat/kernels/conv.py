@@ -9,7 +9,7 @@ products look at the activations of a tile first, once for all its channels (`gu
 
 Several inputs, each with weights of its own, make a sum of such terms:  float(acc_0) + ratio_1 * float(acc_1) + ...
 That is how a residual sum or a concatenation of tensors on different grids enters a convolution exactly, with neither
-computed (`lowering/parts.py`).
+computed (`graph/parts.py`).
 
 Inputs come channels-last, already padded, the channels of each group a multiple of the product's pack (`prepare.py`).
 Weights are packed once, when compiling: [block of channels][r][s][c / pack][channel][pack], so that the inner loop

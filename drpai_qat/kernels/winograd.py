@@ -9,7 +9,7 @@ the outputs come out exactly, however the sums before them wrap, provided they f
 
 int16 activations are too large for that, so their two bytes are multiplied one by one: a high plane of -128..127 and a
 low one of 0..255, which need not share k's bits, since 256 times the high plane's outputs need fewer than k took.
-Several inputs with the same weights, each with a scale of its own, are planes as well (`lowering/parts.py`): their
+Several inputs with the same weights, each with a scale of its own, are planes as well (`graph/parts.py`): their
 outputs are added as float32.
 
 Transformed operands take 4 or 8 bytes for each weight, 8 or 4.5 for each input, and neither is stored. Two loop orders:

@@ -17,10 +17,8 @@ from drpai_qat.core.coverage import LoweredNode
 from drpai_qat.core.errors import LoweringError
 from drpai_qat.core.moving import MOVING
 from drpai_qat.core.tensor_info import TensorInfo
-from drpai_qat.graph.canonical import Graph, read_graph
-from drpai_qat.graph.recurrent import expand_recurrent
-from drpai_qat.graph.rewrite import hoist_fake_quant, pool_before_concat
-from drpai_qat.graph.tables import fold_constant_nodes
+from drpai_qat.graph.canonical import Graph
+from drpai_qat.graph.network import read_network
 from drpai_qat.kernels.isa import Isa
 from drpai_qat.lowering import ops as _ops  # noqa: F401  (registers the lowerings)
 from drpai_qat.lowering.context import Context
@@ -58,7 +56,7 @@ def lower(model: onnx.ModelProto, isa: Isa, exact_sums: bool = True) -> Lowered:
         exact_sums: compute bounded tensors without a trained range as finely as float32 does; False: in int16.
     Raises: LoweringError: an operator has no implementation here nor in TVM's importer.
     """
-    graph = fold_constant_nodes(pool_before_concat(hoist_fake_quant(read_graph(expand_recurrent(model)))))
+    graph = read_network(model)
     context = Context(graph, isa, plan_network(graph, isa, exact_sums))
     for name in graph.inputs:
         context.stored[name] = context.program.add_input(name, graph.shapes[name], graph.dtypes[name], None)

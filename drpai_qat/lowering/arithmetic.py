@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from drpai_qat.graph.canonical import Graph, Node, Weight
+from drpai_qat.graph.canonical import Weight
 from drpai_qat.graph.grid import Grid
+from drpai_qat.graph.layer_weights import INT32_MAX, IntegerWeights, LayerWeights, fits_int32, why_float
 from drpai_qat.kernels.conv_shape import ConvShape
 from drpai_qat.kernels.isa import Isa
 from drpai_qat.kernels.product import Product
@@ -20,72 +20,13 @@ from drpai_qat.kernels.products import DOT2, DOT2_WIDE, FMA, FMA_INT8, PLANES, d
 from drpai_qat.kernels.winograd_plan import WinogradPlan, choose_plan
 from drpai_qat.lowering.storage import Form
 
-AnyWeights = npt.NDArray[Any]  # integers or reals, in the same order
-
-INT32_MAX = 2**31 - 1
 # Output pixels for each of which int8 weights of a float layer are converted anew. First layers have few weights and
 # many pixels: there it would take 15% of their time.
 _MOST_CONVERTED = 1024
 FMA_COST = 1.92  # time of a float32 product, as a multiple of a vpmaddubsw one's; measured on Zen 5
-NO_RANGE = "its input has no trained range"
 OUTRUN = "its input is bounded, but float32 is faster on this CPU than 8-bit parts of it"
 _MOST_COST = 1.1  # what integers may take of float32's time
 _LEAST_GAIN = 0.95  # what an algorithm with more code and memory may take of a direct convolution's time
-
-
-@dataclass(frozen=True)
-class IntegerWeights:
-    """Weights with their zero point taken off.
-
-    Attributes:
-        values: int64, shape (out_channels, rows, columns, channels of one group).
-        scale: float64, shape (out_channels,).
-    """
-
-    values: npt.NDArray[np.int64]
-    scale: npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class LayerWeights:
-    """Constant weights as a layer's kernel takes them: out_channels, rows, columns, channels of one group.
-
-    Attributes:
-        integers: None where the weights have no grid per output channel.
-        trained: they were trained on a grid, if only along another axis.
-        real: makes their float32 form, which float layers alone read.
-    """
-
-    integers: IntegerWeights | None
-    trained: bool
-    real: Callable[[], npt.NDArray[np.float32]]
-
-    @classmethod
-    def of(cls, weight: Weight, arranged: tuple[int, ...], out_axis: int) -> LayerWeights:
-        """A weight transposed to (out, [rows,] columns, in).
-
-        Args:
-            arranged: permutation of the ONNX axes.
-            out_axis: ONNX axis of the output channels.
-        """
-        integers = _integer_weights(weight, arranged, out_axis)
-        return cls(integers, weight.params is not None, lambda: weight.real.transpose(arranged))
-
-    def rearranged(self, how: Callable[[AnyWeights], AnyWeights]) -> LayerWeights:
-        """The weights moved to other places, or some of them; output channels keep their order."""
-        integers = self.integers and replace(self.integers, values=how(self.integers.values))
-        return LayerWeights(integers, self.trained, lambda: how(self.real()))
-
-    def scaled(self, factor: float) -> LayerWeights:
-        """The weights times a number."""
-        if factor == 1.0:
-            return self
-        integers = self.integers and replace(self.integers, scale=self.integers.scale * factor)
-        return LayerWeights(integers, self.trained, lambda: self.real() * np.float32(factor))
-
-    def of_channels(self, start: int, count: int) -> LayerWeights:
-        """Those of some input channels."""
-        return self.rearranged(lambda values: values[..., start : start + count])
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,63 +67,6 @@ class LayerPlan:
         """How the product reads images of so many channels."""
         pack = self.product.pack
         return Form(pads, -(-channels // groups // pack) * pack * groups, self.operand)
-
-
-def _integer_weights(weight: Weight, arranged: tuple[int, ...], out_axis: int) -> IntegerWeights | None:
-    if weight.integers is None or weight.params is None:
-        return None
-    params = weight.params
-    if params.axis is not None and params.axis != out_axis:
-        return None
-    shape = [1] * weight.integers.ndim
-    if params.axis is not None:
-        shape[params.axis] = -1
-    centred = weight.integers.astype(np.int64) - params.zero_point.reshape(shape)
-    channels = weight.integers.shape[out_axis]
-    scale = np.broadcast_to(params.scale.astype(np.float64).reshape(-1), (channels,))
-    return IntegerWeights(centred.transpose(arranged), scale)
-
-
-def convolution_weights(weight: Weight) -> LayerWeights:
-    """The weights of a Conv; a 1-D one has one row."""
-    if len(weight.shape) == 4:
-        return LayerWeights.of(weight, (0, 2, 3, 1), 0)
-    return LayerWeights.of(weight, (0, 2, 1), 0).rearranged(lambda values: values[:, None])
-
-
-def matrix_weights(graph: Graph, node: Node) -> LayerWeights | None:
-    """The constant second operand of a Gemm or MatMul, as 1x1 kernels; None where there is none."""
-    matrix = graph.weight(node.inputs[1])
-    if matrix is None:
-        return None
-    if node.op == "Gemm":
-        alpha, transposed = float(node.attributes.get("alpha", 1.0)), bool(node.attributes.get("transB", 0))
-    else:
-        alpha, transposed = 1.0, False
-        second = graph.shapes[node.inputs[1]]
-        if math.prod(second[:-2]) != 1 or len(second) > len(graph.shapes[node.inputs[0]]):
-            return None
-        matrix = _two_dimensional(matrix) if len(second) > 2 else matrix
-        if matrix is None:
-            return None
-    weights = LayerWeights.of(matrix, (0, 1) if transposed else (1, 0), 0 if transposed else 1)
-    return weights.scaled(alpha).rearranged(_as_kernels)
-
-
-def _two_dimensional(weight: Weight) -> Weight | None:
-    """A weight (1, ..., 1, K, N) as (K, N)."""
-    drop = len(weight.shape) - 2
-    params = weight.params
-    if params is not None and params.axis is not None:
-        if params.axis < drop:
-            return None
-        params = replace(params, axis=params.axis - drop)
-    return Weight(weight.values.reshape(weight.shape[-2:]), params)
-
-
-def _as_kernels(matrix: AnyWeights) -> AnyWeights:
-    """A matrix (out_channels, channels) as 1x1 kernels."""
-    return matrix[:, None, None]
 
 
 def _fine_weights(real: npt.NDArray[np.float32], grid: Grid) -> IntegerWeights | None:
@@ -227,12 +111,12 @@ def plan_layer(
             integers = _fine_weights(weights.real(), grid)
         else:
             grid = _fitting_grid(integers, grid)
+    reason = why_float(grid, integers)
     if integers is None:
-        return _in_float32(weights.real(), "its weights have no integer grid per output channel")
+        return _in_float32(weights.real(), reason)
     values = integers.values
     narrow = values.min(initial=0) >= -128 and values.max(initial=0) <= 127
-    if grid is None or not _fits_int32(values, grid):
-        reason = NO_RANGE if grid is None else "its accumulators could leave int32"
+    if grid is None or reason:
         reused = shape is not None and shape.batch * shape.out_pixels > _MOST_CONVERTED
         if narrow and not reused:
             return LayerPlan(None, FMA_INT8, "float32", values.astype(np.int8), integers.scale, reason)
@@ -308,19 +192,13 @@ def _fitting_grid(weights: IntegerWeights | None, grid: Grid | None) -> Grid | N
 
     The input's own grid where it can stay as it is, or where fewer than 12 bits would be left.
     """
-    if weights is None or grid is None or grid.dtype != "int16" or _fits_int32(weights.values, grid):
+    if weights is None or grid is None or grid.dtype != "int16" or fits_int32(weights.values, grid):
         return grid
     total = int(np.abs(weights.values).reshape(len(weights.values), -1).sum(1).max(initial=1))
     steps = min(32767, int(0.79 * INT32_MAX / total))
     if steps < 4095:
         return grid
     return Grid(max(abs(end) for end in grid.bounds) / steps, 0, -steps, steps, "int16")
-
-
-def _fits_int32(values: npt.NDArray[np.int64], grid: Grid) -> bool:
-    largest = max(abs(grid.qmin - grid.zero_point), abs(grid.qmax - grid.zero_point))
-    total = int(np.abs(values).reshape(len(values), -1).sum(1).max(initial=0))
-    return total * largest < INT32_MAX // 5 * 4 and largest <= 65535
 
 
 def _padded(values: npt.NDArray[np.int64], pack: int) -> npt.NDArray[np.int8]:

@@ -11,17 +11,19 @@ import numpy as np
 from drpai_qat.core.coverage import LoweredNode
 from drpai_qat.graph.canonical import Array, Graph, Node
 from drpai_qat.graph.grid import Grid
+from drpai_qat.graph.layer_weights import NO_RANGE
+from drpai_qat.graph.parts import Planes
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels import movement
 from drpai_qat.kernels.epilogue import Epilogue, Kernel, Operand, Output
 from drpai_qat.kernels.isa import Isa
 from drpai_qat.kernels.pointwise import pointwise
 from drpai_qat.kernels.prepare import prepare
-from drpai_qat.lowering.arithmetic import NO_RANGE, OUTRUN
+from drpai_qat.lowering.arithmetic import OUTRUN
 from drpai_qat.lowering.elementwise import Value, on_grid, snap, split_bytes
 from drpai_qat.lowering.network_plan import NetworkPlan
 from drpai_qat.lowering.program import Program
-from drpai_qat.lowering.storage import Form, Planes, Stored, channels_last, row_major
+from drpai_qat.lowering.storage import Form, Stored, channels_last, row_major
 from drpai_qat.lowering.window import image_dims
 
 

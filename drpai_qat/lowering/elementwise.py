@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from drpai_qat.graph.canonical import FAKE_QUANT, Graph, Node
 from drpai_qat.graph.grid import Grid
-from drpai_qat.graph.ranges import batch_norm_affine, clip_limits, data_input
+from drpai_qat.graph.parts import Planes
+from drpai_qat.graph.ranges import clip_limits, data_input
 from drpai_qat.kernels import expr as E
-from drpai_qat.lowering.storage import Planes
 
 Array = npt.NDArray[np.float64]
 
@@ -195,27 +195,6 @@ def elementwise(*ops: str) -> Callable[[Rule], Rule]:
 
 LINEAR = frozenset(("Relu", "Clip", "Add", "Sub", "Mul", "Div", "BatchNormalization", "Identity", "Neg"))
 CHEAP = frozenset((FAKE_QUANT, "Relu", "Clip", "Add", "Sub", "BatchNormalization", "Identity", "Neg", "Min", "Max"))
-
-
-def is_elementwise(graph: Graph, node: Node) -> bool:
-    """The node has an expression, with these operands."""
-    if node.op not in RULES or graph.dtypes.get(node.output, "float32") != "float32":
-        return False
-    if node.op == FAKE_QUANT:
-        return node.params is not None and not node.params.per_channel
-    if node.op == "Clip":
-        return clip_limits(graph, node) is not None
-    if node.op == "BatchNormalization":
-        inference = not node.attributes.get("training_mode", 0) and len([o for o in node.outputs if o]) == 1
-        return inference and batch_norm_affine(graph, node) is not None
-    if node.op == "PRelu":
-        return graph.is_constant(node.inputs[1])
-    if node.op == "Pow":
-        exponent = graph.constant(node.inputs[1])
-        return exponent is not None and exponent.size == 1 and float(exponent.item()) in _POWERS
-    if node.op == "Cast":
-        return graph.dtypes.get(node.inputs[0], "float32") == "float32"
-    return not all(graph.is_constant(name) for name in node.inputs if name)
 
 
 @elementwise(FAKE_QUANT)
@@ -404,4 +383,4 @@ def data_operands(graph: Graph, node: Node) -> list[str]:
     return [name for name in node.inputs if name]
 
 
-__all__ = ["CHEAP", "RULES", "Value", "clamp", "data_input", "data_operands", "is_elementwise", "on_grid", "snap"]
+__all__ = ["CHEAP", "RULES", "Value", "clamp", "data_input", "data_operands", "on_grid", "snap"]

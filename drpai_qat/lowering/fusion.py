@@ -16,6 +16,8 @@ import numpy as np
 
 from drpai_qat.graph.canonical import FAKE_QUANT, Node
 from drpai_qat.graph.grid import Grid
+from drpai_qat.graph.operators import is_elementwise
+from drpai_qat.graph.parts import Masked, Planes
 from drpai_qat.graph.ranges import batch_norm_affine, data_input
 from drpai_qat.graph.tables import tabulate
 from drpai_qat.kernels import expr as E
@@ -29,13 +31,11 @@ from drpai_qat.lowering.elementwise import (
     Answers,
     Value,
     data_operands,
-    is_elementwise,
     on_grid,
     snap,
     split_bytes,
 )
-from drpai_qat.lowering.parts import Masked
-from drpai_qat.lowering.storage import Planes, Stored, channels_last
+from drpai_qat.lowering.storage import Stored, channels_last
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from tvm.relax.frontend.onnx import from_onnx
 
 from drpai_qat.core.errors import LoweringError
 from drpai_qat.graph.canonical import DEQUANTIZE, FAKE_QUANT, QUANTIZE, Node
+from drpai_qat.graph.importer_limits import why_not_importable
+from drpai_qat.graph.layer_weights import macs
 from drpai_qat.lowering.context import Context
-from drpai_qat.lowering.importer_limits import why_not_importable
 from drpai_qat.lowering.program import ImportedStep
 from drpai_qat.lowering.registry import LOWERINGS
 from drpai_qat.lowering.storage import Stored, row_major
@@ -42,7 +43,7 @@ def lower_imported(context: Context, node: Node) -> None:
         raise LoweringError(f"node {node.name!r}: an activation on {what} can't be lowered; export one 8-bit grid")
     if not node.source:
         raise LoweringError(f"node {node.name!r} ({node.op}): no implementation for these operands")
-    limit = why_not_importable(context, node)
+    limit = why_not_importable(context.graph, node)
     if limit:
         raise LoweringError(f"node {node.name!r}: operator {node.op}: {limit}")
     dynamic = [n for n in dict.fromkeys(node.inputs) if n and not context.graph.is_constant(n)]
@@ -77,7 +78,7 @@ def lower_imported(context: Context, node: Node) -> None:
             label,
         )
     )
-    context.record(node, "tvm", _macs(context, node), f"{node.op} has no integer kernel")
+    context.record(node, "tvm", macs(context.graph, node), f"{node.op} has no integer kernel")
 
 
 @relax.expr_functor.mutator
@@ -171,15 +172,3 @@ def _single_node_model(context: Context, node: Node, dynamic: list[str], operand
     ]
     graph = oh.make_graph([proto], "node", inputs, outputs, initializers)
     return oh.make_model(graph, opset_imports=[oh.make_opsetid("", context.graph.opset)], ir_version=8)
-
-
-def _macs(context: Context, node: Node) -> int:
-    """Multiply-accumulates of a matrix operator that ended up here, so that the report's share counts it."""
-    if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-        return 0
-    out, first = context.shape(node.output), context.shape(node.inputs[0])
-    if node.op in ("Gemm", "MatMul"):
-        reduced = first[-1] if not node.attributes.get("transA", 0) else first[0]
-        return math.prod(out) * reduced
-    weight = context.shape(node.inputs[1])
-    return math.prod(out if node.op == "Conv" else first) * math.prod(weight[1:])

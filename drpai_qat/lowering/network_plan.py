@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from drpai_qat.graph.grid import Grid
+from drpai_qat.graph.parts import Masked, Parts, Planes
 from drpai_qat.kernels.conv_shape import ConvShape
 from drpai_qat.lowering.arithmetic import LayerPlan
-from drpai_qat.lowering.parts import Masked, Parts
-from drpai_qat.lowering.storage import Form, Planes
+from drpai_qat.lowering.storage import Form
 
 ConvKernel = Literal["direct", "depthwise", "winograd"]
 

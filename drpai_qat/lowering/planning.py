@@ -15,35 +15,23 @@ import numpy.typing as npt
 
 from drpai_qat.graph.canonical import Graph, Node
 from drpai_qat.graph.grid import Grid
-from drpai_qat.graph.ranges import find_bounds, find_grids, selects
-from drpai_qat.graph.wide_grids import int16_grids
+from drpai_qat.graph.layer_weights import LayerWeights, convolution_weights, matrix_weights
+from drpai_qat.graph.network import find_storage
+from drpai_qat.graph.parts import Part, Parting, takes_parts
+from drpai_qat.graph.ranges import selects
 from drpai_qat.kernels.isa import Isa
-from drpai_qat.lowering.arithmetic import (
-    LayerPlan,
-    LayerWeights,
-    convolution_weights,
-    matrix_weights,
-    plan_layer,
-    plan_sum,
-    runs_depthwise,
-)
+from drpai_qat.lowering.arithmetic import LayerPlan, plan_layer, plan_sum, runs_depthwise
 from drpai_qat.lowering.borders import wanted_forms
 from drpai_qat.lowering.network_plan import ConvKernel, ConvPlan, NetworkPlan, Read
-from drpai_qat.lowering.parts import Part, Parting, find_parts, takes_parts
 from drpai_qat.lowering.storage import Form
 from drpai_qat.lowering.window import Window, convolution_shape, window_of
 
 
 def plan_network(graph: Graph, isa: Isa, exact_sums: bool = True) -> NetworkPlan:
     """Decide what is stored on which grid and in which form, what is never computed, and how convolutions multiply."""
-    grids = find_grids(graph, isa.activation)
-    bounds = find_bounds(graph, grids)
-    wide_grids = int16_grids(graph, grids, bounds, exact_sums)
-    parting = find_parts(graph, grids, wide_grids, bounds, isa.activation, exact_sums)
+    found = find_storage(graph, isa.activation, exact_sums)
+    grids, wide_grids, parting, stored = found.grids, found.wide_grids, found.parting, found.stored
     parts = parting.parts
-    wide_grids = {name: grid for name, grid in wide_grids.items() if name not in parts}
-    grids = {**grids, **parting.grids}
-    stored = {**wide_grids, **grids}
     outrun: set[str] = set()
     convolutions = _Planner(graph, isa, stored, parting, exact_sums, outrun).plan()
     matrices = _matrices(graph, isa, grids, parting, outrun)

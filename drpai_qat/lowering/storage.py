@@ -7,22 +7,6 @@ from dataclasses import dataclass, replace
 
 from drpai_qat.graph.grid import Grid
 
-BYTES = 3  # of a tensor stored as planes
-
-
-@dataclass(frozen=True)
-class Planes:
-    """Integers of `BYTES` bytes, stored byte by byte: real = scale * (integer - zero_point)."""
-
-    scale: float
-    zero_point: int
-    largest: int
-
-    def grid(self, byte: int, activation: str) -> Grid:
-        """The grid of a byte, the lowest is 0."""
-        zero_point = self.zero_point >> 8 * byte & 255
-        return Grid(self.scale * 256.0**byte, zero_point, 0, 255, "uint8").as_dtype(activation)
-
 
 @dataclass(frozen=True)
 class Stored:

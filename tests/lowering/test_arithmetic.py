@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from drpai_qat.graph.grid import Grid
+from drpai_qat.graph.layer_weights import IntegerWeights, LayerWeights
 from drpai_qat.kernels.conv_shape import ConvShape
 from drpai_qat.kernels.isa import AVX2, AVX512_VNNI, AVX_VNNI, NEON, NEON_DOTPROD, SSE42
-from drpai_qat.lowering.arithmetic import IntegerWeights, LayerPlan, LayerWeights, plan_layer
+from drpai_qat.lowering.arithmetic import LayerPlan, plan_layer
 
 ISAS = {isa.name: isa for isa in (SSE42, AVX2, AVX_VNNI, AVX512_VNNI, NEON, NEON_DOTPROD)}
 INT16 = Grid(0.001, 0, -32768, 32767, "int16")

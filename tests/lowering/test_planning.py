@@ -8,14 +8,14 @@ import numpy as np
 import onnx
 import pytest
 
+from drpai_qat.graph import layer_weights
 from drpai_qat.graph.canonical import read_graph
+from drpai_qat.graph.parts import Masked, Planes
 from drpai_qat.graph.rewrite import hoist_fake_quant
 from drpai_qat.kernels.isa import AVX2, AVX512_VNNI, NEON_DOTPROD, Isa
 from drpai_qat.lowering import arithmetic, lower
 from drpai_qat.lowering.network_plan import ConvPlan, NetworkPlan
-from drpai_qat.lowering.parts import Masked
 from drpai_qat.lowering.planning import plan_network
-from drpai_qat.lowering.storage import Planes
 from preprocess import preprocess
 from tests.lowering.running import compiled, computes, grid, kernels, lowered, model, qdq
 from tests.reference import reference
@@ -73,13 +73,13 @@ def test_each_convolution_is_planned_once(models, monkeypatch):
     parts = sum(len(one.reads) - 1 for one in made.convolutions.values())
     parts += sum(len(layers) - 1 for layers in made.matrices.values())
     expanded, planned = [], []
-    expand = arithmetic._integer_weights
+    expand = layer_weights._integer_weights
 
     def expand_and_count(*args):
         expanded.append(args[0])
         return expand(*args)
 
-    monkeypatch.setattr(arithmetic, "_integer_weights", expand_and_count)
+    monkeypatch.setattr(layer_weights, "_integer_weights", expand_and_count)
 
     class Counted(arithmetic.LayerPlan):
         def __init__(self, *args, **kwargs):

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from drpai_qat.graph.canonical import Node, Weight
+from drpai_qat.graph.layer_weights import LayerWeights
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels import movement
 from drpai_qat.kernels.conv import conv
 from drpai_qat.kernels.conv_shape import ConvShape
-from drpai_qat.lowering.arithmetic import LayerWeights, padded_channels, plan_layer, start_and_add
+from drpai_qat.lowering.arithmetic import padded_channels, plan_layer, start_and_add
 from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.elementwise import Value
 from drpai_qat.lowering.fusion import build, grow

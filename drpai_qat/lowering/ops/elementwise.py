@@ -7,12 +7,13 @@ import numpy.typing as npt
 
 from drpai_qat.graph.canonical import DEQUANTIZE, QUANTIZE, Node
 from drpai_qat.graph.grid import Grid
+from drpai_qat.graph.operators import is_elementwise
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels.epilogue import Epilogue, Kernel
 from drpai_qat.kernels.lookup import lookup
 from drpai_qat.kernels.pointwise import pointwise
 from drpai_qat.lowering.context import Context
-from drpai_qat.lowering.elementwise import RULES, data_operands, is_elementwise
+from drpai_qat.lowering.elementwise import RULES, data_operands
 from drpai_qat.lowering.fusion import grow, lower_anchor
 from drpai_qat.lowering.registry import lowers
 from drpai_qat.lowering.storage import Stored, row_major

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from drpai_qat.graph.canonical import Node, Weight
+from drpai_qat.graph.layer_weights import NO_OPERAND_RANGE, matrix_weights, products_fit
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels import movement
 from drpai_qat.kernels.conv import conv, conv_sum
@@ -17,13 +18,7 @@ from drpai_qat.kernels.prepare import prepare
 from drpai_qat.kernels.products import DOT2_WIDE, FMA
 from drpai_qat.kernels.term import Term
 from drpai_qat.kernels.tiling import choose_tiling
-from drpai_qat.lowering.arithmetic import (
-    INT32_MAX,
-    matrix_weights,
-    padded_channels,
-    plan_layer,
-    start_and_add,
-)
+from drpai_qat.lowering.arithmetic import padded_channels, plan_layer, start_and_add
 from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.elementwise import Value
 from drpai_qat.lowering.fusion import lower_anchor
@@ -108,8 +103,8 @@ def _two_activations(context: Context, node: Node, first: Stored, second: Stored
         return False
     reduced = first.shape[-1]
     batch_shape = out_shape[:-2]
-    integer = first.grid is not None and second.grid is not None and _products_fit(first, second, reduced)
-    reason = "" if integer else "an operand has no trained range"
+    integer = first.grid is not None and second.grid is not None and products_fit(first.grid, second.grid, reduced)
+    reason = "" if integer else NO_OPERAND_RANGE
     product = DOT2_WIDE if integer else FMA
     if not integer:
         first, second = context.converted(first, None), context.converted(second, None)
@@ -143,18 +138,6 @@ def _two_activations(context: Context, node: Node, first: Stored, second: Stored
     compute = ("int8" if eight_bit else "int16") if integer else "float32"
     context.record(node, compute, batch * rows * out_channels * reduced, reason)
     return True
-
-
-def _products_fit(first: Stored, second: Stored, reduced: int) -> bool:
-    assert first.grid is not None
-    assert second.grid is not None
-    largest = 1
-    for grid in (first.grid, second.grid):
-        ends = max(abs(grid.qmin - grid.zero_point), abs(grid.qmax - grid.zero_point))
-        if ends > 32767:
-            return False
-        largest *= ends
-    return largest * reduced < INT32_MAX
 
 
 def _batched(context: Context, stored: Stored, batch_shape: tuple[int, ...]) -> Stored:

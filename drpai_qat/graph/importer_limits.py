@@ -9,54 +9,53 @@ from collections.abc import Callable
 
 import numpy as np
 
-from drpai_qat.graph.canonical import Node
-from drpai_qat.lowering.context import Context
+from drpai_qat.graph.canonical import Graph, Node
 
 
-def why_not_importable(context: Context, node: Node) -> str:
+def why_not_importable(graph: Graph, node: Node) -> str:
     """Why the importer's result would be wrong; empty where it is right."""
     check = _CHECKS.get(node.op)
-    return check(context, node) if check is not None else ""
+    return check(graph, node) if check is not None else ""
 
 
-def _resize(context: Context, node: Node) -> str:
+def _resize(graph: Graph, node: Node) -> str:
     mode, transformation = (node.attributes.get(a) for a in ("mode", "coordinate_transformation_mode"))
     if node.attributes.get("antialias", 0):
         return "antialias is not supported"
     if transformation == "tf_crop_and_resize":
         return "coordinate_transformation_mode tf_crop_and_resize is not supported"
-    given = context.graph.constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
+    given = graph.constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
     if given is not None and given.size:
-        in_shape, out_shape = context.shape(node.inputs[0]), context.shape(node.output)
+        in_shape, out_shape = graph.shapes[node.inputs[0]], graph.shapes[node.output]
         axes = node.attributes.get("axes") or range(len(in_shape))
         if not np.allclose([out_shape[a] / in_shape[a] for a in axes], given.reshape(-1), rtol=1e-6):
             return f"mode {mode} with scales that don't give whole sizes is not supported"
     return ""
 
 
-def _roi_align(context: Context, node: Node) -> str:
+def _roi_align(graph: Graph, node: Node) -> str:
     return "mode max is not supported" if node.attributes.get("mode") == "max" else ""
 
 
-def _is_inf(context: Context, node: Node) -> str:
+def _is_inf(graph: Graph, node: Node) -> str:
     both = node.attributes.get("detect_positive", 1) and node.attributes.get("detect_negative", 1)
     return "" if both else "detecting one sign alone is not supported"
 
 
-def _batch_norm(context: Context, node: Node) -> str:
+def _batch_norm(graph: Graph, node: Node) -> str:
     return "training mode is not supported" if node.attributes.get("training_mode", 0) else ""
 
 
-def _layer_norm(context: Context, node: Node) -> str:
-    read = [name for name in node.outputs[1:] if context.consumers.get(name) or name in context.graph.outputs]
+def _layer_norm(graph: Graph, node: Node) -> str:
+    read = [name for name in node.outputs[1:] if graph.consumers().get(name) or name in graph.outputs]
     return "its outputs Mean and InvStdDev are not supported" if read else ""
 
 
-def _sized_by_values(context: Context, node: Node) -> str:
+def _sized_by_values(graph: Graph, node: Node) -> str:
     return "the size of its output depends on the data; end the network before it"
 
 
-_CHECKS: dict[str, Callable[[Context, Node], str]] = {
+_CHECKS: dict[str, Callable[[Graph, Node], str]] = {
     "BatchNormalization": _batch_norm,
     "Compress": _sized_by_values,
     "IsInf": _is_inf,

@@ -26,12 +26,12 @@ from dataclasses import dataclass, field, replace
 
 from drpai_qat.graph.canonical import Graph, Node
 from drpai_qat.graph.grid import Grid
+from drpai_qat.graph.operators import is_elementwise
 from drpai_qat.graph.ranges import Bounds, clip_limits
 from drpai_qat.graph.wide_grids import exact_steps
-from drpai_qat.lowering.elementwise import is_elementwise
-from drpai_qat.lowering.storage import BYTES, Planes
 
 MOST_PARTS = 4  # a part costs a convolution's pass over its weights, and code
+BYTES = 3  # of a tensor stored as planes
 _LEAST_REDUCTION = 8  # products in a part's accumulator; below, adding up the parts costs more than their products
 
 
@@ -55,6 +55,20 @@ class Masked:
 
     sum: str
     leaves: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Planes:
+    """Integers of `BYTES` bytes, stored byte by byte: real = scale * (integer - zero_point)."""
+
+    scale: float
+    zero_point: int
+    largest: int
+
+    def grid(self, byte: int, activation: str) -> Grid:
+        """The grid of a byte, the lowest is 0."""
+        zero_point = self.zero_point >> 8 * byte & 255
+        return Grid(self.scale * 256.0**byte, zero_point, 0, 255, "uint8").as_dtype(activation)
 
 
 Parts = dict[str, tuple[Part, ...]]
