@@ -5,6 +5,7 @@ Knows neither ONNX nor TVM: whether an option fits the model is found where the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from drpai_qat.backends.drpai_sdk.sdk_options import SdkOptions
 from drpai_qat.backends.target_options import TargetOptions
 from drpai_qat.backends.tflite.tflite_options import TfliteOptions
 from drpai_qat.check.thresholds import CheckOptions
+from drpai_qat.data.frame_options import FrameOptions
 from drpai_qat.data.sample_options import SampleOptions
 from drpai_qat.deployment.output_options import OutputOptions
 from drpai_qat.source.model_options import ModelOptions
@@ -20,7 +22,7 @@ from drpai_qat.source.model_options import ModelOptions
 
 @dataclass(frozen=True, kw_only=True)
 class CompileOptions(
-    ModelOptions, OutputOptions, TargetOptions, TfliteOptions, SampleOptions, CheckOptions, SdkOptions
+    ModelOptions, OutputOptions, TargetOptions, TfliteOptions, FrameOptions, SampleOptions, CheckOptions, SdkOptions
 ):
     """Everything one compilation depends on besides the model's content; whoever needs a group takes it as that."""
 
@@ -32,6 +34,12 @@ class CompileOptions(
             from drpai_qat.backends.cpu import targets  # loads TVM: LLVM knows the CPUs
 
             targets.by_name(self.target, self.mcpu)
+
+    def remarks(self) -> Iterator[str]:
+        """A line on each option that is given and changes nothing."""
+        yield from super().remarks()
+        if self.num_frame is not None and not self.uses_tools and self.images is None and self.calibration is None:
+            yield f"-n {self.num_frame}: no effect without -d or -q, or data: a QAT model brings its trained ranges"
 
     @property
     def folder(self) -> Path:

@@ -5,8 +5,10 @@ load -> static shapes -> preprocess -> backend -> run samples -> check -> report
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -16,8 +18,9 @@ from drpai_qat.backends.protocol import Artifact
 from drpai_qat.check.compiled import check_compiled
 from drpai_qat.core.option_groups import takes
 from drpai_qat.core.progress import Silent, Stages
-from drpai_qat.data.given_samples import read_samples
-from drpai_qat.data.samples import choose_samples
+from drpai_qat.data.frames import chosen_preprocessing, open_frames
+from drpai_qat.data.given_samples import read_samples, samples_to_json
+from drpai_qat.data.samples import choose_samples, input_infos
 from drpai_qat.deployment.folder import CANONICAL, hashes, staged, write_arrays
 from drpai_qat.deployment.manifest import Manifest, versions
 from drpai_qat.options import CompileOptions
@@ -58,7 +61,7 @@ def run(options: CompileOptions, progress: Stages) -> Report:
 
     Raises: DrpaiQatError: see drpai_qat.core.errors.
     """
-    backend = table.backend(options.target, options, options)
+    backend = table.backend(options.target, options, options, options)
     backend.prepare(options)
     given = None if options.given is None else read_samples(options.given)
     with staged(options.folder) as folder:
@@ -70,7 +73,10 @@ def run(options: CompileOptions, progress: Stages) -> Report:
             folded = preprocess.preprocess(static, options.qat_type)
             if options.strict:
                 refuse_warnings(folded.log)
-        samples = choose_samples(folded.model, given, options)
+        inputs_taken = input_infos(folded.model)
+        image = chosen_preprocessing(options, inputs_taken)
+        frames = open_frames(options, inputs_taken)
+        samples = choose_samples(folded.model, given, options, frames)
         with naming(source.path):
             artifact = backend.compile(folded.model, folder, progress)
         samples = [artifact.samples_as_taken(sample) for sample in samples]
@@ -96,15 +102,16 @@ def run(options: CompileOptions, progress: Stages) -> Report:
                     *folded.log,
                     *artifact.notes,
                     *(preprocess.Note("note", "options", "options", line) for line in options.remarks()),
+                    *(preprocess.Note("warning", "data", "data", line) for line in (frames.notes() if frames else ())),
                 ),
                 coverage=artifact.coverage,
                 size=artifact.size,
-                samples=None if given is None else given.to_json(len(samples)),
+                samples=samples_to_json(given, None if frames is None else frames.name, samples),
                 check=check,
                 seconds=dict(progress.seconds),
             )
             report.write(folder)
-            _manifest(report, artifact, folder).write(folder)
+            _manifest(report, artifact, folder, None if image is None else image.to_json()).write(folder)
     return report
 
 
@@ -112,7 +119,7 @@ def _described(source: Source, qat_type: str) -> dict[str, str]:
     return {"name": source.path.name, "sha256": source.sha256, "qat_type": qat_type}
 
 
-def _manifest(report: Report, artifact: Artifact, folder: Path) -> Manifest:
+def _manifest(report: Report, artifact: Artifact, folder: Path, preprocessing: Mapping[str, Any] | None) -> Manifest:
     return Manifest(
         model=report.model,
         inputs=artifact.inputs,
@@ -122,5 +129,6 @@ def _manifest(report: Report, artifact: Artifact, folder: Path) -> Manifest:
         versions=versions(),
         check=report.summary(),
         samples=report.samples,
+        preprocessing=preprocessing,
         files=hashes(folder),
     )

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from PIL import Image
 
 import drpai_qat
 from drpai_qat.check.thresholds import Thresholds
@@ -31,6 +32,24 @@ def small(tmp_path):
     path = tmp_path / "small.onnx"
     path.write_bytes(qdq_model().SerializeToString())
     return path
+
+
+def test_images_are_samples_and_their_preprocessing_is_recorded(small, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for index in range(3):
+        Image.new("RGB", (20, 12), (80 * index, 10, 200)).save(photos / f"{index}.png")
+    (photos / "list.txt").write_text("0.png")
+    arguments = [str(small), "-a", "-m", "pytorch", "-o", str(tmp_path / "out"), "--images", str(photos)]
+    assert compile_main([*arguments, "--preprocess", "tf", "--check-samples", "9"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "warning: data: 1 file skipped: list.txt (no image)" in printed
+    assert "3 samples of photos" in printed
+    deployed = json.loads((tmp_path / "out/deploy.json").read_text())
+    assert deployed["samples"]["used"] == 3
+    assert deployed["preprocessing"]["resize"] == "stretch"
+    first = np.fromfile(tmp_path / "out/input_0.bin", "<f4").reshape(3, 64)
+    np.testing.assert_allclose(first[:, 0], [-1, 10 / 127.5 - 1, 200 / 127.5 - 1], rtol=1e-6)
 
 
 def test_command_on_a_real_export(models, tmp_path, capsys):

@@ -11,6 +11,7 @@ from drpai_qat.core.errors import OptionError
 if TYPE_CHECKING:  # it imports onnx, and --help does not
     from drpai_qat.backends.drpai_sdk.sdk_options import SdkOptions
     from drpai_qat.backends.protocol import Backend
+    from drpai_qat.data.frame_options import FrameOptions
     from drpai_qat.data.sample_options import SampleOptions
 
 
@@ -46,18 +47,24 @@ def known(target: str) -> str:
     return target
 
 
-def backend(target: str, sdk: SdkOptions | None = None, samples: SampleOptions | None = None) -> Backend:
+def backend(
+    target: str,
+    sdk: SdkOptions | None = None,
+    samples: SampleOptions | None = None,
+    frames: FrameOptions | None = None,
+) -> Backend:
     """A backend for one compilation.
 
     Args:
         sdk: where it asks for the SDK's tools, these serve the accelerator, and the target's backend its CPU.
-        samples: calibration data for them.
+        samples, frames: calibration data for them.
     Raises: OptionError: no backend serves this target.
     """
     serving = BACKENDS[known(target)]
     if sdk is None or not sdk.uses_tools:
         return serving()
     from drpai_qat.backends.drpai_sdk.backend import DrpaiSdkBackend
+    from drpai_qat.data.frame_options import FrameOptions
     from drpai_qat.data.sample_options import SampleOptions
 
-    return DrpaiSdkBackend(sdk, samples or SampleOptions(), serving)
+    return DrpaiSdkBackend(sdk, samples or SampleOptions(), frames or FrameOptions(), serving)

@@ -94,6 +94,18 @@ class GivenSamples:
         return _error(self.name, text)
 
 
+def samples_to_json(
+    given: GivenSamples | None, frames: str | None, used: Sequence[Mapping[str, NDArray]]
+) -> dict[str, object] | None:
+    """What deploy.json tells of the samples that were run; None where they were random; `frames`: a name of others."""
+    if given is not None:
+        return given.to_json(len(used))
+    if frames is None:
+        return None
+    together = {f"{index} {name}": array for index, one in enumerate(used) for name, array in one.items()}
+    return {"name": frames, "sha256": _digest_of_arrays(together), "used": len(used)}
+
+
 def read_samples(given: str | Path | Mapping[str, ArrayLike]) -> GivenSamples:
     """Read a file, a folder, or take arrays.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import numpy as np
 import onnx
@@ -25,23 +26,34 @@ _UNTRAINED_SPREAD = 1.0
 
 
 def choose_samples(
-    model: onnx.ModelProto, given: GivenSamples | None, options: SampleOptions
+    model: onnx.ModelProto,
+    given: GivenSamples | None,
+    options: SampleOptions,
+    frames: Iterable[dict[str, NDArray]] | None = None,
 ) -> list[dict[str, NDArray]]:
     """The samples that the user asked for.
 
     Args:
         model: canonical QDQ model.
-        given: what `options.samples` holds, read; None: random ones are made.
+        given: what `options.samples` holds, read; None: the first of `frames`, or random ones.
+        frames: data that was given for something else.
     Returns: arrays by input name.
     Raises: OptionError: what was given does not fit the model, or is fewer than asked for.
     """
+    if given is None and frames is not None:
+        return list(islice(frames, options.check_samples or RANDOM))
     if given is None:
         return make_samples(model, options.check_samples or RANDOM, options.seed)
-    found = given.cut([_input_info(value) for value in model.graph.input])
+    found = given.cut(input_infos(model))
     wanted = options.check_samples or len(found)
     if wanted > len(found):
         raise OptionError(f"--check_samples {wanted}: --samples holds {len(found)}: give more, or ask for fewer")
     return found[:wanted]
+
+
+def input_infos(model: onnx.ModelProto) -> list[TensorInfo]:
+    """Name, shape and type of each input of a canonical model."""
+    return [_input_info(value) for value in model.graph.input]
 
 
 def _input_info(value: onnx.ValueInfoProto) -> TensorInfo:
@@ -59,19 +71,22 @@ def make_samples(model: onnx.ModelProto, count: int, seed: int) -> list[dict[str
         seed: the same seed gives the same samples.
     Returns: arrays by input name.
     """
+    return [make_sample(model, index, seed) for index in range(count)]
+
+
+def make_sample(model: onnx.ModelProto, index: int, seed: int) -> dict[str, NDArray]:
+    """Set `index` of those that `make_samples` makes."""
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
-    samples: list[dict[str, NDArray]] = [{} for _ in range(count)]
+    sample: dict[str, NDArray] = {}
     for value in model.graph.input:
         shape = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
         indices = _entries(value, model)
-        trained = _trained_range(value.name, model.graph.node, initializers)
-        for index, sample in enumerate(samples):
-            generator = np.random.default_rng([seed, index, len(sample)])
-            if indices is None:
-                sample[value.name] = _noise(shape, trained, generator)
-            else:
-                sample[value.name] = generator.integers(0, indices, shape, np.int32)
-    return samples
+        generator = np.random.default_rng([seed, index, len(sample)])
+        if indices is None:
+            sample[value.name] = _noise(shape, _trained_range(value.name, model.graph.node, initializers), generator)
+        else:
+            sample[value.name] = generator.integers(0, indices, shape, np.int32)
+    return sample
 
 
 def _entries(value: onnx.ValueInfoProto, model: onnx.ModelProto) -> int | None:

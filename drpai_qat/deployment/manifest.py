@@ -41,6 +41,7 @@ class Manifest:
         versions: of this package and the ones it used.
         check: figures against onnxruntime, None if not checked.
         samples: name, sha256 and number of the samples that the user gave; None where they were random.
+        preprocessing: how an image becomes the input that it names (data/preprocessing.py); None: not recorded.
         files: sha256 by path relative to the folder, of all files but deploy.json.
     """
 
@@ -52,6 +53,7 @@ class Manifest:
     versions: Mapping[str, str]
     check: Mapping[str, Any] | None = None
     samples: Mapping[str, Any] | None = None
+    preprocessing: Mapping[str, Any] | None = None
     files: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
@@ -66,6 +68,7 @@ class Manifest:
             "versions": dict(self.versions),
             "check": self.check,
             **({} if self.samples is None else {"samples": dict(self.samples)}),
+            **({} if self.preprocessing is None else {"preprocessing": dict(self.preprocessing)}),
             "files": dict(self.files),
         }
         (folder / FILE).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -97,6 +100,7 @@ def read(folder: Path) -> Manifest:
             versions=content["versions"],
             check=content["check"],
             samples=content.get("samples"),
+            preprocessing=content.get("preprocessing"),
             files=content["files"],
         )
     except (KeyError, TypeError, ValueError, DrpaiQatError) as error:

@@ -63,9 +63,9 @@ class TestUsage:
             ["-o"],
             ["second.onnx"],
             ["-r", "R"],
-            ["-n", "5"],
-            ["--images", "I"],
-            ["-d", "T", "--images", "I"],
+            ["-n", "0"],
+            ["--images", "I", "--calibration", "C.npz"],
+            ["--images", "I", "--preprocess", "imagnet"],
             ["--tool-timeout", "0"],
         ],
     )

@@ -35,6 +35,7 @@ from drpai_qat.core.errors import DeploymentError, ModelError, OptionError
 from drpai_qat.core.findings import require
 from drpai_qat.core.progress import Stages
 from drpai_qat.core.tensor_info import TensorInfo
+from drpai_qat.data.frame_options import FrameOptions
 from drpai_qat.data.sample_options import SampleOptions
 from drpai_qat.graph.canonical import FAKE_QUANT, Graph, read_graph
 from drpai_qat.report.size import MemoryUse, Size, count_weights
@@ -62,16 +63,19 @@ class _Made:
 class DrpaiSdkBackend:
     """Accelerator and CPU of an RZ/V2H or RZ/V2N; see drpai_qat.backends.protocol.Backend."""
 
-    def __init__(self, sdk: SdkOptions, samples: SampleOptions, cpu: Callable[[], Backend]) -> None:
+    def __init__(
+        self, sdk: SdkOptions, samples: SampleOptions, frames: FrameOptions, cpu: Callable[[], Backend]
+    ) -> None:
         """Make a backend for one compilation.
 
         Args:
             sdk: the tools, and what they are told.
-            samples: calibration data, or the seed of random frames.
+            samples, frames: calibration data, or the seed of random frames.
             cpu: makes a backend for each part that runs on the board's CPU.
         """
         self._sdk = sdk
         self._samples = samples
+        self._frames = frames
         self._cpu = cpu
         self._board = TargetOptions()
         self._tools: Installation | None = None
@@ -117,7 +121,7 @@ class DrpaiSdkBackend:
             )
         origins = f"Translator of {self._tools.translator.origin}, Quantizer of {self._tools.quantizer.origin}"
         with progress.stage(f"recording calibration data for the {origins}"):
-            given = frames_for(canonical, self._samples, self._sdk.num_frame)
+            given = frames_for(canonical, self._samples, self._frames)
             frames = _recorded(canonical, graph, parts, given)
         with tempfile.TemporaryDirectory(prefix=".tools.", dir=folder) as scratch:
             try:

@@ -18,9 +18,11 @@ from drpai_qat.backends.drpai_sdk.submodels import FloatModel, float_model
 from drpai_qat.core.errors import ModelError, OptionError
 from drpai_qat.core.progress import Stages
 from drpai_qat.core.text import one_line
+from drpai_qat.data.frame_options import FrameOptions
+from drpai_qat.data.frames import RANDOM_FRAMES, RandomFrames, open_frames
 from drpai_qat.data.given_samples import read_samples
 from drpai_qat.data.sample_options import SampleOptions
-from drpai_qat.data.samples import choose_samples, make_samples
+from drpai_qat.data.samples import choose_samples, input_infos
 from drpai_qat.deployment.folder import staged
 from drpai_qat.graph.canonical import read_graph
 from drpai_qat.report.warnings import refuse_warnings
@@ -29,9 +31,6 @@ from drpai_qat.runtimes.onnxruntime import Reference
 from drpai_qat.source.ending import end_at
 from drpai_qat.source.loading import load
 from drpai_qat.source.static_shapes import specialize
-
-RANDOM_FRAMES = 8
-"""Frames where neither a number nor data is given."""
 
 MODEL, CALIBRATION, RANGES, EXPECTED = "model.onnx", "calibration", "ranges.json", "README.md"
 
@@ -56,17 +55,17 @@ class Handover:
         )
 
 
-def frames_for(model: onnx.ModelProto, options: SampleOptions, count: int | None) -> Sequence[Frame]:
-    """Calibration frames for a canonical model.
+def frames_for(model: onnx.ModelProto, samples: SampleOptions, options: FrameOptions) -> Sequence[Frame]:
+    """Calibration frames for a canonical model: the user's images or arrays, else the samples, else random ones.
 
-    Args:
-        options: the user's samples, or the seed of random ones.
-        count: how many; None: all samples, or 8 random ones.
-    Raises: OptionError: the samples can't be read, do not fit the model, or are fewer.
+    Raises: OptionError: what was given can't be read, does not fit the model, or is less than asked for.
     """
-    if options.given is None:
-        return make_samples(model, count or RANDOM_FRAMES, options.seed)
-    found = choose_samples(model, read_samples(options.given), SampleOptions())
+    frames, count = open_frames(options, input_infos(model)), options.num_frame
+    if frames is not None:
+        return list(frames)
+    if samples.given is None:
+        return list(RandomFrames(model, count or RANDOM_FRAMES, samples.seed))
+    found = choose_samples(model, read_samples(samples.given), SampleOptions())
     if count is not None and count > len(found):
         raise OptionError(f"-n {count}: --samples holds {len(found)}: give more, or ask for fewer")
     return found[:count]
@@ -152,7 +151,7 @@ def _floats(options: HandoverOptions, progress: Stages) -> tuple[FloatModel, onn
 
 def _prepared(options: HandoverOptions, progress: Stages) -> tuple[Handover, onnx.ModelProto, str]:
     floats, canonical, name = _floats(options, progress)
-    frames = frames_for(canonical, options, options.num_frame)
+    frames = frames_for(canonical, options, options)
     with progress.stage("looking for frames that reach the trained ranges"):
         return Handover(floats, calibrate(floats, frames, options.seed)), canonical, name
 

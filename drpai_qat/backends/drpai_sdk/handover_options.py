@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from drpai_qat.core.option_groups import Group, option
+from drpai_qat.data.frame_options import FrameOptions
 from drpai_qat.data.sample_options import SampleOptions
 from drpai_qat.source.model_options import ModelOptions
 
@@ -24,15 +25,11 @@ class HandoverOutput(Group):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrameOptions(Group):
-    """Calibration frames, and the way back."""
+class ReturnOptions(Group):
+    """The way back."""
 
-    title: ClassVar[str] = "Calibration"
+    title: ClassVar[str] = "What came back"
 
-    num_frame: int | None = option(
-        "-n", "--num_frame", metavar="N", kind=int, least=1, default_text="8 random ones, or all of --samples",
-        help="Number of frames, before those that are made up to reach both ends of trained ranges.",
-    )  # fmt: skip
     returned: str | Path | None = option(
         "--returned", metavar="FILE",
         help="Write nothing: hold the quantized model FILE, made of an earlier handover, against what was trained.",
@@ -40,7 +37,7 @@ class FrameOptions(Group):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HandoverOptions(ModelOptions, HandoverOutput, SampleOptions, FrameOptions):
+class HandoverOptions(ModelOptions, HandoverOutput, FrameOptions, SampleOptions, ReturnOptions):
     """What a handover depends on."""
 
     @property

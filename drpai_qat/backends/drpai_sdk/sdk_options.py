@@ -15,7 +15,7 @@ _DEFAULT_SET = "100"
 
 @dataclass(frozen=True, kw_only=True)
 class SdkOptions(Group):
-    """The DRP-AI SDK's tools, and calibration data for them; None: not given."""
+    """The DRP-AI SDK's tools, and what they are told; None: not given."""
 
     title: ClassVar[str] = "DRP-AI SDK"
 
@@ -42,11 +42,6 @@ class SdkOptions(Group):
     record_dir: str | None = option(
         "-r", "--record_dir", metavar="DIR", help="Folder to keep the recorded calibration data in; new or empty."
     )
-    num_frame: int | None = option(
-        "-n", "--num_frame", metavar="N", kind=int, least=1, default_text="8",
-        help="Number of random calibration frames, where no --samples are given.",
-    )  # fmt: skip
-    images: str | None = option("--images", metavar="DIR", help="Folder with calibration images (a later release).")
     cpu_data_type: str | None = option(
         "-f", "--cpu_data_type", choices=("float16", "float32"), default_text="float32",
         help="Type in which layers without integers are computed; float16 is computed in float32, which is finer.",
@@ -62,17 +57,8 @@ class SdkOptions(Group):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.uses_tools:
-            if self.images is not None:
-                raise OptionError("--images is served by a later release: give the same data as arrays with --samples")
-            return
-        calibration = {"-r": self.record_dir, "-n": self.num_frame, "--images": self.images}
-        given = [name for name, value in calibration.items() if value is not None]
-        if given:
-            raise OptionError(
-                f"{', '.join(given)}: calibration is served by a later release; drop "
-                f"{'it' if len(given) == 1 else 'them'}: a QAT model brings its trained ranges"
-            )
+        if not self.uses_tools and self.record_dir is not None:
+            raise OptionError("-r: recording is for -d and -q: drop it, a QAT model brings its trained ranges")
 
     @property
     def uses_tools(self) -> bool:

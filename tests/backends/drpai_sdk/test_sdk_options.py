@@ -11,8 +11,7 @@ from drpai_qat.core.errors import OptionError
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        ({"record_dir": "x", "num_frame": 3, "images": "i"}, "-r, -n, --images:"),
-        ({"drp_compiler_dir": "T", "images": "i"}, "--images"),
+        ({"record_dir": "x"}, "-r: recording is for -d and -q"),
         ({"drp_compiler_version": "092"}, "-v '092' is unknown: give 091 or 100"),
     ],
 )
@@ -34,7 +33,7 @@ def test_without_the_tools_options_of_theirs_are_said_to_change_nothing() -> Non
 def test_with_a_tool_they_have_one() -> None:
     tools: tuple[dict[str, Any], ...] = ({"drp_compiler_dir": "T"}, {"quantization_tool": "Q"})
     for tool in tools:
-        options = SdkOptions(quantization_option="az True", drp_compiler_version="091", level=0, num_frame=3, **tool)
+        options = SdkOptions(quantization_option="az True", drp_compiler_version="091", level=0, **tool)
         assert options.uses_tools
         assert list(options.remarks()) == []
     assert SdkOptions(drp_compiler_dir="T").operator_set == "100"
