@@ -50,7 +50,8 @@ def compile(call: _Call) -> Report:
         thresholds: what the check must reach; see drpai_qat.check.thresholds.
         cache: False does what --no_cache does.
         progress: told of each stage; default: silent.
-    Returns: the report; `report.passed` is False if the check fell short (the folder is written all the same).
+    Returns: the report; `report.passed` is False if the check fell short, or
+        `min_int8` is missed (the folder is written all the same).
     Raises: DrpaiQatError: see drpai_qat.core.errors.
     """
     return run(call, call.progress or Silent())
@@ -109,6 +110,7 @@ def run(options: CompileOptions, progress: Stages) -> Report:
                 samples=samples_to_json(given, None if frames is None else frames.name, samples),
                 check=check,
                 seconds=dict(progress.seconds),
+                min_int8=options.min_int8,
             )
             report.write(folder)
             _manifest(report, artifact, folder, None if image is None else image.to_json()).write(folder)

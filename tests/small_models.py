@@ -24,11 +24,11 @@ net (float[1,3,8,8] x) => (float[1,4] y)
 """
 
 
-def qdq_model() -> onnx.ModelProto:
-    """Conv -> Relu -> pool -> Flatten between trained grids, weights fake-quantized per channel."""
+def qdq_model(text: str = QDQ) -> onnx.ModelProto:
+    """Conv -> Relu -> pool -> Flatten between trained grids, weights fake-quantized per channel; or another text."""
     import numpy as np
 
-    text = QDQ.replace(
+    text = text.replace(
         "c = Conv",
         "wq = QuantizeLinear <axis=0> (w0, sw, zw)\n  w = DequantizeLinear <axis=0> (wq, sw, zw)\n  c = Conv",
     )

@@ -18,7 +18,7 @@ from drpai_qat.check.thresholds import Thresholds
 from drpai_qat.cli.main import compile_main
 from drpai_qat.core.errors import DeploymentError, ModelError, OptionError
 from drpai_qat.runtimes.onnxruntime import Reference
-from tests.small_models import qdq_model
+from tests.small_models import QDQ, qdq_model
 
 SCRIPT = Path(__file__).parent.parent / "compile_onnx_model_quant.py"
 
@@ -234,6 +234,32 @@ def test_thresholds_decide(small, tmp_path):
     assert report.check is not None
     exact = report.check.outputs[0].max_error == 0
     assert report.passed is exact
+
+
+def test_a_share_of_integers_that_is_too_small_has_its_own_status(tmp_path, capsys):
+    """The first layer's output has no trained range, so that the second is float."""
+    text = (
+        QDQ[: QDQ.index("  c = Conv")]
+        + """
+      c = Conv <kernel_shape=[3,3], pads=[1,1,1,1]> (dx, w)
+      p = GlobalAveragePool (c)
+      f = Flatten (p)
+      m = Constant <value = float[4,4] {1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16}> ()
+      y = MatMul (f, m)
+    }
+    """
+    )
+    model = qdq_model(text)
+    onnx.save(model, tmp_path / "half.onnx")
+    arguments = [str(tmp_path / "half.onnx"), "-a", "-m", "pytorch", "-o", str(tmp_path / "out"), "--quiet"]
+    share = 6912 / 6928
+    assert compile_main([*arguments, "--min-int8", str(share)]) == 0
+    assert capsys.readouterr().err == ""
+    assert compile_main([*arguments, "--min-int8", "1", "--check", "none"]) == 3
+    assert "99.8% of multiply-accumulates run in integers, less than --min-int8 100.0%" in capsys.readouterr().err
+    content = json.loads((tmp_path / "out/report.json").read_text())
+    assert (content["int8_mac_fraction"], content["min_int8"], content["passed"]) == (share, 1.0, False)
+    assert compile_main([*arguments, "--min-int8", "1.1"]) == 2
 
 
 def test_recompiled_in_one_process(small, models, tmp_path):

@@ -51,3 +51,7 @@ class CheckOptions(Group):
         help="Compare the outputs with onnxruntime, certify every layer too, or nothing.",
     )  # fmt: skip
     thresholds: Thresholds = subgroup(Thresholds)
+    min_int8: float | None = option(
+        "--min_int8", metavar="X", kind=float, least=0, most=1, default_text="no limit",
+        help="Lowest share of multiply-accumulates in integers; with fewer, the exit status is 3.",
+    )  # fmt: skip

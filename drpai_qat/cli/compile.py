@@ -60,6 +60,8 @@ def _compile(options: CompileOptions, interrupts: Interrupts, quiet: bool, verbo
         if not console.is_terminal:
             console = Console(width=_PLAIN_WIDTH)  # rich would wrap at 80
         terminal.show(report, console, notes=verbose)
-    elif not report.passed and report.check is not None:
-        say("; ".join(filter(None, (*report.check.shortfalls, report.check.uncertified))))
+    elif not report.passed:
+        missed = () if report.check is None or report.check.passed else report.check.shortfalls
+        uncertified = "" if report.check is None else report.check.uncertified
+        say("; ".join(filter(None, (report.too_few_integers, *missed, uncertified))))
     return DONE if report.passed else CHECK_FELL_SHORT

@@ -32,6 +32,7 @@ class Report:
         size: files and memory.
         samples: name, sha256 and number of the samples that the user gave; None where they were random.
         check: None if --check none.
+        min_int8: what --min_int8 asks for; None: nothing.
         seconds: by stage.
     """
 
@@ -46,11 +47,22 @@ class Report:
     samples: Mapping[str, Any] | None
     check: CheckResult | None
     seconds: Mapping[str, float]
+    min_int8: float | None = None
 
     @property
     def passed(self) -> bool:
-        """False if the check fell short."""
-        return self.check is None or self.check.passed
+        """False if the check fell short, or less than what was asked for runs in integers."""
+        return (self.check is None or self.check.passed) and not self.too_few_integers
+
+    @property
+    def too_few_integers(self) -> str:
+        """That --min_int8 is missed, in words; "" if it is not."""
+        if self.min_int8 is None or self.int8_mac_fraction >= self.min_int8:
+            return ""
+        return (
+            f"{self.int8_mac_fraction:.1%} of multiply-accumulates run in integers, less than --min-int8 "
+            f"{self.min_int8:.1%}: the report says why each float layer is one"
+        )
 
     @property
     def int8_mac_fraction(self) -> float:
@@ -63,7 +75,9 @@ class Report:
             "model": dict(self.model),
             "target": self.target,
             "quantized": {"weights": self.weights, "activations": self.activations},
+            "passed": self.passed,
             "int8_mac_fraction": self.int8_mac_fraction,
+            "min_int8": self.min_int8,
             "size": self.size.to_json(),
             "check": None if self.check is None else self.check.to_json(),
             "coverage": [vars(one) for one in self.coverage],

@@ -32,6 +32,8 @@ def _parts(report: Report) -> Iterable[RenderableType]:
     yield _facts(report)
     for text in warnings(report.notes):
         yield Text(one_line(f"warning: {text}", 1000), style="yellow")
+    if report.too_few_integers:
+        yield Text(f"check failed: {report.too_few_integers}", style="bold red")
     if report.check is not None:
         yield Text()
         yield _outputs_table(report.check)
