@@ -97,6 +97,8 @@ def run(options: CompileOptions, progress: Stages) -> Report:
                 model=_described(source, folded.qat_type),
                 output_dir=options.folder,
                 target=str(artifact.target["name"]),
+                runs_on=artifact.runs_on,
+                next_command=artifact.next_command,
                 weights=weights,
                 activations=activations,
                 notes=(

@@ -60,7 +60,7 @@ def test_compile_takes_every_option_by_name():
     assert keywords["check"].default == "outputs"
     flat = {field.name for field, _ in options_of(CompileOptions)}
     assert {parameter.name for parameter in compile_command.params} - flat == {
-        "model", "qat", "quiet", "verbose", "version", "help",
+        "model", "qat", "as_json", "quiet", "verbose", "version", "help",
     }  # fmt: skip
 
 

@@ -37,6 +37,8 @@ class Artifact:
         coverage: what became of each node of the canonical model.
         target: what it was compiled for, as JSON; `name` is what the user calls it.
         size: of its files, and of the memory that a run takes.
+        runs_on: the machines that it is for, and where the check ran, in words for people.
+        next_command: to type next, with OUT for the folder.
         files: what was written, relative to the folder.
         network: computes here what the target computes; the compiled network itself where this machine can run it.
         notes: what a user should know beside the coverage.
@@ -50,6 +52,8 @@ class Artifact:
     outputs: tuple[TensorInfo, ...]
     coverage: tuple[LoweredNode, ...]
     target: Mapping[str, Any]
+    runs_on: str
+    next_command: str
     size: Size
     files: tuple[str, ...]
     network: Runs

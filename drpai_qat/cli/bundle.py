@@ -10,6 +10,7 @@ from drpai_qat.backends.target_options import TargetOptions
 from drpai_qat.cli.click_options import options_from
 from drpai_qat.cli.exit_status import DONE, guarded
 from drpai_qat.cli.folder_argument import FOLDER, PATH
+from drpai_qat.cli.json_output import json_flag, print_json
 
 
 @click.command(short_help="Write a folder to copy to the board.")
@@ -24,6 +25,7 @@ from drpai_qat.cli.folder_argument import FOLDER, PATH
 )
 @options_from(TargetOptions, only=("toolchain_dir",))
 @click.option("--cross_compiler", metavar="CC", help="C or C++ cross compiler.  [default: aarch64-linux-gnu-g++]")
+@json_flag()
 @click.pass_context
 def bundle_command(context: click.Context, /, **values: Any) -> None:
     """Write a folder to copy to the board.
@@ -45,6 +47,9 @@ def _bundle(values: dict[str, Any]) -> int:
         toolchain_dir=values["toolchain_dir"],
         cross_compiler=values["cross_compiler"],
     )
-    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file()) / 1e6
-    click.echo(f"{output}: {size:.1f} MB; copy it to the board and run ./{RUNNER}")
+    files = {str(path.relative_to(output)): path.stat().st_size for path in output.rglob("*") if path.is_file()}
+    if values["as_json"]:
+        print_json({"output_dir": str(output), "files": files})
+    else:
+        click.echo(f"{output}: {sum(files.values()) / 1e6:.1f} MB; copy it to the board and run ./{RUNNER}")
     return DONE

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from drpai_qat.cli.click_options import CONTEXT, Titled, TitledCommand, group_from, options_from
 from drpai_qat.cli.exit_status import CHECK_FELL_SHORT, DONE, guarded, say
+from drpai_qat.cli.json_output import json_flag, print_json
 from drpai_qat.core.interrupts import Interrupts
 from drpai_qat.options import CompileOptions
 from drpai_qat.version import __version__
@@ -27,6 +28,7 @@ flag = partial(click.option, cls=Titled, is_flag=True)
 @flag("-a", "--qat", title="Model", help="The model comes from quantization-aware training; needs -m.")
 @options_from(CompileOptions)
 @flag("--quiet", title="Messages", help="Print errors only.")
+@json_flag()
 @flag("--verbose", title="Messages", help="Also print what was folded, and a traceback of internal errors.")
 @click.version_option(__version__, package_name="drpai-qat", cls=Titled, title="Messages")
 @click.help_option("-h", "--help", cls=Titled, title="Messages")
@@ -42,10 +44,11 @@ def compile_command(context: click.Context, /, **values: Any) -> None:
     if values["qat_type"] is not None and not values["qat"]:
         raise click.UsageError("-m needs -a: give both for a QAT model", context)
     options = group_from(CompileOptions, context, values, model=values["model"])
-    context.exit(guarded(lambda stop: _compile(options, stop, values["quiet"], values["verbose"]), values["verbose"]))
+    quiet, verbose, as_json = (values[name] for name in ("quiet", "verbose", "as_json"))
+    context.exit(guarded(lambda stop: _compile(options, stop, quiet, verbose, as_json), verbose))
 
 
-def _compile(options: CompileOptions, interrupts: Interrupts, quiet: bool, verbose: bool) -> int:
+def _compile(options: CompileOptions, interrupts: Interrupts, quiet: bool, verbose: bool, as_json: bool) -> int:
     from drpai_qat import pipeline
     from drpai_qat.core import progress
     from drpai_qat.report import terminal
@@ -55,7 +58,9 @@ def _compile(options: CompileOptions, interrupts: Interrupts, quiet: bool, verbo
             say(f"note: {line}")
     stages = progress.Silent() if quiet else progress.for_console(Console(stderr=True))
     report = pipeline.run(options, interrupts.watch(stages))
-    if not quiet:
+    if as_json:
+        print_json({"output_dir": str(report.output_dir), **report.to_json()})
+    elif not quiet:
         console = Console()
         if not console.is_terminal:
             console = Console(width=_PLAIN_WIDTH)  # rich would wrap at 80

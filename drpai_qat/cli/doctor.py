@@ -13,6 +13,7 @@ from drpai_qat.backends.drpai_sdk.sdk_options import SdkOptions
 from drpai_qat.backends.target_options import TargetOptions
 from drpai_qat.cli.click_options import TitledCommand, options_from
 from drpai_qat.cli.exit_status import DONE, NAMED_ERROR, guarded
+from drpai_qat.cli.json_output import json_flag, print_json
 from drpai_qat.core.errors import DrpaiQatError, OptionError
 from drpai_qat.core.findings import Finding
 from drpai_qat.core.text import one_line
@@ -25,6 +26,7 @@ _SDK = ("drp_compiler_dir", "quantization_tool")
 @click.command(cls=TitledCommand, short_help="Say what this machine has of what compiling needs.")
 @options_from(TargetOptions, only=_TARGET)
 @options_from(SdkOptions, only=_SDK)
+@json_flag()
 @click.pass_context
 def doctor_command(context: click.Context, /, **values: Any) -> None:
     """Say what this machine has of what compiling needs, line by line: what, found, what to do.
@@ -38,10 +40,10 @@ def doctor_command(context: click.Context, /, **values: Any) -> None:
         table.known(target.target)
     except OptionError as error:
         raise click.UsageError(one_line(error, 1000), context) from None
-    context.exit(guarded(lambda _: _doctor(target, sdk), verbose=False))
+    context.exit(guarded(lambda _: _doctor(target, sdk, values["as_json"]), verbose=False))
 
 
-def _doctor(target: TargetOptions, sdk: SdkOptions) -> int:
+def _doctor(target: TargetOptions, sdk: SdkOptions, as_json: bool) -> int:
     from drpai_qat.backends.cpu.requirements import requirements
     from drpai_qat.backends.drpai_sdk.installation import BOARDS, Examination
 
@@ -50,12 +52,16 @@ def _doctor(target: TargetOptions, sdk: SdkOptions) -> int:
     if sdk.uses_tools and target.target == "host":  # the accelerator's companion is the board's CPU
         target = replace(target, target=BOARDS.get(product, target.target))
     findings = [*requirements(target), *_extras(target), *examined.findings]
-    click.echo(f"drpai-qat {__version__}")
-    width = max(len(one.what) for one in findings)
-    for one in findings:
-        click.echo(_line(one, width))
     missing = sum(one.missing for one in findings)
-    click.echo("everything needed is there" if not missing else f"{missing} missing")
+    if as_json:
+        lines = [{"state": _state(one), **vars(one)} for one in findings]
+        print_json({"version": __version__, "missing": missing, "findings": lines})
+    else:
+        click.echo(f"drpai-qat {__version__}")
+        width = max(len(one.what) for one in findings)
+        for one in findings:
+            click.echo(_line(one, width))
+        click.echo("everything needed is there" if not missing else f"{missing} missing")
     return NAMED_ERROR if missing else DONE
 
 
@@ -75,8 +81,11 @@ def _extras(target: TargetOptions) -> Iterator[Finding]:
         yield Finding(what, "installed")
 
 
+def _state(one: Finding) -> str:
+    return "missing" if one.missing else "-" if one.todo else "ok"
+
+
 def _line(one: Finding, width: int) -> str:
-    mark = "missing" if one.missing else "-" if one.todo else "ok"
-    return f"{mark:8}{one.what:{width}}  {one_line(one.found, 1000)}" + (
+    return f"{_state(one):8}{one.what:{width}}  {one_line(one.found, 1000)}" + (
         f" -> {one_line(one.todo)}" if one.todo else ""
     )

@@ -12,6 +12,7 @@ from rich.console import Console
 from drpai_qat.backends.drpai_sdk.handover_options import HandoverOptions
 from drpai_qat.cli.click_options import Titled, TitledCommand, group_from, options_from
 from drpai_qat.cli.exit_status import CHECK_FELL_SHORT, DONE, guarded
+from drpai_qat.cli.json_output import json_flag, print_json
 from drpai_qat.core.interrupts import Interrupts
 from drpai_qat.core.option_groups import options_of
 from drpai_qat.core.text import one_line
@@ -26,6 +27,7 @@ flag = partial(click.option, cls=Titled, is_flag=True)
 @flag("-a", "--qat", title="Model", help="The model comes from quantization-aware training; needs -m.")
 @options_from(HandoverOptions, only=_OPTIONS)
 @flag("--quiet", title="Messages", help="Print errors only.")
+@json_flag()
 @click.pass_context
 def handover_command(context: click.Context, /, **values: Any) -> None:
     """Write a float model that keeps the trained ranges, with calibration frames, for the SDK's own script.
@@ -38,10 +40,10 @@ def handover_command(context: click.Context, /, **values: Any) -> None:
     if values["qat_type"] is not None and not values["qat"]:
         raise click.UsageError("-m needs -a: give both for a QAT model", context)
     options = group_from(HandoverOptions, context, {"check_samples": None, **values}, model=values["model"])
-    context.exit(guarded(lambda stop: _hand_over(options, stop, values["quiet"]), verbose=False))
+    context.exit(guarded(lambda stop: _hand_over(options, stop, values["quiet"], values["as_json"]), verbose=False))
 
 
-def _hand_over(options: HandoverOptions, interrupts: Interrupts, quiet: bool) -> int:
+def _hand_over(options: HandoverOptions, interrupts: Interrupts, quiet: bool, as_json: bool) -> int:
     from drpai_qat.backends.drpai_sdk.handover import compare_returned, hand_over
     from drpai_qat.backends.drpai_sdk.returned_grids import counted
     from drpai_qat.core import progress
@@ -49,12 +51,16 @@ def _hand_over(options: HandoverOptions, interrupts: Interrupts, quiet: bool) ->
     stages = interrupts.watch(progress.Silent() if quiet else progress.for_console(Console(stderr=True)))
     if options.returned is None:
         summary = hand_over(options, stages).summary()
-        if not quiet:
+        if as_json:
+            print_json({"output_dir": str(options.folder), "summary": summary})
+        elif not quiet:
             click.echo(f"{options.folder}: {summary}; {options.folder / 'README.md'} says how to go on")
         return DONE
     grids = compare_returned(options, Path(options.returned), stages)
     changed = [one for one in grids if not one.kept]
-    if not quiet:
+    if as_json:
+        print_json({"changed": len(changed), "grids": [one.to_json() for one in grids]})
+    elif not quiet:
         for one in changed:
             click.echo(one_line(one))
         click.echo(counted(grids))

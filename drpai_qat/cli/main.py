@@ -12,6 +12,7 @@ import click
 
 from drpai_qat.cli.bundle import bundle_command
 from drpai_qat.cli.click_options import CONTEXT
+from drpai_qat.cli.command_groups import GroupedCommands
 from drpai_qat.cli.compile import compile_command
 from drpai_qat.cli.doctor import doctor_command
 from drpai_qat.cli.exit_status import DONE, INTERRUPTED
@@ -20,10 +21,13 @@ from drpai_qat.cli.run import run_command
 from drpai_qat.version import __version__
 
 
-@click.group(context_settings=CONTEXT)
+@click.group(cls=GroupedCommands, context_settings=CONTEXT)
 @click.version_option(__version__, package_name="drpai-qat")
 def drpai_qat() -> None:
-    """QAT ONNX models as INT8 networks, for DRP-AI boards and CPUs."""
+    """QAT ONNX models as INT8 networks, for DRP-AI boards and CPUs.
+
+    Each command has a --help of its own.
+    """
 
 
 drpai_qat.add_command(compile_command, "compile")

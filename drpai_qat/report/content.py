@@ -26,6 +26,8 @@ class Report:
         model: file name, sha256, qat_type.
         output_dir: the folder that was written.
         target: name of the target.
+        runs_on: its machines, in words.
+        next_command: to type next, with OUT for the folder.
         weights, activations: quantized tensors of the canonical model.
         notes: preprocess's log.
         coverage: where each node computes.
@@ -39,6 +41,8 @@ class Report:
     model: Mapping[str, Any]
     output_dir: Path
     target: str
+    runs_on: str
+    next_command: str
     weights: int
     activations: int
     notes: tuple[Note, ...]
@@ -74,6 +78,7 @@ class Report:
         return {
             "model": dict(self.model),
             "target": self.target,
+            "runs_on": self.runs_on,
             "quantized": {"weights": self.weights, "activations": self.activations},
             "passed": self.passed,
             "int8_mac_fraction": self.int8_mac_fraction,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -58,11 +59,12 @@ def _facts(report: Report) -> Table:
         "integer MACs": f"{report.int8_mac_fraction:.1%}{_int16_share(report)}",
         "float nodes": "; ".join(_float_nodes(report)) or "none",
         "skipped": "; ".join(_grouped((note.reason, note.node) for note in report.notes if note.action == "skipped")),
-        "target": report.target,
+        "target": f"{report.target}: {report.runs_on}",
         "size": _size(report.size),
         "time": f"{seconds(sum(report.seconds.values()))} ({_slowest(report)})",
         "check": _verdict(report),
         "output": str(report.output_dir),
+        "next": report.next_command.replace("OUT", shlex.quote(str(report.output_dir))),
     }
     for key, value in rows.items():
         if value:

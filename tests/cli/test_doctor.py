@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from drpai_qat.cli.main import main
@@ -77,3 +79,14 @@ def test_it_loads_no_compiler() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_list_as_json(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
+    monkeypatch.setenv("SDK", str(tmp_path))
+    assert main(["doctor", "--target", "rzv2h", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["schema_version"], told["missing"]) == (1, 1)
+    (one,) = [line for line in told["findings"] if line["state"] == "missing"]
+    assert one["what"] == "Arm64 cross compiler"

@@ -1,5 +1,7 @@
 """The command line without compiling: options, exit status, one line per error. Compiling is in test_pipeline.py."""
 
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -7,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from drpai_qat.cli.main import compile_main, main
+from drpai_qat.cli.command_groups import GROUPS
+from drpai_qat.cli.main import compile_main, drpai_qat, main
 from drpai_qat.core.errors import ModelError
 from tests.cli import options_page
 from tests.small_models import qdq_model
@@ -273,3 +276,47 @@ def test_unwritable_output(tmp_path):
 
 def test_the_page_of_options_is_that_of_the_code():
     assert options_page.PAGE.read_text() == options_page.page(), "python -m tests.cli.options_page writes it"
+
+
+class TestHelp:
+    def test_every_command_has_its_heading_and_an_example_to_type(self, capsys):
+        assert main(["--help"]) == 0
+        text = capsys.readouterr().out
+        assert set(drpai_qat.commands) <= {name for examples in GROUPS.values() for name in examples}
+        for name in drpai_qat.commands:
+            assert f"\n  drpai-qat {name} " in text or f"\n  drpai-qat {name}\n" in text
+
+    def test_an_unknown_command_names_the_nearest(self, capsys):
+        assert main(["compil", "m.onnx"]) == 2
+        assert capsys.readouterr().err.endswith("'compil' is no command: did you mean compile?\n")
+
+    def test_a_model_in_place_of_a_command(self, capsys):
+        assert main(["m.onnx", "-a"]) == 2
+        assert "type `drpai-qat compile m.onnx`" in capsys.readouterr().err
+
+    def test_an_unknown_option_names_the_nearest(self, capsys):
+        assert "'--quiet'" in usage_error(capsys, "--qiet")
+
+    def test_the_shell_completes_commands(self):
+        environment = {
+            **os.environ,
+            "_DRPAI_QAT_COMPLETE": "bash_complete",
+            "COMP_WORDS": "drpai-qat co",
+            "COMP_CWORD": "1",
+        }
+        script = "import sys; sys.argv = ['drpai-qat']; from drpai_qat.cli.main import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
+        )
+        assert "plain,compile" in done.stdout
+
+
+def test_json_is_all_that_stands_on_stdout(tmp_path, capsys):
+    arguments = [str(ROOT / "samples/models/small_cnn_qat.onnx"), "-a", "-m", "pytorch", "--json"]
+    assert compile_main([*arguments, "-o", str(tmp_path / "out")]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["schema_version"] == 1
+    assert told["check"]["passed"]
+    assert {key: told[key] for key in ("model", "coverage")} == {
+        key: json.loads((tmp_path / "out" / "report.json").read_text())[key] for key in ("model", "coverage")
+    }

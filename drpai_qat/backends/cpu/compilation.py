@@ -15,6 +15,7 @@ import onnx
 from drpai_qat.backends.cpu import targets
 from drpai_qat.backends.cpu.build import build, write_params
 from drpai_qat.backends.cpu.cache import KernelCache
+from drpai_qat.backends.cpu.target_names import BOARDS
 from drpai_qat.backends.cpu.targets import Target
 from drpai_qat.backends.cpu.toolchain import Linker
 from drpai_qat.backends.protocol import Artifact, RunOnce
@@ -73,11 +74,24 @@ def compile_network(
         outputs=lowered.outputs,
         coverage=lowered.coverage,
         target=target.to_json(),
+        runs_on=_runs_on(target),
+        next_command="drpai-qat run OUT"
+        if target.runs_here
+        else f"drpai-qat bundle OUT --target {target.name} -o board",
         size=Size(library, params, count_weights(canonical), memory),
         files=(LIBRARY, PARAMS),
         network=apart,
         compile_here=compile_here,
     )
+
+
+def _runs_on(target: Target) -> str:
+    if target.runs_here:
+        return f"this machine ({target.machine}) and others with the same instructions"
+    checked = "the check ran code for this machine that computes the same bits"
+    if target.name in BOARDS:
+        return f"the board's Arm cores; its DRP-AI is used with -d and -q alone; {checked}"
+    return f"{target.machine} machines; {checked}"
 
 
 def _twin(target: Target) -> Target:

@@ -147,6 +147,8 @@ class DrpaiSdkBackend:
                 "operators": self._operators.origin,
                 "plan": [dict(one.plan) for one in done],
             },
+            runs_on=f"DRP-AI and Arm cores of {self._tools.product}; the check ran the quantized models in onnxruntime",
+            next_command="load OUT with the vendor's driver, part by part in the order of deploy.json (docs/sdk.md)",
             size=Size(
                 sum(one.size.library for one in done), sum(one.size.params for one in done), count_weights(canonical),
                 sum((one.size.memory for one in done), MemoryUse()),

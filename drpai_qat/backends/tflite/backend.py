@@ -85,6 +85,8 @@ class TfliteBackend:
             outputs=made.outputs,
             coverage=tuple(LoweredNode(one.node, one.op, one.compute, one.macs, one.reason) for one in made.coverage),
             target={"name": TARGET, "file": path.name, "derived": [one.to_json() for one in made.derived]},
+            runs_on="LiteRT (TensorFlow Lite) on any machine; the check ran it here",
+            next_command="drpai-qat run OUT",
             notes=_notes(made),
             fineness=_fineness(made),
             samples_as_taken=lambda feeds: _on_derived_grids(made, feeds),
