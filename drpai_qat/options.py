@@ -5,6 +5,7 @@ Knows neither ONNX nor TVM: whether an option fits the model is found where the 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from drpai_qat.backends.drpai_sdk.sdk_options import SdkOptions
 from drpai_qat.backends.target_options import TargetOptions
 from drpai_qat.backends.tflite.tflite_options import TfliteOptions
 from drpai_qat.check.thresholds import CheckOptions
+from drpai_qat.core.option_groups import words
 from drpai_qat.data.frame_options import FrameOptions
 from drpai_qat.data.sample_options import SampleOptions
 from drpai_qat.deployment.output_options import OutputOptions
@@ -45,3 +47,10 @@ class CompileOptions(
     def folder(self) -> Path:
         """The output folder."""
         return Path("out") / (Path(self.model).stem or "model") if self.output_dir is None else Path(self.output_dir)
+
+    @property
+    def command(self) -> str:
+        """The command that means the same; files and folders by their names alone."""
+        trained = [] if self.qat_type is None else ["-a", "-m", self.qat_type]
+        others = words(self, without=("qat_type", "output_dir"))
+        return shlex.join(["drpai-qat", "compile", Path(self.model).name, *trained, *others])

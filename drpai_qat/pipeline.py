@@ -1,6 +1,6 @@
 """The order of stages from a QAT file to a checked output folder, and nothing else.
 
-load -> static shapes -> preprocess -> backend -> run samples -> check -> report.json, deploy.json
+load -> static shapes -> preprocess -> backend -> run samples -> check -> report.json, report.html, deploy.json
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ from drpai_qat.data.given_samples import read_samples, samples_to_json
 from drpai_qat.data.samples import choose_samples, input_infos
 from drpai_qat.deployment.folder import CANONICAL, hashes, staged, write_arrays
 from drpai_qat.deployment.manifest import Manifest, versions
+from drpai_qat.graph.canonical import read_graph
 from drpai_qat.options import CompileOptions
 from drpai_qat.report.content import Report
+from drpai_qat.report.layers import describe_layers
+from drpai_qat.report.page.writing import write_page
 from drpai_qat.report.size import count_quantized
 from drpai_qat.report.warnings import refuse_warnings
 from drpai_qat.runtimes.blame import naming
@@ -113,8 +116,10 @@ def run(options: CompileOptions, progress: Stages) -> Report:
                 check=check,
                 seconds=dict(progress.seconds),
                 min_int8=options.min_int8,
+                layers=describe_layers(read_graph(folded.model), artifact.coverage),
             )
             report.write(folder)
+            write_page(folder, report, samples, artifact.target, options.command, versions())
             _manifest(report, artifact, folder, None if image is None else image.to_json()).write(folder)
     return report
 

@@ -67,3 +67,16 @@ def test_compile_takes_every_option_by_name():
 def test_an_unknown_keyword_is_named():
     with pytest.raises(TypeError, match=r"^got an unexpected keyword argument 'nonsense'"):
         drpai_qat.compile("m.onnx", nonsense=1)  # type: ignore[call-arg]
+
+
+def test_a_command_that_means_the_same():
+    assert CompileOptions("a/net.onnx").command == "drpai-qat compile net.onnx"
+    options = CompileOptions(
+        "net.onnx", qat_type="pytorch", output_dir="x", input_shape=["x:1,3", "y:1,4"], cache=False, check="layers",
+        thresholds=Thresholds(max_lsb=0.5), samples="/data/digits/a b.npz", target="avx2",
+    )  # fmt: skip
+    told = options.command
+    assert told.startswith("drpai-qat compile net.onnx -a -m pytorch ")
+    for part in ("-s x:1,3 -s y:1,4", "--no_cache", "--check layers", "--max_lsb 0.5", "--samples 'a b.npz'"):
+        assert part in told
+    assert "data" not in told

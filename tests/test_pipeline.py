@@ -71,6 +71,7 @@ def test_command_on_a_real_export(models, tmp_path, capsys):
         "interpreter_out/ref_result_1.bin",
         "interpreter_out/ref_result_1_fp32.bin",
         "model_int8.onnx",
+        "report.html",
         "report.json",
     ]
     assert os.listdir(tmp_path) == ["out"]
@@ -121,10 +122,10 @@ def test_deploy_json(models, tmp_path):
 
 
 def test_same_input_same_output(small, tmp_path):
-    """Two compilations differ in nothing but the times in report.json."""
+    """Two compilations differ in nothing but the times in the reports."""
     for name in ("a", "b"):
         drpai_qat.compile(small, qat_type="pytorch", output_dir=tmp_path / name)
-    for name in set(files(tmp_path / "a")) - {"report.json", "deploy.json"}:
+    for name in set(files(tmp_path / "a")) - {"report.json", "report.html", "deploy.json"}:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 

@@ -13,6 +13,7 @@ from drpai_qat.check.certificate import AS_FLOAT32, Fineness
 from drpai_qat.check.fidelity import CheckResult, certify, check_outputs
 from drpai_qat.check.layers import RunOnce
 from drpai_qat.check.thresholds import CheckOptions
+from drpai_qat.check.used_ranges import Watched
 from drpai_qat.core.progress import Stages
 from drpai_qat.core.quantization import QuantParams
 from drpai_qat.runtimes.onnxruntime import Reference
@@ -50,7 +51,7 @@ def check_compiled(
     with progress.stage("checking against onnxruntime"):
         runnable = preprocess.reference_model(static)
         reference = Reference(source if runnable is static and is_whole else runnable, source.name)
-        middle = Reference(canonical, "model_int8.onnx")
+        middle = Watched(canonical, "model_int8.onnx")
         result = check_outputs(reference, middle, deployed, grids, samples, options.thresholds)
     if compile_here is None:
         if options.check == "layers":

@@ -19,11 +19,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from drpai_qat.check.accumulated import Accumulated, accumulated
 from drpai_qat.check.certificate import AS_FLOAT32, Certificate, Fineness
 from drpai_qat.check.figures import OutputFigures, compare_output
 from drpai_qat.check.fold import FoldCheck
 from drpai_qat.check.layers import Cut, Feeds, LayerCheck, RunOnce, assembled, cut_at_quantizers, fed, reference_run
 from drpai_qat.check.thresholds import Thresholds
+from drpai_qat.check.used_ranges import UsedRange, Watched
 from drpai_qat.core.quantization import QuantParams
 from drpai_qat.core.sqnr import sqnr_db
 from drpai_qat.runtimes.exact import ExactNetwork
@@ -47,6 +49,9 @@ class CheckResult:
         shortfalls: thresholds missed, in words; empty: none.
         uncertified: the first place that is not certified, in words; "" if everything is, or `layers` is None.
         amplified: why missed thresholds are no fault of the deployed network, in words; "" if they are, or none is.
+        by_sample: as `outputs`, sample by sample.
+        used: how much of each trained range the samples use; empty: not looked at.
+        accumulated: tensors of the deployed network in one piece on the first sample, where layers were compared.
     """
 
     samples: int
@@ -57,6 +62,9 @@ class CheckResult:
     shortfalls: tuple[str, ...] = ()
     uncertified: str = ""
     amplified: str = ""
+    by_sample: tuple[tuple[OutputFigures, ...], ...] = ()
+    used: tuple[UsedRange, ...] = ()
+    accumulated: tuple[Accumulated, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -75,12 +83,15 @@ class CheckResult:
             "shortfalls": list(self.shortfalls),
             "uncertified": self.uncertified,
             "amplified": self.amplified,
+            "by_sample": [[_brief(one) for one in outputs] for outputs in self.by_sample],
+            "used": [one.to_json() for one in self.used],
+            "accumulated": [one.to_json() for one in self.accumulated],
         }
 
 
 def check_outputs(
     source: Reference,
-    folded: Reference,
+    folded: Reference | Watched,
     deployed: RunOnce,
     grids: Mapping[str, QuantParams | None],
     samples: Sequence[Feeds],
@@ -105,8 +116,13 @@ def check_outputs(
         )
         for runs in (found, middle)
     )
+    by_sample = tuple(
+        tuple(compare_output(name, [ours[name]], [theirs[name]], grids.get(name)) for name in source.outputs)
+        for ours, theirs in zip(found, wanted, strict=True)
+    )
     shortfalls = tuple(text for figures in outputs for text in figures.shortfalls(thresholds))
-    return CheckResult(len(samples), outputs, fold, shortfalls=shortfalls)
+    used = folded.used() if isinstance(folded, Watched) else ()
+    return CheckResult(len(samples), outputs, fold, shortfalls=shortfalls, by_sample=by_sample, used=used)
 
 
 def certify(
@@ -136,11 +152,13 @@ def certify(
     pieces = compile_here(cut.model)
     reference = reference_run(canonical, cut, "model_int8.onnx")
     layers, folding = LayerCheck(canonical, cut, fineness), FoldCheck(source, canonical)
+    errors: tuple[Accumulated, ...] = ()
     for sample in samples:
         wanted = reference(sample)
+        errors = errors or accumulated(canonical, assembled(pieces, cut, sample, wanted), wanted)
         exact = layers.add(sample, wanted, pieces(fed(cut, sample, wanted)))
         folding.add(sample, wanted, exact)
-    result = replace(result, layers=layers.certificates(), folding=folding.certificates())
+    result = replace(result, layers=layers.certificates(), folding=folding.certificates(), accumulated=errors)
     result = replace(result, uncertified=first_uncertified(result.layers or (), result.folding or ()))
     if not result.shortfalls or result.uncertified:
         return result
@@ -164,6 +182,12 @@ def first_uncertified(layers: Sequence[Certificate], folding: Sequence[Certifica
         if not one.certified:
             return f"not certified, first at {one}"
     return ""
+
+
+def _brief(figures: OutputFigures) -> dict[str, Any]:
+    """What report.json says of one output on one sample."""
+    whole = figures.to_json()
+    return {name: whole[name] for name in ("exact", "sqnr_db", "max_error_lsb", "unequal", "top1")}
 
 
 def _explained(layers: Sequence[Certificate], own: float) -> str:

@@ -85,14 +85,16 @@ def cut_at_quantizers(model: onnx.ModelProto) -> Cut:
         for index, name in enumerate(node.input):
             if name in cut_off:
                 node.input[index] = name + FED_SUFFIX
-    trained = {node.output[0] + FED_SUFFIX: _range(node, maker.get(node.input[0]), constants) for node in quantized}
+    trained = {
+        node.output[0] + FED_SUFFIX: integer_limits(node, maker.get(node.input[0]), constants) for node in quantized
+    }
     for node in graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in trained:
             state_range(node, *trained[node.input[0]])
     return Cut(cut, tuple(node.output[0] for node in quantized), makers)
 
 
-def _range(
+def integer_limits(
     quantize: onnx.NodeProto, maker: onnx.NodeProto | None, constants: Mapping[str, onnx.TensorProto]
 ) -> tuple[int, int]:
     """Smallest and largest integer of a cut tensor: those of its type, or what a Clip in front leaves of them.

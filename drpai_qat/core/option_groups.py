@@ -15,6 +15,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import Field, dataclass, field, fields
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from drpai_qat.core.errors import OptionError
@@ -131,6 +132,28 @@ def _checked(option: Option, value: Any) -> Any:
         if number != number or (low is not None and number < low) or (high is not None and number > high):
             raise OptionError(f"{name} {value}: give {bounds(option) or 'a number'}")
     return value
+
+
+def words(group: Group, without: tuple[str, ...] = ()) -> Iterator[str]:
+    """The words of a command line that give a group its values, where they are not the defaults.
+
+    Paths are told by their last part: a report that travels says nothing of the machine it was made on.
+
+    Args:
+        without: names of fields to leave out.
+    """
+    for one in fields(group):
+        value = getattr(group, one.name)
+        if _GROUP in one.metadata:
+            yield from words(value, without)
+        elif _OPTION in one.metadata and one.name not in without and value != one.default:
+            option = one.metadata[_OPTION]
+            for each in value if option.repeatable else (value,):
+                if option.kind is bool:
+                    yield option.names[0]
+                elif isinstance(each, str | int | float | Path):
+                    is_path = isinstance(each, Path) or "/" in str(each)
+                    yield from (option.names[0], Path(str(each)).name if is_path else f"{each}")
 
 
 def bounds(option: Option) -> str:

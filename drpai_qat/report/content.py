@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from drpai_qat.check.fidelity import CheckResult
 from drpai_qat.core.coverage import LoweredNode, int8_mac_fraction
+from drpai_qat.report.layers import Layer
 from drpai_qat.report.size import Size
 
 if TYPE_CHECKING:  # graphsurgeon is not needed to read a report
@@ -36,6 +37,7 @@ class Report:
         check: None if --check none.
         min_int8: what --min_int8 asks for; None: nothing.
         seconds: by stage.
+        layers: what computes, in order; made of the coverage and the canonical model.
     """
 
     model: Mapping[str, Any]
@@ -52,6 +54,7 @@ class Report:
     check: CheckResult | None
     seconds: Mapping[str, float]
     min_int8: float | None = None
+    layers: tuple[Layer, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -85,6 +88,7 @@ class Report:
             "min_int8": self.min_int8,
             "size": self.size.to_json(),
             "check": None if self.check is None else self.check.to_json(),
+            "layers": [one.to_json() for one in self.layers],
             "coverage": [vars(one) for one in self.coverage],
             "notes": [{"action": one.action, "where": one.node, "reason": one.reason} for one in self.notes],
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},

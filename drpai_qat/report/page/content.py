@@ -1,0 +1,217 @@
+"""What the page tells, as plain JSON: it lies inside the page too, for the script, and for whoever renders it anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from drpai_qat.check.certificate import Certificate
+from drpai_qat.check.fidelity import CheckResult
+from drpai_qat.check.figures import OutputFigures, finite
+from drpai_qat.core.coverage import INTEGER
+from drpai_qat.report.content import Report
+from drpai_qat.report.layers import Layer
+from drpai_qat.report.page import words
+from drpai_qat.report.remedies import Remedy, of_reason, remedy
+from drpai_qat.report.warnings import warnings
+
+MOST_SAMPLES = 8
+"""Rows of the table of samples: the worst ones."""
+
+MOST_NAMES = 12
+"""Layers that are named for one reason."""
+
+
+def content_of(report: Report, target: Mapping[str, Any], command: str, versions: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that the page shows but pictures.
+
+    Args:
+        target: as deploy.json has it.
+        command: that made the folder.
+        versions: of this package and those that it used.
+    """
+    check = report.check
+    return {
+        "title": report.model["name"],
+        "sha256": report.model["sha256"],
+        "qat_type": report.model["qat_type"],
+        "target": words.target_of(target),
+        "estimate": words.estimate_of(target, report.output_dir.name),
+        "command": command,
+        "versions": dict(versions),
+        "passed": None if check is None and report.passed else report.passed,
+        "too_few_integers": report.too_few_integers,
+        "verdict": words.verdict(report),
+        "warnings": warnings(report.notes),
+        "facts": words.facts(report),
+        "shares": _shares(report.layers),
+        "check": None if check is None else _check(check, report),
+        "float": _float_groups(report),
+        "skipped": _skipped(report),
+        "layers": _layers(report),
+        "used": [] if check is None else _used(check, report.layers),
+        "size": words.sizes(report.size),
+        "seconds": {name: round(value, 1) for name, value in report.seconds.items()},
+        "random": report.samples is None,
+    }
+
+
+def _shares(layers: Sequence[Layer]) -> list[dict[str, Any]]:
+    """Per way to compute: layers, and share of the multiply-accumulates."""
+    total = sum(layer.macs for layer in layers)
+    found = []
+    for compute in (*INTEGER, "float32", "tvm", "view"):
+        chosen = [layer for layer in layers if layer.compute == compute]
+        if chosen:
+            macs = sum(layer.macs for layer in chosen)
+            found.append(
+                {"compute": compute, "layers": len(chosen), "macs": macs, "share": macs / total if total else 0.0}
+            )
+    return found
+
+
+def _check(check: CheckResult, report: Report) -> dict[str, Any]:
+    random = report.samples is None
+    name = None if report.samples is None else report.samples["name"]
+    return {
+        "outputs": [
+            _figures(one) | {"fold": _figures(fold)} for one, fold in zip(check.outputs, check.fold, strict=True)
+        ],
+        "count": check.samples,
+        "samples": words.samples(check.samples, random, name),
+        "by_sample": _worst(check),
+        "layers": words.layer_summary(check),
+        "shortfalls": list(check.shortfalls),
+        "amplified": check.amplified,
+        "uncertified": check.uncertified,
+    }
+
+
+def _figures(one: OutputFigures) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "error": words.error(one),
+        "sqnr": words.decibel(one.sqnr_db, one.max_error == 0),
+        "cosine": f"{one.cosine:.6f}",
+        "top1": "" if one.top1 is None else str(one.top1),
+        "unequal": "" if one.unequal is None else f"{one.unequal} of {one.count}",
+    }
+
+
+def _worst(check: CheckResult) -> list[dict[str, Any]]:
+    """The samples with the largest errors, in their order."""
+    numbers = range(len(check.by_sample))
+    worst = sorted(numbers, key=lambda i: min(one.sqnr_db for one in check.by_sample[i]))[:MOST_SAMPLES]
+    return [
+        {"sample": i, "outputs": [_figures(one) | {"agrees": _agrees(one)} for one in check.by_sample[i]]}
+        for i in sorted(worst)
+    ]
+
+
+def _agrees(one: OutputFigures) -> str:
+    """Whether the largest class of a single sample is the reference's."""
+    if one.top1 is None or one.top1.total != 1:
+        return "" if one.top1 is None else str(one.top1)
+    return "same" if one.top1.equal else "tie" if one.top1.ties else "another"
+
+
+@dataclass
+class _Group:
+    """Layers with one reason and one remedy."""
+
+    reason: str
+    remedy: Remedy
+    layers: list[int]
+    macs: int = 0
+
+
+def _float_groups(report: Report) -> list[dict[str, Any]]:
+    """What is not in integers, by reason, the most products first."""
+    layers = report.layers
+    groups: dict[tuple[str, str], _Group] = {}
+    for i, layer in enumerate(layers):
+        if layer.integer:
+            continue
+        makers = tuple("" if at < 0 else (layers[at].fused or (layers[at].op,))[-1] for at in layer.inputs)
+        found = remedy(layer, _with_sums(makers, layer, layers))
+        group = groups.setdefault((layer.reason, found.key), _Group(layer.reason, found, []))
+        group.layers.append(i)
+        group.macs += layer.macs
+    total = sum(layer.macs for layer in layers) or 1
+    ordered = sorted(groups.values(), key=lambda group: (-group.macs, -len(group.layers)))
+    return [
+        {
+            "reason": group.reason or "its result has no trained range",
+            "why": group.remedy.why,
+            "what": group.remedy.what(str(report.model["qat_type"])),
+            "code": group.remedy.code if report.model["qat_type"] == "pytorch" else "",
+            "layers": group.layers[:MOST_NAMES],
+            "count": len(group.layers),
+            "share": group.macs / total,
+            "macs": group.macs,
+        }
+        for group in ordered
+    ]
+
+
+def _with_sums(makers: Sequence[str], layer: Layer, layers: Sequence[Layer]) -> tuple[str, ...]:
+    """A ReLU behind a sum is not what lacks a range: the sum is."""
+    fused = [op for at in layer.inputs if at >= 0 for op in (layers[at].op, *layers[at].fused)]
+    return (*makers, *(op for op in reversed(fused) if op in ("Add", "Sub", "Mul", "Concat")))
+
+
+def _skipped(report: Report) -> list[dict[str, Any]]:
+    """What preprocess left as it was, by reason."""
+    found: dict[str, list[str]] = {}
+    for note in report.notes:
+        if note.action == "skipped":
+            found.setdefault(note.reason, []).append(note.node)
+    return [
+        {"reason": reason, "nodes": nodes[:MOST_NAMES], "count": len(nodes), "why": of_reason(reason).why,
+         "what": of_reason(reason).what(str(report.model["qat_type"]))}
+        for reason, nodes in found.items()
+    ]  # fmt: skip
+
+
+def _layers(report: Report) -> list[dict[str, Any]]:
+    single: dict[str, Certificate] = {}
+    total: dict[str, dict[str, Any]] = {}
+    if report.check is not None:
+        single = {one.tensor: one for one in report.check.layers or ()}
+        total = {one.tensor: one.to_json() for one in report.check.accumulated}
+    rows = []
+    for layer in report.layers:
+        row = layer.to_json()
+        row["kernel"] = list(layer.kernel)
+        row["nodes"] = list(layer.nodes[1:])
+        own = [single[name] for name in layer.tensors if name in single]
+        row["single"] = _single(own) if own else None
+        last = next((total[name] for name in reversed(layer.tensors) if name in total), None)
+        row["accumulated"] = None if last is None else {**last, "exact": not last["unequal"]}
+        del row["tensors"]
+        rows.append(row)
+    return rows
+
+
+def _single(own: Sequence[Certificate]) -> dict[str, Any]:
+    worst = max(own, key=lambda one: (not one.certified, one.wrong, one.unequal))
+    return {
+        "verdict": worst.verdict,
+        "certified": all(one.certified for one in own),
+        "unequal": sum(one.unequal for one in own),
+        "count": sum(one.count for one in own),
+        "max_lsb": finite(max(one.max_lsb for one in own)),
+    }
+
+
+def _used(check: CheckResult, layers: Sequence[Layer]) -> list[dict[str, Any]]:
+    """Activation ranges: those of results, and of others that stand out."""
+    owners = {name: (i, name == layer.tensors[-1]) for i, layer in enumerate(layers) for name in layer.tensors}
+    found = []
+    for one in check.used:
+        layer, last = owners.get(one.tensor, (-1, True))
+        remark = words.use_of(one)
+        if last or remark:
+            found.append({**one.to_json(), "layer": layer, "remark": remark})
+    return found
