@@ -8,7 +8,7 @@ import click
 
 from drpai_qat.backends.target_options import TargetOptions
 from drpai_qat.cli.click_options import options_from
-from drpai_qat.cli.exit_status import DONE, guarded
+from drpai_qat.cli.exit_status import DONE, guarded, say
 from drpai_qat.cli.folder_argument import FOLDER, PATH
 from drpai_qat.cli.json_output import json_flag, print_json
 
@@ -25,6 +25,9 @@ from drpai_qat.cli.json_output import json_flag, print_json
 )
 @options_from(TargetOptions, only=("toolchain_dir",))
 @click.option("--cross_compiler", metavar="CC", help="C or C++ cross compiler.  [default: aarch64-linux-gnu-g++]")
+@click.option(
+    "--force", is_flag=True, help="Also bundle a network whose check fell short, or that is for another target."
+)
 @json_flag()
 @click.pass_context
 def bundle_command(context: click.Context, /, **values: Any) -> None:
@@ -39,14 +42,17 @@ def _bundle(values: dict[str, Any]) -> int:
     from drpai_qat.backends.cpu.bundle import RUNNER, bundle
 
     output = values["output_dir"]
-    bundle(
+    passed_over = bundle(
         values["folder"],
         output,
         target=values["target"],
         runtime_dir=values["runtime"],
         toolchain_dir=values["toolchain_dir"],
         cross_compiler=values["cross_compiler"],
+        force=values["force"],
     )
+    for line in passed_over:
+        say(f"warning: {line}; bundled all the same (--force)")
     files = {str(path.relative_to(output)): path.stat().st_size for path in output.rglob("*") if path.is_file()}
     if values["as_json"]:
         print_json({"output_dir": str(output), "files": files})

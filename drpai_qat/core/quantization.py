@@ -68,7 +68,8 @@ class QuantParams:
         limits = np.iinfo(kind)
         low = int(limits.min) if qmin is None else int(qmin)
         high = int(limits.max) if qmax is None else int(qmax)
-        scales = np.asarray(scale, dtype=np.float32)
+        with np.errstate(over="ignore"):  # infinity is refused below
+            scales = np.asarray(scale, dtype=np.float32)
         if axis is None and scales.size == 1:
             scales = scales.reshape(())
         check_scale(scales, where)

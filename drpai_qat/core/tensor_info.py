@@ -39,21 +39,6 @@ class TensorInfo:
             "quantization": None if self.quantization is None else _grid_to_json(self.quantization),
         }
 
-    @classmethod
-    def from_json(cls, entry: dict[str, Any]) -> TensorInfo:
-        """Read an entry of deploy.json.
-
-        Raises: KeyError, TypeError, ValueError, QuantizationError: it is not one.
-        """
-        grid = entry["quantization"]
-        shape = tuple(int(dim) for dim in entry["shape"])
-        return cls(
-            name=str(entry["name"]),
-            shape=shape,
-            dtype=np.dtype(entry["dtype"]).name,
-            quantization=None if grid is None else QuantParams.of(**grid),
-        )
-
 
 def takes(array: NDArray, wanted: np.dtype) -> bool:
     """True if an input of type `wanted` can be fed with `array`: the same numbers, in another width or as floats.

@@ -10,13 +10,17 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from drpai_qat.core.errors import DeploymentError, DrpaiQatError
+from drpai_qat.core.errors import DeploymentError
 from drpai_qat.core.tensor_info import TensorInfo
+from drpai_qat.core.text import one_line
+from drpai_qat.deployment import schema
+from drpai_qat.deployment.files import read_bounded
 from drpai_qat.version import __version__
 
 FORMAT = "drpai-qat/1"
@@ -57,7 +61,10 @@ class Manifest:
     files: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        """Write deploy.json."""
+        """Write deploy.json.
+
+        Raises: DeploymentError: `read` would refuse it: inputs and outputs are beyond its bounds.
+        """
         content = {
             "format": FORMAT,
             "model": dict(self.model),
@@ -71,42 +78,61 @@ class Manifest:
             **({} if self.preprocessing is None else {"preprocessing": dict(self.preprocessing)}),
             "files": dict(self.files),
         }
-        (folder / FILE).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+        try:
+            _parsed(schema.Value(json.loads(text)))
+        except schema.SchemaError as error:
+            raise DeploymentError(f"the network can't be described in {FILE}: {one_line(error)}") from None
+        (folder / FILE).write_text(text, encoding="utf-8")
 
 
 def read(folder: Path) -> Manifest:
     """Read a folder's deploy.json.
 
-    Raises: DeploymentError: there is none, or it is not ours, damaged, or of a later format.
+    Raises: DeploymentError: there is none, or it is not ours, damaged (the message names the field), or of a later
+        format.
     """
     path = folder / FILE
+    if not os.path.lexists(path):
+        raise DeploymentError(f"{folder} holds no {FILE}: give a folder that the compile command wrote")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DeploymentError(f"{folder} holds no {FILE}: give a folder that the compile command wrote") from None
-    except (OSError, ValueError) as error:
-        raise DeploymentError(f"{path} can't be read: {error}: compile or copy it again") from None
+        content = json.loads(read_bounded(path, schema.MOST_BYTES).decode(), parse_constant=_no_json)
+    except (ValueError, RecursionError) as error:  # a file may nest as deep as it likes
+        raise DeploymentError(f"{path} can't be read ({one_line(error)}): compile or copy it again") from None
     if not isinstance(content, dict) or not str(content.get("format", "")).startswith("drpai-qat/"):
         raise DeploymentError(f"{path} was not written by this compiler")
     if content["format"] != FORMAT:
-        raise DeploymentError(f"{path} has format {content['format']}, this version reads {FORMAT}: compile it again")
-    try:
-        return Manifest(
-            model=content["model"],
-            inputs=tuple(TensorInfo.from_json(one) for one in content["inputs"]),
-            outputs=tuple(TensorInfo.from_json(one) for one in content["outputs"]),
-            target=content["target"],
-            int8_mac_fraction=float(content["int8_mac_fraction"]),
-            versions=content["versions"],
-            check=content["check"],
-            samples=content.get("samples"),
-            preprocessing=content.get("preprocessing"),
-            files=content["files"],
-        )
-    except (KeyError, TypeError, ValueError, DrpaiQatError) as error:
         raise DeploymentError(
-            f"{path} is damaged ({type(error).__name__}: {error}): compile or copy it again"
-        ) from None
+            f"{path} has format {one_line(content['format'], 60)}, this version reads {FORMAT}: compile it again"
+        )
+    try:
+        return _parsed(schema.Value(content))
+    except schema.SchemaError as error:
+        raise DeploymentError(f"{path} is damaged: {one_line(error)}: compile or copy it again") from None
+
+
+def _no_json(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not JSON")
+
+
+def _parsed(whole: schema.Value) -> Manifest:
+    inputs, outputs = schema.tensors(whole.at("inputs")), schema.tensors(whole.at("outputs"))
+    schema.check_sizes(inputs, outputs)
+    samples, preprocessing = whole.maybe("samples"), whole.maybe("preprocessing")
+    target = schema.target(whole.at("target"))
+    files = schema.files(whole.at("files"))
+    return Manifest(
+        model=whole.at("model").object(),
+        inputs=inputs,
+        outputs=outputs,
+        target=target,
+        int8_mac_fraction=whole.at("int8_mac_fraction").number(0, 1),
+        versions=schema.texts(whole.at("versions")),
+        check=schema.check(whole.maybe("check")),
+        samples=None if samples is None else samples.object(),
+        preprocessing=None if preprocessing is None else preprocessing.object(),
+        files=files,
+    )
 
 
 def read_network(folder: Path) -> Manifest:

@@ -6,10 +6,12 @@ import ctypes
 import importlib.util
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,23 +21,31 @@ from drpai_qat.core.errors import DeploymentError
 from drpai_qat.core.tensor_info import TensorInfo, takes
 from drpai_qat.core.text import one_line
 from drpai_qat.deployment import manifest
+from drpai_qat.deployment.files import check_hash, opened
+from drpai_qat.deployment.parameters import aligned, read_parameters
 from drpai_qat.runtimes.tflite import LiteNetwork
-
-ALIGNMENT = 64
-"""Bytes: what compiled code may assume of every tensor's address."""
 
 _CPU, _POOLED_ALLOCATOR = 1, 2
 
+T = TypeVar("T")
+
 
 class Network:
-    """A compiled network in memory. Threads: TVM_NUM_THREADS (default: all cores). Not for use by two threads at once.
+    """A compiled network in memory. It uses several threads itself: TVM_NUM_THREADS (default: all cores).
+
+    Threads may share it: they run one after the other. To run at the same time, let each load its own.
 
     Attributes:
         inputs, outputs: name, shape, dtype and grid of each.
     """
 
     def __init__(
-        self, library: Path, params: Path, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]
+        self,
+        library: Path,
+        params: Path,
+        inputs: Sequence[TensorInfo],
+        outputs: Sequence[TensorInfo],
+        hashes: Mapping[str, str] | None = None,
     ) -> None:
         """Load the code and its parameters.
 
@@ -43,21 +53,28 @@ class Network:
             library: deploy.so.
             params: deploy.params; `main` takes them in the order of their names.
             inputs, outputs: in the order of `main`.
-        Raises: DeploymentError: a file can't be loaded.
+            hashes: SHA-256 that both must have, by file name; None: they were written here just now.
+        Raises: DeploymentError: a file can't be loaded, or is another one.
         """
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
-        ffi = load_runtime()
-        try:
-            stored = ffi.get_global_func("runtime.LoadParamsFromFile")(str(params))
-            self._params = [stored[name] for name in sorted(stored)]
-            self._module = _load_module(ffi, library)
-            self._main = self._start()
-        except (RuntimeError, OSError, KeyError, ValueError, AttributeError) as error:
-            raise DeploymentError(
-                f"{library.parent} can't be loaded on this machine: {one_line(error)}: compile it for this machine"
-            ) from None
-        self._fed = [_aligned(info.shape, info.dtype) for info in self.inputs]
+        with opened(library) as code, opened(params) as weights:
+            if hashes is not None:
+                check_hash(code, hashes.get(library.name), library)
+                check_hash(weights, hashes.get(params.name), params)
+            stored = read_parameters(weights, params)
+            ffi = load_runtime()
+            try:
+                self._params = [ffi.from_dlpack(stored[name]) for name in sorted(stored)]
+                self._module = _load_module(ffi, code.fileno())
+                self._main = self._start()
+            except (RuntimeError, OSError, KeyError, ValueError, AttributeError) as error:
+                raise DeploymentError(
+                    f"{library.parent} can't be loaded on this machine: {one_line(error)}: compile it for this machine"
+                ) from None
+        self._fed = [aligned(info.shape, info.dtype) for info in self.inputs]
+        self._turn = threading.Lock()
+        self._process = os.getpid()
 
     def _start(self) -> Any:
         vm = self._module["vm_load_executable"]()
@@ -96,9 +113,13 @@ class Network:
         wanted = np.dtype(info.dtype)
         if not takes(array, wanted):
             raise DeploymentError(f"input {info.name!r} is {array.dtype}, not {wanted}: convert it as in training")
-        batch = array.shape[:1] if info.shape else ()
-        fits = array.shape[1:] == info.shape[1:] and len(array.shape) == len(info.shape)
-        if not fits or (batch and (batch[0] == 0 or batch[0] % info.shape[0])):
+        fits = array.shape == info.shape or (
+            0 not in (*array.shape[:1], *info.shape[:1])
+            and len(array.shape) == len(info.shape)
+            and array.shape[1:] == info.shape[1:]
+            and array.shape[0] % info.shape[0] == 0
+        )
+        if not fits:
             raise DeploymentError(
                 f"input {info.name!r} has shape {list(array.shape)}: the network takes {list(info.shape)}, "
                 "or a multiple of that batch"
@@ -108,20 +129,32 @@ class Network:
     def _pieces(self, arrays: Sequence[NDArray]) -> int:
         """How many runs the batch takes; all inputs have to agree."""
         counts = {
-            array.shape[0] // info.shape[0] if info.shape else 1
+            array.shape[0] // info.shape[0] if array.shape != info.shape else 1
             for info, array in zip(self.inputs, arrays, strict=True)
         }
         if len(counts) > 1:
             raise DeploymentError("inputs have batches of different length: feed the same number of samples to each")
-        return counts.pop()
+        return counts.pop() if counts else 1
 
     def _run_once(self, arrays: Sequence[NDArray]) -> list[NDArray]:
         from_dlpack = load_runtime().from_dlpack
-        for fed, array in zip(self._fed, arrays, strict=True):
-            np.copyto(fed, array, casting="unsafe")  # `takes` has looked at types and values
-        result = self._main(*(from_dlpack(fed) for fed in self._fed), *self._params)
-        parts = [result] if len(self.outputs) == 1 and not isinstance(result, Sequence) else list(result)
-        return [np.from_dlpack(part).copy() for part in parts]
+        if self._process != os.getpid():
+            if self._turn.locked():
+                raise DeploymentError("this process was forked while the network was running: load it again here")
+            self._process = os.getpid()
+        with self._turn:
+            for fed, array in zip(self._fed, arrays, strict=True):
+                np.copyto(fed, array, casting="unsafe")  # `takes` has looked at types and values
+            arguments = (*(from_dlpack(fed) for fed in self._fed), *self._params)
+            try:
+                result = _with_workers(lambda: self._main(*arguments))
+            except Exception as error:  # TVM's errors have no common base but Exception
+                raise DeploymentError(f"the network stopped: {one_line(error)}") from error
+            parts = list(result) if isinstance(result, Sequence) else [result]
+            found = [np.from_dlpack(part).copy() for part in parts]
+        if [(one.shape, one.dtype.name) for one in found] != [(one.shape, one.dtype) for one in self.outputs]:
+            raise DeploymentError("the outputs are not those of deploy.json: copy the whole folder again")
+        return found
 
 
 def load(folder: str | Path) -> Network | LiteNetwork:
@@ -134,22 +167,19 @@ def load(folder: str | Path) -> Network | LiteNetwork:
     """
     path = Path(folder)
     found = manifest.read_network(path)
+    if (name := found.target.get("file")) is not None:
+        with opened(path / name) as file:
+            check_hash(file, found.files.get(name), path / name)
+            return LiteNetwork(file.read())
     _check_cpu(path, found.target)
-    lite = found.target.get("file")
-    for name in (manifest.LIBRARY, manifest.PARAMS) if lite is None else (str(lite),):
-        file = path / name
-        if not file.is_file():
-            raise DeploymentError(f"{file} is missing: copy the whole folder")
-        if manifest.sha256(file) != found.files.get(name):
-            raise DeploymentError(f"{file} is not the file that was compiled (sha256 differs): copy it again")
-    if lite is not None:
-        return LiteNetwork(path / str(lite))
-    return Network(path / manifest.LIBRARY, path / manifest.PARAMS, found.inputs, found.outputs)
+    return Network(path / manifest.LIBRARY, path / manifest.PARAMS, found.inputs, found.outputs, found.files)
 
 
 def _check_cpu(folder: Path, target: Mapping[str, Any]) -> None:
     """Code for another CPU would end the process at its first unknown instruction."""
-    why = cpu.why_not_here(str(target["machine"]), target["features"]) if "features" in target else ""
+    if "features" not in target:
+        raise DeploymentError(f"{folder / manifest.FILE} is damaged: target.features is missing: compile it again")
+    why = cpu.why_not_here(str(target["machine"]), target["features"])
     if why:
         raise DeploymentError(
             f"{folder} is compiled for {target['name']} ({target['mcpu']}), and {why}: "
@@ -176,18 +206,30 @@ def load_runtime() -> Any:
     return tvm_ffi
 
 
-def _load_module(ffi: Any, library: Path) -> Any:
-    """Load under a name of its own: the dynamic loader gives a path that it knows the old content, even if replaced."""
+def _load_module(ffi: Any, number: int) -> Any:
+    """Load an open file under a name of its own: the dynamic loader gives a name that it knows the old content."""
     with tempfile.TemporaryDirectory() as folder:
-        link = Path(folder) / library.name
-        os.symlink(library.resolve(), link)
+        link = Path(folder) / manifest.LIBRARY
+        os.symlink(f"/proc/self/fd/{number}", link)
         return ffi.load_module(str(link))
 
 
-def _aligned(shape: tuple[int, ...], dtype: str) -> NDArray:
-    """An array whose address is a multiple of ALIGNMENT, as numpy's own need not be."""
-    kind = np.dtype(dtype)
-    size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
-    memory = np.zeros(size + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    return memory[start : start + size].view(kind).reshape(shape)
+_here = threading.local()
+
+
+def _with_workers(call: Callable[[], T]) -> T:
+    """Call where TVM has its worker threads, which it keeps for each thread that runs a network.
+
+    A fork copies what TVM knows of them, but not themselves: a run would wait for ever. Another thread gets new ones.
+    """
+    process = os.getpid()
+    if getattr(_here, "process", process) == process:
+        _here.process = process
+        return call()
+    return _other_thread(process).submit(call).result()
+
+
+@cache
+def _other_thread(process: int) -> ThreadPoolExecutor:
+    """The thread of a forked process that runs networks."""
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"drpai-qat-{process}")

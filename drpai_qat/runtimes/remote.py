@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from drpai_qat.core.errors import DeploymentError, OptionError
 from drpai_qat.core.text import listed, one_line
 from drpai_qat.deployment import manifest
+from drpai_qat.deployment.files import check_hash, opened
+from drpai_qat.deployment.parameters import read_parameters
 
 _ANSWER = 5  # seconds that a tracker may take to answer
 _WAIT = 60  # seconds that a machine is waited for while it serves others
@@ -75,17 +77,18 @@ class RemoteNetwork:
         if manifest.LIBRARY not in found.files:
             raise DeploymentError(f"{folder} was compiled for {found.target.get('name')}: it does not run over RPC")
         self.inputs, self.outputs = found.inputs, found.outputs
+        library, params = folder / manifest.LIBRARY, folder / manifest.PARAMS
+        with opened(library) as code, opened(params) as weights:
+            check_hash(code, found.files.get(library.name), library)
+            check_hash(weights, found.files.get(params.name), params)
+            uploaded, stored = bytearray(code.read()), read_parameters(weights, params)
         self._session = _connect(address, key)
         try:
-            self._session.upload(str(folder / manifest.LIBRARY))
+            self._session.upload(uploaded, manifest.LIBRARY)
             self._device = self._session.cpu(0)
             module = self._session.load_module(manifest.LIBRARY)
             self._machine = relax.VirtualMachine(module, self._device)
-            stored = runtime.load_param_dict((folder / manifest.PARAMS).read_bytes())
-            self._parameters = [runtime.tensor(stored[name].numpy(), self._device) for name in sorted(stored)]
-        except OSError as error:
-            self.close()
-            raise DeploymentError(f"{folder} can't be read: {error.strerror}: copy the whole folder") from None
+            self._parameters = [runtime.tensor(stored[name], self._device) for name in sorted(stored)]
         except Exception as error:  # TVM's errors have no common base but Exception
             self.close()
             raise DeploymentError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 
 from drpai_qat.core.errors import DeploymentError
 from drpai_qat.core.tensor_info import TensorInfo
+from drpai_qat.core.text import one_line
+from drpai_qat.deployment.files import opened
 from drpai_qat.deployment.folder import INTERPRETER_OUT, named_os_errors, write_float32
 
 ABSOLUTE, RELATIVE = 0.01, 0.001
@@ -51,7 +54,7 @@ class Compared:
 
     def __str__(self) -> str:
         shares = f"{self.inside:.2%} within tolerance, {self.identical:.2%} identical"
-        return f"output {self.name}: max difference {self.largest:g}, {shares}"
+        return f"output {one_line(self.name)}: max difference {self.largest:g}, {shares}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,19 +112,20 @@ def _fed(array: NDArray, info: TensorInfo) -> NDArray:
 
 
 def _read(path: Path, info: TensorInfo) -> NDArray:
-    try:
-        return np.fromfile(path, "<f4").reshape(info.shape)
-    except FileNotFoundError:
-        raise DeploymentError(f"{path} is missing: copy the whole folder") from None
-    except ValueError:
-        raise DeploymentError(f"{path} does not hold {list(info.shape)} float32 values: copy it again") from None
+    size = 4 * math.prod(info.shape)
+    with opened(path) as file:
+        content = file.read(size + 1)
+    if len(content) != size:
+        raise DeploymentError(f"{path} does not hold {list(info.shape)} float32 values: copy it again")
+    return np.frombuffer(content, "<f4").reshape(info.shape)
 
 
 def _compare(name: str, got: NDArray, want: NDArray) -> Compared:
     error = np.abs(got.astype(np.float64) - want)
     inside = error <= ABSOLUTE + RELATIVE * np.abs(want)
     same = np.ascontiguousarray(got).view(np.uint32) == np.ascontiguousarray(want).view(np.uint32)
-    return Compared(name, float(error.max(initial=0)), float(inside.mean()), float(same.mean()))
+    shares = [float(each.mean()) if each.size else 1.0 for each in (inside, same)]
+    return Compared(name, float(error.max(initial=0)), *shares)
 
 
 def _times(network: Runs, feeds: Mapping[str, NDArray], loops: int) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from drpai_qat.core.text import one_line
 
 
 class LiteNetwork:
-    """A TFLite file in memory. Not for use by two threads at once.
+    """A TFLite file in memory. Threads may share it: they run one after the other.
 
     Attributes:
         inputs, outputs: name (the signature's where there is one), shape, dtype and grid of each.
@@ -48,6 +49,7 @@ class LiteNetwork:
         except (ValueError, RuntimeError, OSError) as error:
             name = model.name if isinstance(model, Path) else "the TFLite file"
             raise DeploymentError(f"{name}: LiteRT can't load it: {one_line(error)}") from None
+        self._turn = threading.Lock()
         names = self._names()
         self._inputs = [(one["index"], _info(one, names)) for one in self._interpreter.get_input_details()]
         self._outputs = [(one["index"], _info(one, names)) for one in self._interpreter.get_output_details()]
@@ -89,6 +91,10 @@ class LiteNetwork:
 
     def run_integers(self, feeds: Mapping[str, NDArray]) -> dict[str, NDArray]:
         """Run once; the outputs as the file has them."""
+        with self._turn:
+            return self._run_integers(feeds)
+
+    def _run_integers(self, feeds: Mapping[str, NDArray]) -> dict[str, NDArray]:
         for index, info in self._inputs:
             if info.name not in feeds:
                 raise DeploymentError(f"input {info.name!r} is missing")

@@ -1,6 +1,9 @@
+import json
+import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -71,7 +74,61 @@ def test_wrong_feeds(network, feeds, says):
         network.run(feeds)
 
 
+def test_threads_share_a_network(network):
+    samples = [batch(1, seed) for seed in range(6)]
+    wanted = [network.run({"x": x})["y"] for x in samples]
+
+    def same(index):
+        return all(np.array_equal(network.run({"x": samples[index]})["y"], wanted[index]) for _ in range(100))
+
+    with ThreadPoolExecutor(len(samples)) as threads:
+        assert all(threads.map(same, range(len(samples))))
+
+
+def test_a_forked_process_runs_it_too(small_output):
+    """TVM's worker threads are not in the child; more of them than this machine's cores, so that some are needed."""
+    code = (
+        "import os, numpy, drpai_qat\n"
+        f"network = drpai_qat.load({str(small_output)!r})\n"
+        "x = {'x': numpy.ones((1, 3, 8, 8), 'float32')}\n"
+        "wanted = network.run(x)['y']\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    again = drpai_qat.load('.')\n"
+        "    os._exit(not all((one.run(x)['y'] == wanted).all() for one in (network, again, network)))\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+    )
+    environment = os.environ | {"TVM_NUM_THREADS": "3"}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, env=environment, cwd=small_output)
+
+
+def test_what_is_not_of_this_network_is_named(copied):
+    """Code and description that don't belong together: the code's own checks speak, and nothing is read beyond."""
+    path = copied / "deploy.json"
+    content = json.loads(path.read_text())
+    for side, key, value in (
+        ("inputs", "shape", [1, 3, 8, 4]),
+        ("inputs", "shape", [192]),
+        ("inputs", "dtype", "int32"),
+        ("outputs", "shape", [4, 1]),
+        ("outputs", "dtype", "int32"),
+    ):
+        changed = json.loads(json.dumps(content))
+        changed[side][0] |= {key: value, "quantization": None}
+        path.write_text(json.dumps(changed))
+        loaded = drpai_qat.load(copied)
+        with pytest.raises(DeploymentError, match=r"the network stopped|not those of deploy\.json"):
+            loaded.run({"x": np.zeros(loaded.inputs[0].shape, loaded.inputs[0].dtype)})
+
+
 class TestLoad:
+    @pytest.mark.parametrize("name", ["deploy.so", "deploy.params"])
+    def test_a_pipe_is_no_network(self, copied, name):
+        (copied / name).unlink()
+        os.mkfifo(copied / name)
+        with pytest.raises(DeploymentError, match="not a regular file"):
+            drpai_qat.load(copied)
+
     def test_no_folder(self, tmp_path):
         with pytest.raises(DeploymentError, match=r"deploy\.json"):
             drpai_qat.load(tmp_path / "none")
@@ -90,8 +147,6 @@ class TestLoad:
             drpai_qat.load(copied)
 
     def test_not_a_library(self, copied):
-        import json
-
         from drpai_qat.deployment import manifest
 
         (copied / "deploy.so").write_bytes(b"\x7fELF nonsense")

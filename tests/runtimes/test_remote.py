@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -168,6 +170,11 @@ def test_code_for_another_machine(
     code = bytearray((folder / "deploy.so").read_bytes())
     code[18] = 183  # ELF's machine: Arm64
     (folder / "deploy.so").write_bytes(code)
+    assert main(["run", str(folder), "--rpc", server]) == 1
+    assert "is not the file that was compiled" in capsys.readouterr().err
+    content = json.loads((folder / "deploy.json").read_text())
+    content["files"]["deploy.so"] = hashlib.sha256(code).hexdigest()
+    (folder / "deploy.json").write_text(json.dumps(content))
     assert main(["run", str(folder), "--rpc", server]) == 1
     assert "compile it for that machine" in capsys.readouterr().err
 

@@ -21,6 +21,7 @@ from drpai_qat.core.errors import DeploymentError, OptionError
 from drpai_qat.core.text import one_line
 from drpai_qat.core.user_cache import user_cache
 from drpai_qat.deployment import manifest
+from drpai_qat.deployment.files import check_hash, opened_inside
 from drpai_qat.deployment.folder import hashes, staged
 
 LIBRARIES = {"apache-tvm": "tvm/lib/libtvm_runtime.so", "apache-tvm-ffi": "tvm_ffi/lib/libtvm_ffi.so"}
@@ -30,6 +31,7 @@ RUNNER = "run_inference"
 _SOURCES = ("drpai_qat.h", "drpai_qat.cpp", "run_inference.cpp", "CMakeLists.txt", "aarch64-toolchain.cmake")
 _NOT_FOR_THE_BOARD = ("model_int8.onnx", "report.json")  # the first is as large as the weights
 _BESIDE = ("run_inference.py", "README.md")
+_FOLDERS = ("lib", "src")
 _PLATFORMS = ("2_17", "2_24", "2_27", "2_28")
 _INSTALL_CXX = "apt-get install g++-aarch64-linux-gnu"
 
@@ -42,37 +44,52 @@ def bundle(
     runtime_dir: Path | None = None,
     toolchain_dir: str | None = None,
     cross_compiler: str | None = None,
-) -> None:
+    force: bool = False,
+) -> tuple[str, ...]:
     """Write a folder that runs on the target with nothing else installed but its C++ library.
+
+    What `folder` lists is copied only if it lies in it and has the hash that was written when it was compiled.
 
     Args:
         folder: what the compile command wrote, for that target.
         output_dir: folder to write.
-        target: must be what `folder` was compiled for; None: whatever that is.
+        target: must be what `folder` was compiled for, unless `force` says so; None: whatever that is.
         runtime_dir: holds libtvm_runtime.so and libtvm_ffi.so for the target; None: taken from the wheels of the
             versions that compiled the network, fetched with pip where this machine's own don't fit.
         toolchain_dir, cross_compiler: see `toolchain.find_linker`.
+        force: bundle a network whose check fell short, or that is for another target, all the same.
+    Returns: what only `force` let pass, a sentence each.
     Raises:
-        DeploymentError: `folder` is not usable, or the libraries can't be had.
+        DeploymentError: `folder` is not usable, its check fell short, or the libraries can't be had.
         OptionError: another target, or no C++ compiler for it.
     """
     found = manifest.read_network(folder)
     compiled_for = str(found.target.get("name"))
-    if target is not None and target != compiled_for:
-        raise OptionError(f"{folder} was compiled for {compiled_for}: compile it with --target {target} first")
     if manifest.LIBRARY not in found.files:
         raise OptionError(f"{folder} was compiled for {compiled_for}, which needs no bundle: copy its file")
+    remarks = []
+    if target is not None and target != compiled_for:
+        remarks.append(f"{folder} was compiled for {compiled_for}, not for {target}")
+        if not force:
+            raise OptionError(f"{remarks[-1]}: compile it with --target {target}, or add --force")
+    if found.check is not None and not found.check["passed"]:
+        remarks.append(f"{folder} fell short of its check")
+        if not force:
+            raise DeploymentError(f"{remarks[-1]} (report.json says where): compile it anew, or add --force")
+    ours = {name.split("/")[0] for name in found.files} & {*_FOLDERS, *_BESIDE, RUNNER}
+    if ours:
+        raise DeploymentError(f"{folder} holds {sorted(ours)[0]}, as a bundle does: give the folder of the compilation")
     machine = by_name(compiled_for)
     linker = _cxx(find_linker(machine.machine, toolchain_dir, cross_compiler))
     with staged(output_dir) as staging:
-        for name in found.files:
+        for name, sha256 in found.files.items():
             if name in _NOT_FOR_THE_BOARD:
                 continue
             (staging / name).parent.mkdir(parents=True, exist_ok=True)
-            try:
-                shutil.copyfile(folder / name, staging / name)
-            except FileNotFoundError:
-                raise DeploymentError(f"{folder / name} is missing: compile it again") from None
+            with opened_inside(folder, name) as file, (staging / name).open("x+b") as copy:
+                shutil.copyfileobj(file, copy)
+                copy.seek(0)
+                check_hash(copy, sha256, folder / name)
         _copy_libraries(staging / "lib", machine, runtime_dir, found.versions)
         source = sources()
         for name in _BESIDE:
@@ -82,6 +99,7 @@ def bundle(
             shutil.copyfile(source / name, staging / "src" / name)
         _compile_runner(staging, linker)
         replace(found, files=hashes(staging)).write(staging)
+    return tuple(remarks)
 
 
 def sources() -> Path:
