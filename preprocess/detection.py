@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from drpai_qat.core.errors import ModelError
+from drpai_qat.core.errors import NoFakeQuantError
 from preprocess.passlog import PassLog
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
 from preprocess.recover_weights import lies_on_a_grid, weight_inputs
@@ -56,7 +56,7 @@ def detect_framework(producer_name: str, graph: gs.Graph) -> Framework:
 def require_fake_quant(graph: gs.Graph, log: PassLog) -> gs.Graph:
     """Refuse a model without anything trained to be quantized; say if only its weights were.
 
-    Raises: ModelError: there is no QuantizeLinear and no DequantizeLinear, and no weights lie on a grid.
+    Raises: NoFakeQuantError: there is no QuantizeLinear and no DequantizeLinear, and no weights lie on a grid.
     """
     quantizers = [node for node in graph.nodes if node.op in (QUANTIZE, DEQUANTIZE)]
     if any(node.op == QUANTIZE and not is_trained(node.inputs[0]) for node in quantizers):
@@ -67,7 +67,7 @@ def require_fake_quant(graph: gs.Graph, log: PassLog) -> gs.Graph:
             "quantized in its weights alone: int8 weights are kept, activations have no trained range and stay float32",
         )
     else:
-        raise ModelError(
+        raise NoFakeQuantError(
             "no fake-quant in the file: it has no QuantizeLinear or DequantizeLinear node; "
             "train it quantization-aware, and export the prepared model"
         )

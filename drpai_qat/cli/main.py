@@ -17,6 +17,7 @@ from drpai_qat.cli.compile import compile_command
 from drpai_qat.cli.doctor import doctor_command
 from drpai_qat.cli.exit_status import DONE, INTERRUPTED
 from drpai_qat.cli.handover import handover_command
+from drpai_qat.cli.inspect import inspect_command
 from drpai_qat.cli.run import run_command
 from drpai_qat.version import __version__
 
@@ -30,6 +31,7 @@ def drpai_qat() -> None:
     """
 
 
+drpai_qat.add_command(inspect_command, "inspect")
 drpai_qat.add_command(compile_command, "compile")
 drpai_qat.add_command(run_command, "run")
 drpai_qat.add_command(bundle_command, "bundle")

@@ -12,6 +12,10 @@ class ModelError(DrpaiQatError):
     """The ONNX file or graph can't be used: damaged, dynamic, another dialect, an operator that is not supported."""
 
 
+class NoFakeQuantError(ModelError):
+    """The file is a plain float model."""
+
+
 class QuantizationError(DrpaiQatError):
     """Quantization parameters that mean nothing: a zero, negative or NaN scale, a zero point outside its type."""
 

@@ -29,3 +29,11 @@ def listed(items: list[str], most: int = 5) -> str:
     """Join names with commas; "and 12 more" after `most`."""
     shown = ", ".join(items[:most])
     return shown if len(items) <= most else f"{shown} and {len(items) - most} more"
+
+
+def shortened(name: str, longest: int) -> str:
+    """Cut a name in its middle: both ends of a node's path tell something."""
+    if len(name) <= longest:
+        return name
+    head = (longest - 1) // 2
+    return f"{name[:head]}…{name[head + 1 - longest :]}"

@@ -131,15 +131,32 @@ def _ask_for_shapes(file: str, inputs: list[onnx.ValueInfoProto], unsized: dict[
     for value in inputs:
         if value.name not in unsized:
             continue
-        dims = value.type.tensor_type.shape.dim
-        told.append(f"input {one_line(value.name)!r} {_written(value) if dims else '(no shape)'}")
-        sizes = [_example(index, len(dims), dim) for index, dim in enumerate(dims)] or ["1", "3", "224", "224"]
-        flags.append("-s " + shlex.quote(f"{one_line(value.name)}:{','.join(sizes)}"))
+        told.append(
+            f"input {one_line(value.name)!r} {_written(value) if value.type.tensor_type.shape.dim else '(no shape)'}"
+        )
+        flags.append("-s " + shlex.quote(one_line(_example_shape(value))))
     names = sorted({dim for dims in unsized.values() for dim in dims})
     return (
         f"{file}: dynamic dimension {one_line(listed(names))} in {'; '.join(told)}: give its size, "
         f"for example {' '.join(flags)}"
     )
+
+
+def missing_shapes(model: onnx.ModelProto) -> tuple[InputShape, ...]:
+    """Example shapes for the network inputs that need -s, with the sizes of images where they look like it."""
+    shapes = []
+    for value in network_inputs(model.graph):
+        unknown = _open_dims(value)
+        rank = len(value.type.tensor_type.shape.dim)
+        if unknown and not (rank > 1 and len(unknown) == 1 and _is_open(value.type.tensor_type.shape.dim[0])):
+            shapes.append(_example_shape(value))
+    return tuple(shapes)
+
+
+def _example_shape(value: onnx.ValueInfoProto) -> InputShape:
+    dims = value.type.tensor_type.shape.dim
+    sizes = [_example(index, len(dims), dim) for index, dim in enumerate(dims)] or ["1", "3", "224", "224"]
+    return InputShape(value.name, tuple(int(size) for size in sizes))
 
 
 def _example(index: int, rank: int, dim: onnx.TensorShapeProto.Dimension) -> str:

@@ -1,0 +1,48 @@
+"""`drpai-qat inspect`: what a file is, before it is compiled."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from drpai_qat.cli.click_options import TitledCommand, group_from, options_from
+from drpai_qat.cli.exit_status import DONE, NAMED_ERROR, guarded, say
+from drpai_qat.source.model_options import ModelOptions
+
+_OPTIONS = ("input_shape", "input_name", "outputs")
+_WIDTH = 80
+
+
+@click.command(cls=TitledCommand, short_help="Say what an ONNX file is, and what will become of it.")
+@click.argument("model", metavar="MODEL.onnx")
+@options_from(ModelOptions, only=_OPTIONS)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def inspect_command(context: click.Context, /, as_json: bool, **values: Any) -> None:
+    """Say what an ONNX file is, without compiling it: who made it, what is trained in it, what will run in integers.
+
+    The last line is the command to run next. Exit status: 0 it compiles, 1 it can't be read or compiled, 2 wrong
+    usage.
+    """
+    given = dict.fromkeys(("qat_type",)) | {"strict": False} | values
+    options = group_from(ModelOptions, context, given, model=values["model"])
+    context.exit(guarded(lambda _: _inspect(options, as_json), verbose=False))
+
+
+def _inspect(options: ModelOptions, as_json: bool) -> int:
+    from rich.console import Console
+
+    from drpai_qat.inspection import content, terminal
+
+    found = content.inspect(options)
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=2, allow_nan=False))
+    else:
+        console = Console()
+        terminal.show(found, console if console.is_terminal else Console(width=_WIDTH))
+    if found.refused:
+        say(f"error: {found.refused}")
+        return NAMED_ERROR
+    return DONE
