@@ -113,7 +113,7 @@ class _Seer:
             shares = [weights.of_channels(part.start, part.channels) for part in parts]
         else:
             shares = [weights] * len(parts)
-        if any(why_float(grid, one.integers) for grid, one in zip(grids, shares, strict=True)):
+        if any(why_float(grid, one.integers, one.trained) for grid, one in zip(grids, shares, strict=True)):
             return None
         return _width([grid for grid in grids if grid is not None])
 
@@ -121,7 +121,7 @@ class _Seer:
         grid = self._grid(node.inputs[0])
         if grid is not None and grid.dtype not in _MULTIPLIED:
             return "tvm", f"{node.op} has no integer kernel for these operands"
-        reason = why_float(grid, weights.integers)
+        reason = why_float(grid, weights.integers, weights.trained)
         return ("float32", reason) if reason or grid is None else (_width([grid]), "")
 
     def _weights(self, node: Node) -> LayerWeights | None:

@@ -19,7 +19,8 @@ AnyWeights = npt.NDArray[Any]  # integers or reals, in the same order
 INT32_MAX = 2**31 - 1
 NO_RANGE = "its input has no trained range"
 NO_OPERAND_RANGE = "an operand has no trained range"
-NO_WEIGHT_GRID = "its weights have no integer grid per output channel"
+NO_WEIGHT_GRID = "its weights were not quantized in training"
+OTHER_AXIS = "its weights were trained with scales along another axis than its output channels"
 LEAVES_INT32 = "its accumulators could leave int32"
 
 
@@ -135,15 +136,16 @@ def _as_kernels(matrix: AnyWeights) -> AnyWeights:
     return matrix[:, None, None]
 
 
-def why_float(grid: Grid | None, weights: IntegerWeights | None) -> str:
+def why_float(grid: Grid | None, weights: IntegerWeights | None, trained: bool) -> str:
     """Why a layer can't multiply in integers; empty where it can.
 
     Args:
         grid: on which its input lies; None for float32.
         weights: None where they have no grid per output channel.
+        trained: they were trained on a grid, if only along another axis.
     """
     if weights is None:
-        return NO_WEIGHT_GRID
+        return OTHER_AXIS if trained else NO_WEIGHT_GRID
     if grid is None:
         return NO_RANGE
     return "" if fits_int32(weights.values, grid) else LEAVES_INT32

@@ -111,7 +111,7 @@ def plan_layer(
             integers = _fine_weights(weights.real(), grid)
         else:
             grid = _fitting_grid(integers, grid)
-    reason = why_float(grid, integers)
+    reason = why_float(grid, integers, weights.trained)
     if integers is None:
         return _in_float32(weights.real(), reason)
     values = integers.values

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from drpai_qat.core.coverage import LoweredNode
-from drpai_qat.graph.canonical import Array, Graph, Node
+from drpai_qat.graph.canonical import DEQUANTIZE, FAKE_QUANT, QUANTIZE, Array, Graph, Node
 from drpai_qat.graph.grid import Grid
-from drpai_qat.graph.layer_weights import NO_RANGE
+from drpai_qat.graph.layer_weights import NO_OPERAND_RANGE, NO_RANGE
 from drpai_qat.graph.parts import Planes
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels import movement
@@ -25,6 +25,11 @@ from drpai_qat.lowering.network_plan import NetworkPlan
 from drpai_qat.lowering.program import Program
 from drpai_qat.lowering.storage import Form, Stored, channels_last, row_major
 from drpai_qat.lowering.window import image_dims
+
+FLOAT_INPUT = "the network's input is float32"
+FLOAT_OUTPUT = "the network's output is float32"
+
+_ONNX = {FAKE_QUANT: "QuantizeLinear", QUANTIZE: "QuantizeLinear", DEQUANTIZE: "DequantizeLinear"}
 
 
 @dataclass
@@ -71,10 +76,29 @@ class Context:
         return self.plan.target_grid(name)
 
     def record(self, node: Node, compute: str, macs: int = 0, reason: str = "") -> None:
-        """Note what became of a node, for the report."""
+        """Note what became of a node, for the report; of a float one whose reason is not given, it is looked for."""
         if reason == NO_RANGE and node.output in self.plan.outrun:
             reason = OUTRUN
-        self.coverage.append(LoweredNode(node.name, node.op, compute, macs, reason))
+        if compute == "float32" and not reason:
+            reason = self.why_float(node, node.output)
+        self.coverage.append(LoweredNode(node.name, _ONNX.get(node.op, node.op), compute, macs, reason))
+
+    def why_float(self, node: Node, output: str) -> str:
+        """Which tensor keeps a node out of integers.
+
+        Args:
+            output: what leaves the kernel that computes the node.
+        """
+        read = [name for name in node.inputs if name and not self.graph.is_constant(name)]
+        unranged = [name for name in read if any(self._is_float(leaf) for leaf in self.leaves(name))]
+        if any(name in self.graph.inputs for name in unranged):
+            return FLOAT_INPUT
+        if unranged:
+            return NO_RANGE if len(read) == 1 else NO_OPERAND_RANGE
+        return FLOAT_OUTPUT if output in self.graph.outputs else "its output has no trained range"
+
+    def _is_float(self, name: str) -> bool:
+        return name in self.stored and self.stored[name].dtype == "float32"
 
     def operand(self, name: str) -> Stored:
         """Where a tensor is; constants become buffers when first read, and parts are put together, or made."""

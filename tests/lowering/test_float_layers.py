@@ -59,3 +59,25 @@ def test_weights_beyond_int8_stay_float32():
     source, values = network("y = Conv<strides = [2, 2]>(x, v, bias)", (48, 32, 2, 2), "1,48,8,8", zero_point=10)
     stored = [v for v in lowered(source, RUNNABLE[0]).params.values() if v.size >= values.size]
     assert [v.dtype for v in stored] == [np.float32]
+
+
+def test_every_float_node_says_what_training_left_out():
+    """In ONNX's words, with the cause: no FakeQuant, nothing empty."""
+    source = model(
+        "(float[1,32,16,16] x) => (float[1,8,16,16] y, float[1,8,8,8] p)",
+        """v = DequantizeLinear<axis = 0>(w, s)
+        a = QuantizeLinear(x, t, o)  b = DequantizeLinear(a, t, o)
+        c = Conv(b, v)  d = Conv(b, u)  m = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(d)
+        e = QuantizeLinear(c, t, o)  f = DequantizeLinear(e, t, o)  h = Add(f, d)  y = Neg(h)
+        p = Relu(m)""",
+        w=np.ones((8, 32, 1, 1), np.int8), s=np.full(8, 0.01, np.float32), t=np.float32(0.1), o=np.int8(0),
+        u=np.random.default_rng(0).normal(0, 1, (8, 32, 1, 1)).astype(np.float32),
+    )  # fmt: skip
+    found = {(node.op, node.reason) for node in lowered(source, RUNNABLE[0]).coverage if node.compute == "float32"}
+    assert found == {
+        ("QuantizeLinear", "the network's input is float32"),
+        ("Conv", "its weights were not quantized in training"),
+        ("MaxPool", "its input has no trained range"),
+        ("Add", "an operand has no trained range"),
+        ("Relu", "its input has no trained range"),
+    }

@@ -45,7 +45,7 @@ def lower_elementwise(context: Context, node: Node) -> bool:
     results = [context.stored[leaf] for leaf in context.leaves(group.output)]
     kinds = ["float32" if s.grid is None else s.dtype for s in (*operands, *results)]
     compute = "float32" if "float32" in kinds else "int16" if "int16" in kinds else "int8"
-    context.record(node, compute)
+    context.record(node, compute, reason=context.why_float(node, group.output) if compute == "float32" else "")
     return True
 
 
