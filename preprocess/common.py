@@ -9,6 +9,7 @@ from __future__ import annotations
 from preprocess.activations import clip_before_quantize
 from preprocess.affine import fold_affine_steps
 from preprocess.biases import canonical_biases
+from preprocess.blocked_weights import split_blocks
 from preprocess.channel_grids import fold_depthwise_scales, scale_channels_outside
 from preprocess.clamps import write_clamps
 from preprocess.constants import fold_constants, unshare_small_constants
@@ -61,6 +62,7 @@ PREPARE: tuple[Pass, ...] = (
 """Behind these, invariants 4 and 5 of validate.py hold, and nothing but Q/DQ nodes reads constants alone."""
 
 FOLD: tuple[Pass, ...] = (
+    split_blocks,  # before what is left of block-wise constants becomes float
     fold_weight_fake_quant,  # before the layers are looked at: their weights are then integers behind one DQ
     clip_before_quantize,
     scale_channels_outside,  # after the clips and casts between Q and DQ are gone

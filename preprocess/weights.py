@@ -68,7 +68,7 @@ def _quantize_constants(graph: gs.Graph, log: PassLog) -> bool:
         if not np.isfinite(values).all():
             raise QuantizationError(f"node {node.name}, tensor {node.inputs[0].name}: constant holds NaN or infinity")
         log.folded(node, f"constant {node.inputs[0].name} quantized once")
-        integers = _quantize_blocks(node) if node.attrs.get("block_size", 0) else params_of(node).quantize(values)
+        integers = quantize_blocks(node) if node.attrs.get("block_size", 0) else params_of(node).quantize(values)
         node.outputs.clear()
         output.to_constant(integers)
         changed = True
@@ -166,7 +166,7 @@ def _fold_other_constants(graph: gs.Graph, log: PassLog) -> bool:
         if is_graph_output(graph, output) or (is_dequantized_constant(node) and _is_trained_parameter(output)):
             continue
         if node.attrs.get("block_size", 0):
-            log.skipped(node, "block-wise scales have no integer kernel: float constant")
+            log.skipped(node, "block-wise scales that no sum of layers expresses: float constant")
             reals = _dequantize_blocks(node)
         else:
             log.folded(node, f"{node.inputs[0].name} is no layer's weights: float constant")
@@ -177,7 +177,7 @@ def _fold_other_constants(graph: gs.Graph, log: PassLog) -> bool:
     return changed
 
 
-def _quantize_blocks(node: gs.Node) -> Array:
+def quantize_blocks(node: gs.Node) -> Array:
     """Integers of reals with one scale for `block_size` entries along `axis`."""
     limits = np.iinfo(node.inputs[2].dtype)
     scale, zero_point = _block_parameters(node)

@@ -20,6 +20,7 @@ from preprocess import validate
 from preprocess.activations import clip_before_quantize
 from preprocess.affine import fold_affine_steps
 from preprocess.biases import canonical_biases
+from preprocess.blocked_weights import split_blocks
 from preprocess.canonicalization import PIPELINES
 from preprocess.channel_grids import fold_depthwise_scales, scale_channels_outside
 from preprocess.clamps import write_clamps
@@ -233,6 +234,14 @@ CASES: dict[str, Case] = {
         vector("q = QuantizeLinear (x, s, z)\n d = DequantizeLinear (q, s, z)\n"
                "m = com.microsoft.QuickGelu <alpha = 1.0> (d)\n h = Shape (m)\n y = Reshape (m, h)"),
         GRID, head=domain("com.microsoft"), holds=lambda made, log: ops(made)["Shape"] == 0,
+    ),
+    "block-wise weights": Case(
+        "net (float[4,16] x) => (float[4,4] y)\n{\nq = QuantizeLinear (x, s, z)\n d = DequantizeLinear (q, s, z)\n"
+        "b = DequantizeLinear <axis = 0, block_size = 8> (w, t)\n y = MatMul (d, b)\n}",
+        {**GRID, "w": np.arange(-32, 32, dtype=np.int8).reshape(16, 4),
+         "t": np.arange(1, 9, dtype=np.float32).reshape(2, 4)},
+        {"QuantizeLinear": 1, "DequantizeLinear": 3, "Slice": 2, "MatMul": 2, "Add": 1},
+        head=HEAD.replace("13", "21").replace("8", "10"),
     ),
     "a Cast to the type that is inferred": Case(
         vector("q = QuantizeLinear (x, s, z)\n d = DequantizeLinear (q, s, z)\n r = Relu (d)\n y = Cast <to = 1> (r)"),
@@ -451,6 +460,7 @@ ORDER: tuple[tuple[tuple[str, ...], Pass, Pass, str], ...] = (
     (TENSORFLOW, sink_views, fold_affine_steps, "a bias behind a view"),
     (TENSORFLOW, dequantize_before_moves, merge_views, "moved integers, read twice"),
     (TENSORFLOW, fold_pads, merge_views, "padding between layout wrappers"),
+    (BOTH, split_blocks, fold_weight_fake_quant, "block-wise weights"),
     (BOTH, recover_weights, fold_affine_steps, "float weights on a grid, batch norm behind the layer"),
     (BOTH, fold_weight_fake_quant, fold_affine_steps, "weights behind Q/DQ, batch norm behind the layer"),
     (PYTORCH, dequantize_before_moves, remove_identities, "moved integers at an output"),
