@@ -14,6 +14,7 @@ from drpai_qat.graph.ranges import find_bounds, find_grids
 from drpai_qat.graph.recurrent import expand_recurrent
 from drpai_qat.graph.rewrite import hoist_fake_quant, pool_before_concat
 from drpai_qat.graph.tables import fold_constant_nodes
+from drpai_qat.graph.volumes import volumes_as_images
 from drpai_qat.graph.wide_grids import int16_grids
 
 
@@ -22,7 +23,8 @@ def read_network(model: onnx.ModelProto) -> Graph:
 
     Raises: LoweringError: see `read_graph`.
     """
-    return fold_constant_nodes(pool_before_concat(hoist_fake_quant(read_graph(expand_recurrent(model)))))
+    graph = volumes_as_images(read_graph(expand_recurrent(model)))
+    return fold_constant_nodes(pool_before_concat(hoist_fake_quant(graph)))
 
 
 @dataclass(frozen=True, eq=False)

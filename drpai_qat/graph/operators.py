@@ -19,10 +19,11 @@ ELEMENTWISE = frozenset(
 """What the kernel in front of it can absorb."""
 
 KERNELS = ELEMENTWISE | {
-    QUANTIZE, DEQUANTIZE, "AveragePool", "Concat", "Conv", "ConvTranspose", "DepthToSpace", "Expand", "Flatten",
-    "Gather", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "InstanceNormalization", "LayerNormalization", "LogSoftmax",
-    "MatMul", "MaxPool", "Pad", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "Reshape", "Resize", "Slice",
-    "Softmax", "SpaceToDepth", "Split", "Squeeze", "Tile", "TopK", "Transpose", "Unsqueeze", "Upsample",
+    QUANTIZE, DEQUANTIZE, "ArgMax", "ArgMin", "AveragePool", "Concat", "Conv", "ConvTranspose", "DepthToSpace",
+    "Expand", "Flatten", "Gather", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "InstanceNormalization",
+    "LayerNormalization", "LogSoftmax", "MatMul", "MaxPool", "Pad", "ReduceMax", "ReduceMean", "ReduceMin",
+    "ReduceSum", "Reshape", "Resize", "Slice", "Softmax", "SpaceToDepth", "Split", "Squeeze", "Tile", "TopK",
+    "Transpose", "Unsqueeze", "Upsample",
 }  # fmt: skip
 """What has a kernel of ours, for the usual operands."""
 

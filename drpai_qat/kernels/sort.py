@@ -1,7 +1,8 @@
-"""The largest or smallest elements along one axis, in order: layout [outer, sorted, inner].
+"""The largest or smallest elements along one axis, and where they stand: layout [outer, searched, inner].
 
-A merge sort of positions, bottom-up: runs of 1, 2, 4 ... positions are merged pairwise, from one half of a scratch
-buffer into the other. It takes n * log2(n) steps whatever the data, and equal elements keep their order, as ONNX asks.
+For several in order, a merge sort of positions, bottom-up: runs of 1, 2, 4 ... positions are merged pairwise, from
+one half of a scratch buffer into the other. It takes n * log2(n) steps whatever the data, and equal elements keep
+their order, as ONNX asks.
 """
 
 from __future__ import annotations
@@ -51,6 +52,36 @@ def top_k(outer: int, count: int, inner: int, k: int, largest: bool, dtype: str)
                 T.buffer_store(values, data[first + place * inner], [to])
                 T.buffer_store(places, T.Cast("int64", place), [to])
     return Kernel(builder.get(), (), (outer, k, inner), dtype, ("int64",))
+
+
+def arg_best(outer: int, count: int, inner: int, largest: bool, last: bool, dtype: str) -> Kernel:
+    """Where the largest (or smallest) element of each column stands.
+
+    Args:
+        count: elements of a column, at least 1.
+        last: of equal ones the last; else the first.
+        dtype: of the input.
+    Returns: kernel of (data); output (outer, inner), int64.
+    """
+    with function("arg_best") as builder:
+        data = flat_arg("data", (outer, count, inner), dtype)
+        places = flat_arg("places", (outer, inner), "int64")
+        with tasks(outer * inner, outer * inner * count) as task:
+            first = T.Bind(tirx.floordiv(task, inner) * (count * inner) + tirx.floormod(task, inner))
+            best, place = T.alloc_buffer((1,), dtype), T.alloc_buffer((1,), "int32")
+            T.buffer_store(best, data[first], [0])
+            T.buffer_store(place, tirx.const(0, "int32"), [0])
+            with T.serial(count - 1) as t:
+                one, known = T.Bind(data[first + (t + 1) * inner]), T.Bind(best[0])
+                if last:
+                    better = one >= known if largest else one <= known
+                else:
+                    better = one > known if largest else one < known
+                chosen = T.Bind(better)
+                T.buffer_store(best, T.Select(chosen, one, known), [0])
+                T.buffer_store(place, T.Select(chosen, t + 1, place[0]), [0])
+            T.buffer_store(places, T.Cast("int64", place[0]), [task])
+    return Kernel(builder.get(), (), (outer, inner), "int64")
 
 
 def _merge(

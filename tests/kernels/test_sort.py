@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from drpai_qat.kernels.sort import top_k
-from tests.kernels.running import ISAS, run_all
+from drpai_qat.kernels.sort import arg_best, top_k
+from tests.kernels.running import ISAS, run, run_all
 
 
 @pytest.mark.parametrize("dtype", ["float32", "uint8", "int8", "int16", "int64", "uint64"])
@@ -24,3 +24,15 @@ def test_top_k(outer: int, count: int, inner: int, k: int, largest: bool, dtype:
     order = np.argsort(-ranks if largest else ranks, axis=1, kind="stable")[:, :k]
     np.testing.assert_array_equal(places, order)
     np.testing.assert_array_equal(values, np.take_along_axis(x, order, 1))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8", "int8", "int16", "int64"])
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("last", [True, False])
+def test_arg_best(largest: bool, last: bool, dtype: str) -> None:
+    for outer, count, inner in ((1, 1, 1), (3, 37, 2), (2, 5, 700), (1, 1000, 1)):
+        x = np.random.default_rng(count).integers(0, 100, (outer, count, inner)).astype(dtype)
+        best = x.max(1, keepdims=True) if largest else x.min(1, keepdims=True)
+        equal = x == best
+        wanted = count - 1 - equal[:, ::-1].argmax(1) if last else equal.argmax(1)
+        np.testing.assert_array_equal(run(arg_best(outer, count, inner, largest, last, dtype), ISAS[0], x), wanted)
