@@ -73,7 +73,7 @@ def run(options: CompileOptions, progress: Stages) -> Report:
             source = load(Path(options.model))
             whole = specialize(source.path.name, source.model, options.input_shapes)
             static = end_at(source.path.name, whole, options.output_names)
-        with progress.stage("folding the fake-quant"), naming(source.path):
+        with progress.stage("folding the fake-quant"), naming(source.path, static):
             folded = preprocess.preprocess(static, options.qat_type)
             if options.strict:
                 refuse_warnings(folded.log)
@@ -81,16 +81,16 @@ def run(options: CompileOptions, progress: Stages) -> Report:
         image = chosen_preprocessing(options, inputs_taken)
         frames = open_frames(options, inputs_taken)
         samples = choose_samples(folded.model, given, options, frames)
-        with naming(source.path):
+        with naming(source.path, static):
             artifact = backend.compile(folded.model, folder, progress)
-        samples = [artifact.samples_as_taken(sample) for sample in samples]
-        with progress.stage("running the samples"):
-            first = artifact.network.run(samples[0])
-        check = check_compiled(
-            source.path, static, static is whole, folded.model, artifact.network.run, artifact.compile_here,
-            {info.name: info.quantization for info in artifact.outputs}, samples, options, progress,
-            artifact.fineness,
-        )  # fmt: skip
+            samples = [artifact.samples_as_taken(sample) for sample in samples]
+            with progress.stage("running the samples"):
+                first = artifact.network.run(samples[0])
+            check = check_compiled(
+                source.path, static, static is whole, folded.model, artifact.network.run, artifact.compile_here,
+                {info.name: info.quantization for info in artifact.outputs}, samples, options, progress,
+                artifact.fineness,
+            )  # fmt: skip
         with progress.stage("writing the folder"):
             weights, activations = count_quantized(folded.model)
             onnx.save(folded.model, folder / CANONICAL)

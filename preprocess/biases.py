@@ -21,6 +21,8 @@ from preprocess.weights import is_dequantized_constant
 
 _ON_GRID = 1e-3
 """A bias within this part of a step is on the grid; float32 rounding of a large bias is allowed on top."""
+_LARGEST_PRODUCT = float(np.finfo(np.float32).max) / 2**31
+"""Scale of an accumulator's step beyond which int32 leaves float32."""
 _FLOAT32_ULPS = 4 * float(np.finfo(np.float32).eps)
 
 
@@ -55,7 +57,8 @@ def canonical_biases(graph: gs.Graph, log: PassLog) -> gs.Graph:
 
 
 def accumulator_scale(layer: gs.Node) -> NDArray[np.float32] | None:
-    """s_x * s_w, float32 of shape (channels,); None if the layer has no integer accumulators, or they underflow."""
+    """s_x * s_w, float32 of shape (channels,); None if the layer has no integer accumulators, or float32 does
+    not hold them."""
     weights = producer(layer.inputs[1])
     x = grid_of(layer.inputs[0])
     if weights is None or not is_dequantized_constant(weights) or x is None:
@@ -65,7 +68,7 @@ def accumulator_scale(layer: gs.Node) -> NDArray[np.float32] | None:
     if w.axis not in (None, channel_axis(layer)) or w.scale.size not in (1, channels):
         return None
     product = x.scale.astype(np.float64) * w.scale.astype(np.float64)
-    if (product < SMALLEST_SCALE).any():
+    if (product < SMALLEST_SCALE).any() or (product > _LARGEST_PRODUCT).any():
         return None
     return np.broadcast_to(product.astype(np.float32).reshape(-1), (channels,))
 
@@ -90,6 +93,8 @@ def _on_grid(reals: Array, scale: NDArray[np.float32]) -> NDArray[np.int32] | No
     nearest = np.rint(steps)
     if not np.isfinite(nearest).all() or (np.abs(nearest) > np.iinfo(np.int32).max).any():
         return None
-    if (np.abs(steps - nearest) > _ON_GRID + _FLOAT32_ULPS * np.abs(nearest)).any():
+    # Where a whole step is far more than any bias, all of them would be zero.
+    near = _ON_GRID * min(1.0, float(np.abs(steps).max(initial=0)))
+    if (np.abs(steps - nearest) > near + _FLOAT32_ULPS * np.abs(nearest)).any():
         return None
     return nearest.astype(np.int32)

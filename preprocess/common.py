@@ -21,6 +21,7 @@ from preprocess.fused_operators import translate_fused_operators
 from preprocess.inference_form import name_nodes, remove_identities, use_inference_batchnorm
 from preprocess.int8_weights import canonical_weights
 from preprocess.layer_norm import write_layer_norm
+from preprocess.misfits import refuse_misfits
 from preprocess.opening import allow_16_bit_grids
 from preprocess.padding import explicit_pads
 from preprocess.pairs import drop_repeated_grids, match_pairs, merge_equal_nodes
@@ -47,6 +48,7 @@ PREPARE: tuple[Pass, ...] = (
     translate_qonnx,  # after scales are constants, before shape inference likewise
     translate_fake_quantize,  # after its ranges are constants, before shape inference, which does not know it
     make_shapes_static,
+    refuse_misfits,  # needs shapes; before passes that take them at their word
     write_served_forms,  # needs shapes; before weights are looked for
     explicit_pads,  # needs shapes
     remove_idle_casts,  # needs the inferred types

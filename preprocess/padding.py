@@ -47,7 +47,20 @@ def explicit_pads(graph: gs.Graph, log: PassLog) -> gs.Graph:
                 _write_pads(node, smaller_first=mode == "SAME_UPPER")
         for name in ("auto_pad", "output_shape"):
             node.attrs.pop(name, None)
+        _bound_steps(node)
     return graph
+
+
+def _bound_steps(node: gs.Node) -> None:
+    """Strides and dilations no larger than what they step over: beyond it they mean the same, but don't fit int32."""
+    if node.op == "ConvTranspose" or not is_static(node.inputs[0].shape):
+        return
+    sizes = node.inputs[0].shape[2:]
+    pads = node.attrs.get("pads") or [0] * (2 * len(sizes))
+    padded = [max(size + sum(pads[axis :: len(sizes)]), 1) for axis, size in enumerate(sizes)]
+    for name in ("strides", "dilations"):
+        if name in node.attrs:
+            node.attrs[name] = [min(int(one), most) for one, most in zip(node.attrs[name], padded, strict=True)]
 
 
 def _write_pads(node: gs.Node, *, smaller_first: bool) -> None:

@@ -57,7 +57,7 @@ def check_compiled(
         if options.check == "layers":
             with progress.stage("no layer of this target runs alone: the outputs were checked"):
                 pass
-    elif options.check == "layers" or result.shortfalls:
+    elif options.check == "layers" or (result.shortfalls and result.is_finite):
         with progress.stage("checking layer by layer"):
             result = certify(result, runnable, reference.run, canonical, deployed, compile_here, samples, fineness)
     return result

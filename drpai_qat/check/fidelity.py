@@ -71,6 +71,11 @@ class CheckResult:
         """True if every threshold is met, or everything is certified."""
         return not self.shortfalls or bool(self.amplified)
 
+    @property
+    def is_finite(self) -> bool:
+        """False if an output is infinite or NaN somewhere; no certificate makes that right."""
+        return not any(any(one.not_finite) for one in self.outputs)
+
     def to_json(self) -> dict[str, Any]:
         """As it stands in report.json."""
         return {
@@ -160,7 +165,7 @@ def certify(
         folding.add(sample, wanted, exact)
     result = replace(result, layers=layers.certificates(), folding=folding.certificates(), accumulated=errors)
     result = replace(result, uncertified=first_uncertified(result.layers or (), result.folding or ()))
-    if not result.shortfalls or result.uncertified:
+    if not result.shortfalls or result.uncertified or not result.is_finite:
         return result
     worst = min(samples, key=lambda sample: _agreement(deployed(sample), run_source(sample)))
     wanted, found = reference(worst), deployed(worst)

@@ -48,6 +48,7 @@ class OutputFigures:
         top1: for outputs of shape (batch, classes), else None.
         unequal: for outputs of integers or booleans, how many differ; None for floats.
         count: number of values.
+        not_finite: how many of ours and of the reference's are infinite or NaN; the other figures leave these out.
     """
 
     name: str
@@ -60,9 +61,14 @@ class OutputFigures:
     top1: Top1 | None
     unequal: int | None = None
     count: int = 0
+    not_finite: tuple[int, int] = (0, 0)
 
     def shortfalls(self, thresholds: Thresholds) -> list[str]:
-        """What falls short of the thresholds, in words; integers must be equal."""
+        """What falls short of the thresholds, in words; integers must be equal, and reals finite."""
+        if any(self.not_finite):
+            ours, theirs = self.not_finite
+            same = "as many in onnxruntime" if ours == theirs else f"{theirs} in onnxruntime"
+            return [f"{self.name}: {ours} of {self.count} values are infinite or NaN, {same}: no board can use them"]
         if self.unequal is not None:
             return [f"{self.name}: {self.unequal} of {self.count} integers differ"] if self.unequal else []
         found = []
@@ -80,15 +86,16 @@ class OutputFigures:
         """As it stands in report.json; an infinite SQNR is null beside "exact": true."""
         return {
             "name": self.name,
-            "exact": self.max_error == 0,
+            "exact": self.max_error == 0 and not any(self.not_finite),
             "max_error": finite(self.max_error),
-            "lsb": self.lsb,
+            "lsb": finite(self.lsb),
             "lsb_trained": self.lsb_trained,
             "max_error_lsb": finite(self.max_error_lsb),
             "sqnr_db": finite(self.sqnr_db),
             "cosine": finite(self.cosine),
             "unequal": self.unequal,
             "count": self.count,
+            "not_finite": {"deployed": self.not_finite[0], "reference": self.not_finite[1]},
             "top1": None
             if self.top1 is None
             else {"equal": self.top1.equal, "ties": self.top1.ties, "total": self.top1.total},
@@ -108,9 +115,15 @@ def compare_output(
     ours = np.stack([np.asarray(array, np.float64) for array in found])
     theirs = np.stack([np.asarray(array, np.float64) for array in reference])
     whole = all(array.dtype.kind in "iub" for array in (*map(np.asarray, found), *map(np.asarray, reference)))
+    count, broken = theirs.size, (~np.isfinite(ours), ~np.isfinite(theirs))
+    not_finite = int(broken[0].sum()), int(broken[1].sum())
+    top1 = None if whole or any(not_finite) else _top1(ours, theirs, _step(theirs, grid))
+    if any(not_finite):
+        kept = ~(broken[0] | broken[1])
+        ours, theirs = ours[kept], theirs[kept]
     trained = grid is not None and not grid.per_channel
-    step = float(grid.scale) if grid is not None and trained else float(np.abs(theirs).max(initial=0)) / 127
-    error = float(np.abs(ours - theirs).max(initial=0)) if np.isfinite(ours).all() else math.inf
+    step = _step(theirs, grid)
+    error = float(np.abs(ours - theirs).max(initial=0))
     return OutputFigures(
         name=name,
         max_error=error,
@@ -119,10 +132,18 @@ def compare_output(
         max_error_lsb=0.0 if error == 0 else error / step if step else math.inf,
         sqnr_db=sqnr_db(ours, theirs),
         cosine=cosine(ours, theirs),
-        top1=None if whole else _top1(ours, theirs, step),
+        top1=top1,
         unequal=int((ours != theirs).sum()) if whole else None,
-        count=theirs.size,
+        count=count,
+        not_finite=not_finite,
     )
+
+
+def _step(reference: NDArray, grid: QuantParams | None) -> float:
+    """What errors are counted in: a trained step, else a 127th of the largest value."""
+    if grid is not None and not grid.per_channel:
+        return float(grid.scale)
+    return float(np.abs(reference).max(initial=0)) / 127
 
 
 def cosine(found: NDArray, reference: NDArray) -> float:
@@ -148,8 +169,6 @@ def _top1(ours: NDArray, theirs: NDArray, step: float) -> Top1 | None:
     if theirs.ndim != 3 or theirs.shape[-1] < 2:
         return None
     ours, theirs = ours.reshape(-1, ours.shape[-1]), theirs.reshape(-1, theirs.shape[-1])
-    if not np.isfinite(ours).all():
-        return Top1(0, 0, len(ours))
     chosen = ours.argmax(axis=1)
     equal = chosen == theirs.argmax(axis=1)
     near = np.take_along_axis(theirs, chosen[:, None], 1)[:, 0] >= theirs.max(axis=1) - step

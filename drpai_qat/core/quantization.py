@@ -21,13 +21,16 @@ IntArray: TypeAlias = NDArray[np.integer]
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 """Smallest normal float32. Below it x / scale loses bits, and kernels that flush denormals divide by zero."""
 
+LARGEST_SCALE = float(np.finfo(np.float32).max) / 2**16
+"""Beyond it the ends of a 16-bit grid are infinite in float32."""
+
 
 @dataclass(frozen=True, eq=False)
 class QuantParams:
     """How integers stand for reals.
 
     Attributes:
-        scale: float32, shape () per tensor or (channels,) per channel; finite, positive, normal.
+        scale: float32, shape () per tensor or (channels,) per channel; positive, normal, at most LARGEST_SCALE.
         zero_point: int64, shape of scale; within qmin..qmax.
         dtype: integer type that holds q (int8, uint8, int16, uint16, int32).
         qmin, qmax: the range that training used; may be narrower than dtype (0..127, -7..7).
@@ -175,11 +178,11 @@ class QuantParams:
 def check_scale(scale: FloatArray, where: str = "") -> None:
     """Refuse scales that no grid can have.
 
-    Raises: QuantizationError: a scale is NaN, infinite, zero, negative or denormal, or there is none.
+    Raises: QuantizationError: a scale is NaN, infinite or next to it, zero, negative or denormal, or there is none.
     """
     if scale.size == 0:
         raise QuantizationError(f"{_at(where)}scale is empty")
-    bad = ~(np.isfinite(scale) & (scale >= SMALLEST_SCALE))
+    bad = ~((scale >= SMALLEST_SCALE) & (scale <= LARGEST_SCALE))
     if not bad.any():
         return
     first = int(np.flatnonzero(bad)[0])
@@ -189,7 +192,8 @@ def check_scale(scale: FloatArray, where: str = "") -> None:
         else "is infinite" if np.isinf(value)
         else "is zero" if value == 0
         else "is negative" if value < 0
-        else "is denormal"
+        else "is denormal" if value < 1
+        else "is so large that its grid leaves float32"
     )  # fmt: skip
     index = f"[{first}]" if scale.size > 1 else ""
     raise QuantizationError(

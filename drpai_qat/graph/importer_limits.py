@@ -37,6 +37,10 @@ def _roi_align(graph: Graph, node: Node) -> str:
     return "mode max is not supported" if node.attributes.get("mode") == "max" else ""
 
 
+def _max_roi_pool(graph: Graph, node: Node) -> str:
+    return "nothing checks where its regions lie; export RoiAlign"
+
+
 def _is_inf(graph: Graph, node: Node) -> str:
     both = node.attributes.get("detect_positive", 1) and node.attributes.get("detect_negative", 1)
     return "" if both else "detecting one sign alone is not supported"
@@ -60,6 +64,7 @@ _CHECKS: dict[str, Callable[[Graph, Node], str]] = {
     "Compress": _sized_by_values,
     "IsInf": _is_inf,
     "LayerNormalization": _layer_norm,
+    "MaxRoiPool": _max_roi_pool,
     "NonMaxSuppression": _sized_by_values,
     "NonZero": _sized_by_values,
     "Resize": _resize,

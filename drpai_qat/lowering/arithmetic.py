@@ -243,5 +243,6 @@ def start_and_add(
 
 
 def _whole(steps: npt.NDArray[np.float64]) -> bool:
-    """Integers up to the rounding of a float32 scale."""
-    return bool((np.abs(steps - np.rint(steps)) <= 1e-6 * np.abs(steps) + 1e-4).all())
+    """Integers up to the rounding of a float32 scale; not where all of them would be zero beside a coarse grid."""
+    near = 1e-4 * min(1.0, float(np.abs(steps).max(initial=0)))
+    return bool((np.abs(steps - np.rint(steps)) <= 1e-6 * np.abs(steps) + near).all())

@@ -18,6 +18,7 @@ from drpai_qat.graph.canonical import DEQUANTIZE, FAKE_QUANT, QUANTIZE, Node
 from drpai_qat.graph.importer_limits import why_not_importable
 from drpai_qat.graph.layer_weights import macs
 from drpai_qat.lowering.context import Context
+from drpai_qat.lowering.index_guards import guard
 from drpai_qat.lowering.program import ImportedStep
 from drpai_qat.lowering.registry import LOWERINGS
 from drpai_qat.lowering.storage import Stored, row_major
@@ -170,5 +171,6 @@ def _single_node_model(context: Context, node: Node, dynamic: list[str], operand
         for i, name in enumerate(node.outputs)
         if name
     ]
-    graph = oh.make_graph([proto], "node", inputs, outputs, initializers)
+    guards, constants = guard(context, node, proto)
+    graph = oh.make_graph([*guards, proto], "node", inputs, outputs, [*initializers, *constants])
     return oh.make_model(graph, opset_imports=[oh.make_opsetid("", context.graph.opset)], ir_version=8)

@@ -11,8 +11,9 @@ import onnx
 
 from drpai_qat.core.errors import ModelError, OptionError
 from drpai_qat.core.text import listed, one_line
+from drpai_qat.source.declarations import complete_declarations
 from drpai_qat.source.input_shape import InputShape
-from drpai_qat.source.structure import network_inputs
+from drpai_qat.source.structure import network_inputs, subgraphs
 
 LARGEST_TENSOR = 2**31
 """Elements of a network input beyond which a shape is a mistake."""
@@ -25,7 +26,8 @@ def specialize(file: str, model: onnx.ModelProto, shapes: tuple[InputShape, ...]
         file: name for messages.
         model: checked model; not changed.
         shapes: those given with -s.
-    Returns: the copy; symbols ("N") that an input fixes are replaced everywhere.
+    Returns: the copy. What the file says of shapes behind the inputs is a claim, which graph editors and other batches
+        make wrong, and onnxruntime goes without it: it is dropped, and outputs get the shapes that follow.
     Raises:
         OptionError: a shape names no input, has another rank, or contradicts a fixed dimension.
         ModelError: a dimension that is not the batch is dynamic and no shape was given.
@@ -40,11 +42,14 @@ def specialize(file: str, model: onnx.ModelProto, shapes: tuple[InputShape, ...]
     unsized = {value.name: dims for value in inputs if (dims := _open_dims(value))}
     if unsized:
         raise ModelError(_ask_for_shapes(file, inputs, unsized))
-    del fixed.graph.value_info[:]  # stale with the new sizes; preprocess infers them again
-    for value in fixed.graph.output:
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param in symbols:
-                dim.dim_value = symbols[dim.dim_param]
+    for graph in subgraphs(fixed.graph):
+        del graph.value_info[:]
+        for value in graph.output:
+            if value.type.HasField("tensor_type"):
+                value.type.tensor_type.ClearField("shape")
+    for function in fixed.functions:
+        del function.value_info[:]
+    complete_declarations(fixed)
     return fixed
 
 

@@ -92,3 +92,11 @@ def test_values_that_are_not_numbers_fail(broken):
     figures = compare([[1.0, broken]], [[1.0, 2.0]])
     assert figures.shortfalls(Thresholds())
     json.dumps(figures.to_json(), allow_nan=False)
+
+
+def test_what_is_finite_in_neither_still_fails():
+    figures = compare([[1.0, np.inf, 3.0]], [[1.0, np.inf, 2.0]])
+    (said,) = figures.shortfalls(Thresholds())
+    assert said.startswith("y: 1 of 3 values are infinite or NaN, as many in onnxruntime")
+    assert (figures.max_error, figures.not_finite) == (1.0, (1, 1))
+    assert not json.loads(json.dumps(figures.to_json(), allow_nan=False))["exact"]

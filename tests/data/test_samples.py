@@ -1,4 +1,5 @@
 import numpy as np
+import onnx.numpy_helper
 import onnx.parser
 import pytest
 
@@ -51,3 +52,12 @@ def test_images_are_smooth():
     (sample,) = make_samples(onnx.parser.parse_model(VIEWED), 1, 0)
     image = sample["x"][0, :, :, 0]
     assert np.corrcoef(image[1:].ravel(), image[:-1].ravel())[0, 1] > 0.5
+
+
+def test_a_range_that_nothing_reaches_is_taken_for_every_other_sample():
+    source = qdq_model()
+    scale = next(tensor for tensor in source.graph.initializer if tensor.name == source.graph.node[0].input[1])
+    scale.CopyFrom(onnx.numpy_helper.from_array(np.array(1e20, np.float32), scale.name))
+    largest = [float(np.abs(sample["x"]).max()) for sample in make_samples(source, 3, 0)]
+    assert [value > 1e20 for value in largest] == [True, False, True]
+    assert 1 < largest[1] < 10

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from drpai_qat.graph.canonical import Weight
 from drpai_qat.graph.grid import Grid
 from drpai_qat.graph.layer_weights import IntegerWeights, LayerWeights
 from drpai_qat.kernels.conv_shape import ConvShape
 from drpai_qat.kernels.isa import AVX2, AVX512_VNNI, AVX_VNNI, NEON, NEON_DOTPROD, SSE42
-from drpai_qat.lowering.arithmetic import LayerPlan, plan_layer
+from drpai_qat.lowering.arithmetic import LayerPlan, plan_layer, start_and_add
 
 ISAS = {isa.name: isa for isa in (SSE42, AVX2, AVX_VNNI, AVX512_VNNI, NEON, NEON_DOTPROD)}
 INT16 = Grid(0.001, 0, -32768, 32767, "int16")
@@ -59,3 +60,14 @@ def test_float_layers_convert_int8_weights_where_pixels_are_few() -> None:
     assert plan("avx2", None, pixels=8).weights.dtype == np.int8
     assert plan("avx2", None, pixels=64).weights.dtype == np.float32
     assert plan("avx2", None, largest=200, pixels=8).weights.dtype == np.float32
+
+
+def test_a_bias_beside_a_far_coarser_grid_is_added_in_float32() -> None:
+    """On the grid of the accumulators it would be zero."""
+    layer, real = plan("avx512-vnni", Grid(1e20, 0, -128, 127, "int8")), np.linspace(-1, 1, 32, dtype=np.float32)
+    start, add = start_and_add(layer, Weight(real), 32)
+    np.testing.assert_array_equal(add, real)
+    fine = plan("avx512-vnni", Grid(0.01, 0, -128, 127, "int8"))
+    start, add = start_and_add(fine, Weight(np.full(32, 5e-4, np.float32)), 32)
+    assert start is not None
+    assert not add.any()

@@ -89,3 +89,10 @@ def test_bias_beyond_int32_stays_float(value: float) -> None:
         HEAD % "" + "  y = Conv <pads=[1,1,1,1]> (dx, w, b)\n}", b=np.full(4, value * GRID[0], np.float32), **BASE
     )
     assert ops(fold(source).model)["DequantizeLinear"] == 2
+
+
+def test_beside_a_grid_far_coarser_than_any_bias_they_stay_float() -> None:
+    """They would all be zero."""
+    bias = np.float32(1e-5) * GRID * np.arange(4, dtype=np.float32)
+    result = fold(model(HEAD % "" + "  y = Conv <pads=[1,1,1,1]> (dx, w, b)\n}", b=bias, **BASE))
+    np.testing.assert_array_equal(inputs(result.model, node(result.model, "Conv"))[2], bias)

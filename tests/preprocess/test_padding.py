@@ -171,3 +171,9 @@ net (float[1,4,8,8] x) => (float[1,4,4,4] y)
         pads=np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64), **GRID,
     )  # fmt: skip
     assert ops(fold(source, "tensorflow").model)["Pad"] == (not folded)
+
+
+def test_strides_beyond_the_image_fit_int32() -> None:
+    """onnxruntime takes one position of the window then."""
+    result = fold(padded(PAIR, "1,4", [0] * 8, conv="<strides = [4611686018427387904, 2], pads = [1,1,1,1]>"))
+    assert attribute(result, "Conv", "strides") == [10, 2]

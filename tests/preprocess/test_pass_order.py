@@ -35,6 +35,7 @@ from preprocess.fused_operators import translate_fused_operators
 from preprocess.inference_form import name_nodes, remove_identities
 from preprocess.int8_weights import canonical_weights
 from preprocess.layer_norm import write_layer_norm
+from preprocess.misfits import refuse_misfits
 from preprocess.opening import open_graph
 from preprocess.padding import explicit_pads, fold_pads
 from preprocess.pairs import drop_repeated_grids, match_pairs, merge_equal_nodes
@@ -365,6 +366,10 @@ CASES: dict[str, Case] = {
         {"Div": 1, "Max": 1, "Min": 1, "QuantizeLinear": 1, "DequantizeLinear": 2, "Conv": 1},
         holds=lambda made, log: made.opset_import[0].version == 21,
     ),
+    "an index outside": Case(
+        vector("q = QuantizeLinear (x, s, z)\n d = DequantizeLinear (q, s, z)\n y = Gather <axis = 1> (d, i)"),
+        {**GRID, "i": np.arange(1, 17)}, refused="index 16 is outside",
+    ),
     "a size that depends on the data": Case(
         vector("q = QuantizeLinear (x, s, z)\n d = DequantizeLinear (q, s, z)\n y = NonZero (d)")
         .replace("(float[4,16] y)", "(int64[n,m] y)"),
@@ -437,6 +442,7 @@ ORDER: tuple[tuple[tuple[str, ...], Pass, Pass, str], ...] = (
     (BOTH, fold_constants, translate_qoperators, "integer operators with scales in Constant nodes"),
     (BOTH, translate_qoperators, make_shapes_static, "integer operators with scales in Constant nodes"),
     (BOTH, translate_fused_operators, make_shapes_static, "shape arithmetic behind fused operators"),
+    (BOTH, make_shapes_static, refuse_misfits, "an index outside"),
     (BOTH, make_shapes_static, remove_idle_casts, "a Cast to the type that is inferred"),
     (BOTH, make_shapes_static, explicit_pads, "automatic padding"),
     (BOTH, make_shapes_static, complete_quantize_nodes, "a scale that depends on a shape"),

@@ -118,7 +118,14 @@ net (float[2,4] x) => (float[2,3] y) <float sx = {0.02}, uint8 zx = {100}>
 
 @pytest.mark.parametrize(
     ("scale", "says"),
-    [(0.0, "is zero"), (-0.1, "is negative"), (np.nan, "is NaN"), (np.inf, "is infinite"), (1e-40, "is denormal")],
+    [
+        (0.0, "is zero"),
+        (-0.1, "is negative"),
+        (np.nan, "is NaN"),
+        (np.inf, "is infinite"),
+        (1e-40, "is denormal"),
+        (3e38, "is so large"),
+    ],
 )
 def test_scales_that_mean_nothing_are_named(scale: float, says: str) -> None:
     with pytest.raises(QuantizationError, match=rf"node QuantizeLinear_q, tensor s: scale = \S+ {says}"):

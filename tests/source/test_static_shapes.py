@@ -87,3 +87,14 @@ def test_the_suggested_flag_survives_a_shell():
 def test_absurd_sizes():
     with pytest.raises(ModelError, match=r"2\^31"):
         fixed(model(["N", 3, "H", "W"]), "1,3,99999,99999")
+
+
+def test_what_a_file_says_of_shapes_behind_its_inputs_is_a_claim():
+    source = model(["N", 3])
+    del source.graph.output[0].type.tensor_type.shape.dim[:]
+    for size in (7, 3):
+        source.graph.output[0].type.tensor_type.shape.dim.add(dim_value=size)
+    source.graph.value_info.append(helper.make_tensor_value_info("y0", TensorProto.FLOAT, [9, 9]))
+    result = specialize("m.onnx", source, (InputShape("x0", (2, 3)),))
+    assert [dim.dim_value for dim in result.graph.output[0].type.tensor_type.shape.dim] == [2, 3]
+    assert not result.graph.value_info
