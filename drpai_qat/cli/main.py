@@ -13,6 +13,7 @@ import click
 from drpai_qat.cli.bundle import bundle_command
 from drpai_qat.cli.click_options import CONTEXT
 from drpai_qat.cli.command_groups import GroupedCommands
+from drpai_qat.cli.compare import compare_command
 from drpai_qat.cli.compile import compile_command
 from drpai_qat.cli.doctor import doctor_command
 from drpai_qat.cli.exit_status import DONE, INTERRUPTED
@@ -33,6 +34,7 @@ def drpai_qat() -> None:
 
 drpai_qat.add_command(inspect_command, "inspect")
 drpai_qat.add_command(compile_command, "compile")
+drpai_qat.add_command(compare_command, "compare")
 drpai_qat.add_command(run_command, "run")
 drpai_qat.add_command(bundle_command, "bundle")
 drpai_qat.add_command(handover_command, "handover")

@@ -1,0 +1,1 @@
+"""Two networks side by side: parameters, layers, outputs, and where they part; see docs/compare.md."""
