@@ -14,8 +14,8 @@ import onnx_graphsurgeon as gs
 
 from drpai_qat.core.quantization import SMALLEST_SCALE
 from preprocess.passlog import PassLog
+from preprocess.product_forms import is_trained
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
-from preprocess.served_forms import is_trained
 from preprocess.surgery import Array, Names, optional_input, value_of
 
 _DEAD = SMALLEST_SCALE * 2**24

@@ -12,9 +12,9 @@ import onnx_graphsurgeon as gs
 
 from drpai_qat.core.errors import NoFakeQuantError
 from preprocess.passlog import PassLog
+from preprocess.product_forms import is_trained
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
 from preprocess.recover_weights import lies_on_a_grid, weight_inputs
-from preprocess.served_forms import is_trained
 from preprocess.surgery import LAYERS, producer
 
 _PRODUCERS = {"pytorch": "pytorch", "tf2onnx": "tensorflow", "keras2onnx": "tensorflow"}

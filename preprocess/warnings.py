@@ -15,8 +15,8 @@ import onnx.numpy_helper
 import onnx_graphsurgeon as gs
 
 from preprocess.passlog import PassLog
+from preprocess.product_forms import is_trained
 from preprocess.quantize_nodes import QUANTIZE
-from preprocess.served_forms import is_trained
 from preprocess.surgery import value_of
 
 _AFTER_TRAINING = {"onnx.quantize": "onnxruntime's quantization tool", "neural_compressor": "Neural Compressor"}

@@ -21,6 +21,7 @@ from drpai_qat.graph.layer_weights import (
     convolution_weights,
     macs,
     matrix_weights,
+    no_kernel,
     products_fit,
     why_float,
 )
@@ -46,9 +47,9 @@ class ForeseenLayer:
 
 
 def foresee_layers(graph: Graph, storage: Storage) -> tuple[ForeseenLayer, ...]:
-    """What becomes of each convolution and matrix product, in order."""
+    """What becomes of each convolution, matrix product and Einsum, in order."""
     seer = _Seer(graph, storage)
-    return tuple(seer.layer(node) for node in graph.nodes if node.op in MATRIX)
+    return tuple(seer.layer(node) for node in graph.nodes if macs(graph, node))
 
 
 def integer_share(layers: Iterable[ForeseenLayer]) -> tuple[float, float]:
@@ -83,7 +84,7 @@ class _Seer:
         self._producers = {name: node for node in graph.nodes for name in node.outputs}
 
     def layer(self, node: Node) -> ForeseenLayer:
-        weights = self._weights(node)
+        weights = self._weights(node) if node.op in MATRIX else None
         by_parts = None if weights is None else self._by_parts(node, weights)
         compute, reason = (by_parts, "") if by_parts is not None else self._whole(node, weights)
         return ForeseenLayer(
@@ -94,7 +95,7 @@ class _Seer:
         if weights is not None:
             return self._constant(node, weights)
         if node.op not in ("Gemm", "MatMul") or not self._plain_matrices(node):
-            return "tvm", f"{node.op} has no integer kernel for these operands"
+            return "tvm", no_kernel(node.op)
         grids = [self._grid(name) for name in node.inputs[:2]]
         known = [grid for grid in grids if grid is not None]
         reduced = self._graph.shapes[node.inputs[0]][-1]
@@ -120,7 +121,7 @@ class _Seer:
     def _constant(self, node: Node, weights: LayerWeights) -> tuple[str, str]:
         grid = self._grid(node.inputs[0])
         if grid is not None and grid.dtype not in _MULTIPLIED:
-            return "tvm", f"{node.op} has no integer kernel for these operands"
+            return "tvm", no_kernel(node.op)
         reason = why_float(grid, weights.integers, weights.trained)
         return ("float32", reason) if reason or grid is None else (_width([grid]), "")
 

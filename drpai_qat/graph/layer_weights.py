@@ -170,7 +170,9 @@ def fits_int32(values: npt.NDArray[np.int64], grid: Grid) -> bool:
 
 
 def macs(graph: Graph, node: Node) -> int:
-    """Multiply-accumulates of a convolution or matrix product; 0 for other operators."""
+    """Multiply-accumulates of a convolution, matrix product or Einsum of two tensors; 0 for other operators."""
+    if node.op == "Einsum" and len(node.inputs) == 2:
+        return _einsum_macs(graph, node)
     if node.op not in MATRIX:
         return 0
     out, first = graph.shapes[node.output], graph.shapes[node.inputs[0]]
@@ -179,3 +181,21 @@ def macs(graph: Graph, node: Node) -> int:
         return math.prod(out) * reduced
     weight = graph.shapes[node.inputs[1]]
     return math.prod(out if node.op == "Conv" else first) * math.prod(weight[1:])
+
+
+def _einsum_macs(graph: Graph, node: Node) -> int:
+    """One for each choice of all letters; dimensions without a letter are counted from the end."""
+    terms = node.attributes["equation"].replace(" ", "").partition("->")[0].split(",")
+    sizes: dict[object, int] = {}
+    for term, name in zip(terms, node.inputs, strict=True):
+        before, dots, after = term.partition("...")
+        shape = graph.shapes[name]
+        unnamed = range(len(shape) - len(before) - len(after) if dots else 0, 0, -1)
+        for letter, size in zip([*before, *unnamed, *after], shape, strict=True):
+            sizes[letter] = max(size, sizes.get(letter, 1))
+    return math.prod(sizes.values())
+
+
+def no_kernel(op: str) -> str:
+    """Why a node that is left to TVM's importer is not computed in integers."""
+    return f"{op} has no integer kernel" + (" for these operands" if op in MATRIX else "")

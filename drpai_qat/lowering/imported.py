@@ -16,7 +16,7 @@ from tvm.relax.frontend.onnx import from_onnx
 from drpai_qat.core.errors import LoweringError
 from drpai_qat.graph.canonical import DEQUANTIZE, FAKE_QUANT, QUANTIZE, Node
 from drpai_qat.graph.importer_limits import why_not_importable
-from drpai_qat.graph.layer_weights import macs
+from drpai_qat.graph.layer_weights import macs, no_kernel
 from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.index_guards import guard
 from drpai_qat.lowering.program import ImportedStep
@@ -79,7 +79,7 @@ def lower_imported(context: Context, node: Node) -> None:
             label,
         )
     )
-    context.record(node, "tvm", macs(context.graph, node), f"{node.op} has no integer kernel")
+    context.record(node, "tvm", macs(context.graph, node), no_kernel(node.op))
 
 
 @relax.expr_functor.mutator

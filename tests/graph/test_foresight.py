@@ -1,6 +1,7 @@
 """What is told of a network before it is compiled, against what lowering does."""
 
 import onnx
+import onnx.parser
 import pytest
 from tvm.relax.frontend.onnx import onnx_frontend
 
@@ -53,6 +54,18 @@ def test_layers_are_foreseen_as_they_are_lowered(models, name):
 def test_every_export_is_foreseen_as_it_is_lowered(models):
     for path in sorted(models.glob("*.onnx")):
         agrees(path)
+
+
+def test_an_einsum_without_a_kernel_counts():
+    """Element by element: 2 * 5 * 4 products, in float32."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    net (float[2,5,4] x) => (float[2,5,4] y) <float s = {0.02}, uint8 z = {100}>
+    { q = QuantizeLinear (x, s, z) d = DequantizeLinear (q, s, z) y = Einsum <equation = "blk,blk->blk"> (d, d) }"""
+    canonical = preprocess(onnx.parser.parse_model(text)).model
+    graph = read_network(canonical)
+    (layer,) = foresee_layers(graph, find_storage(graph, "uint8"))
+    assert [layer.node] == [one for one in lower(canonical, AVX512_VNNI).coverage if one.macs]
+    assert (layer.node.compute, layer.node.macs) == ("tvm", 40)
 
 
 @pytest.mark.parametrize("op", ["StringNormalizer", "NonZero"])

@@ -104,6 +104,59 @@ def test_gemm_with_weights_on_the_left(
     assert sorted(weights_of(made, "Gemm")[0].shape) == [6, 8]
 
 
+@pytest.mark.parametrize(
+    ("product", "inputs", "shape", "axis", "result"),
+    [
+        ("MatMul (d, f)", "3,5,8", (3, 8, 6), None, "3,5,6"),
+        ("MatMul (d, f)", "2,2,5,8", (2, 2, 8, 6), 3, "2,2,5,6"),
+        ("MatMul (d, f)", "3,5,8", (3, 8, 6), 0, "3,5,6"),
+        ("MatMul (f, d)", "3,8,5", (3, 6, 8), 1, "3,6,5"),
+        ("MatMul (d, f)", "1,5,8", (3, 8, 6), 2, "3,5,6"),
+        ("MatMul (f, d)", "8,5", (2, 3, 6, 8), 2, "2,3,6,5"),
+    ],
+)
+def test_many_matrices_of_weights(
+    product: str, inputs: str, shape: tuple[int, ...], axis: int | None, result: str
+) -> None:
+    """A group of a convolution each, or side by side: one DequantizeLinear of int8 weights per output channel."""
+    channel = "" if axis is None else f"<axis = {axis}>"
+    text = f"f = DequantizeLinear {channel} (w, ws, wz)\n y = {product}"
+    made = fold(model(network(inputs, result, text), **GRID, **weights(*shape, axis=axis)), rtol=1e-6).model
+    layer = next(one for one in ("Conv", "MatMul") if ops(made)[one])
+    values, scale, _ = weights_of(made, layer)
+    assert values.size == np.prod(shape)
+    assert scale.shape in ((), (values.shape[0 if layer == "Conv" else 1],))
+
+
+@pytest.mark.parametrize(("product", "inputs", "shape"), [("(d, f)", "8", (8, 6)), ("(f, d)", "8,6", (8,))])
+def test_vectors(product: str, inputs: str, shape: tuple[int, ...]) -> None:
+    text = f"f = DequantizeLinear (w, ws, wz)\n y = MatMul {product}"
+    made = fold(model(network(inputs, "6", text), **GRID, **weights(*shape)), rtol=1e-6).model
+    assert all(len(one.shape) == 2 for one in weights_of(made, "MatMul")[:1])
+
+
+@pytest.mark.parametrize(
+    ("attributes", "operands", "found"),
+    [
+        ("<alpha = 0.5, transB = 1>", "d, d, b", {"Gemm": 1, "Mul": 1, "Add": 1}),
+        ("<transB = 1>", "d, d", {"Gemm": 1}),
+        ("<alpha = 0.5, beta = 2.0, transB = 1>", "d, f, c", {"Gemm": 1, "Add": 1}),
+    ],
+)
+def test_gemm_with_summands_that_are_no_bias(attributes: str, operands: str, found: dict[str, int]) -> None:
+    text = f"f = DequantizeLinear <axis = 0> (w, ws, wz)\n y = Gemm {attributes} ({operands})"
+    constants = {**weights(5, 8, axis=0), "b": normal(5), "c": normal(5, 5)}
+    used = {name: value for name, value in constants.items() if name in operands or name.startswith("w")}
+    made = fold(model(network("5,8", "5,5", text), **GRID, **used), rtol=1e-6).model
+    assert {op: count for op, count in ops(made).items() if "Linear" not in op} == found
+
+
+def test_einsum_of_three() -> None:
+    text = 'f = DequantizeLinear <axis = 1> (w, ws, wz)\n y = Einsum <equation = "bd,do,bl->bo"> (d, f, d)'
+    made = fold(model(network("4,8", "4,6", text), **GRID, **weights(8, 6, axis=1)), rtol=1e-6).model
+    assert weights_of(made, "MatMul")[0].shape == (8, 6)
+
+
 @pytest.mark.parametrize("axes", [(0, 1), (1, 0)])
 @pytest.mark.parametrize("whole", [True, False])
 def test_sequences_backwards(axes: tuple[int, int], whole: bool) -> None:
