@@ -69,7 +69,8 @@ def require_fake_quant(graph: gs.Graph, log: PassLog) -> gs.Graph:
     else:
         raise NoFakeQuantError(
             "no fake-quant in the file: it has no QuantizeLinear or DequantizeLinear node; "
-            "train it quantization-aware, and export the prepared model"
+            "train it quantization-aware, and export the prepared model",
+            see="no-fake-quant-in-the-file",
         )
     return graph
 

@@ -92,7 +92,8 @@ def require_static_shapes(graph: gs.Graph, log: PassLog) -> gs.Graph:
             names = ",".join(_before_unknown_sizes(graph))
             raise ModelError(
                 f"node {node.name} ({node.op}), tensor {tensor.name}: its size depends on the data; "
-                f"end the network before that part{f': --outputs {names}' if names else ''}"
+                f"end the network before that part{f': --outputs {names}' if names else ''}",
+                see="parts-whose-size-depends-on-the-data",
             )
     return graph
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import click
 
-from drpai_qat.core.errors import DrpaiQatError
+from drpai_qat.core.errors import PAGE, DrpaiQatError
 from drpai_qat.core.interrupts import Interrupts
 from drpai_qat.core.text import one_line
 
@@ -24,7 +24,7 @@ def guarded(work: Callable[[Interrupts], int], verbose: bool) -> int:
                 say("interrupted")
                 return interrupts.status
             if isinstance(error, DrpaiQatError):
-                say(f"error: {one_line(error, 1000)}")
+                say(f"error: {one_line(error, 1000)}" + (f" ({PAGE}#{error.see})" if error.see else ""))
             elif isinstance(error, MemoryError):
                 say("error: out of memory: close other programs, or compile on a larger machine")
             elif isinstance(error, Exception):

@@ -27,7 +27,7 @@ def naming(model: Path, static: onnx.ModelProto | None = None) -> Iterator[None]
     except (ModelError, QuantizationError, LoweringError) as error:
         if model.name in str(error):
             raise
-        raise type(error)(f"{model.name}: {error}") from error
+        raise type(error)(f"{model.name}: {error}", see=error.see) from error
     except (OSError, MemoryError):  # the machine's
         raise
     except Exception:

@@ -41,7 +41,7 @@ def specialize(file: str, model: onnx.ModelProto, shapes: tuple[InputShape, ...]
         _fix_input(file, value, wanted.get(value.name), symbols)
     unsized = {value.name: dims for value in inputs if (dims := _open_dims(value))}
     if unsized:
-        raise ModelError(_ask_for_shapes(file, inputs, unsized))
+        raise ModelError(_ask_for_shapes(file, inputs, unsized), see="dynamic-shapes")
     for graph in subgraphs(fixed.graph):
         del graph.value_info[:]
         for value in graph.output:

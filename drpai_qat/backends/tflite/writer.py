@@ -166,7 +166,10 @@ def _quantized_input(context: Context, name: str, readers: list[Node], allow_flo
     if grid is None and name in context.observed:
         grid = _derived_input(context, name)
     if grid is None and not allow_float:
-        raise LoweringError(f"input {name!r} {NO_RANGE}, or keep the layers that read it in float32 with --allow-float")
+        raise LoweringError(
+            f"input {name!r} {NO_RANGE}, or keep the layers that read it in float32 with --allow-float",
+            see="a-layer-stays-in-float32",
+        )
     return context.new(name, shape, order, grid)
 
 
