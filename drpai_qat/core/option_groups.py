@@ -153,7 +153,8 @@ def words(group: Group, without: tuple[str, ...] = ()) -> Iterator[str]:
                     yield option.names[0]
                 elif isinstance(each, str | int | float | Path):
                     is_path = isinstance(each, Path) or "/" in str(each)
-                    yield from (option.names[0], Path(str(each)).name if is_path else f"{each}")
+                    text = f"{each:g}" if isinstance(each, float) else str(each)
+                    yield from (option.names[0], Path(text).name if is_path else text)
 
 
 def bounds(option: Option) -> str:

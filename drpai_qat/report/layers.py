@@ -121,7 +121,7 @@ def _by_node(graph: Graph, coverage: Sequence[LoweredNode]) -> tuple[dict[str, L
     """What became of each node, by its name; and the accounts of nodes that the graph does not have."""
     positions = {node.name: i for i, node in enumerate(graph.nodes)}
     recurrent = [i for i, node in enumerate(graph.nodes) if node.op in GATES]
-    found: dict[str, LoweredNode] = {}
+    found: dict[str, list[LoweredNode]] = {}
     others, last = [], -1
     for one in coverage:
         name = one.node if one.node in positions else re.sub(r":\d+$", "", one.node)  # `rewrite.py` numbers copies
@@ -133,16 +133,14 @@ def _by_node(graph: Graph, coverage: Sequence[LoweredNode]) -> tuple[dict[str, L
             name = graph.nodes[at].name
         else:
             last = max(last, positions[name])
-        found[name] = _together(replace(one, node=name, op=graph.nodes[positions[name]].op), found.get(name))
-    return found, others
+        found.setdefault(name, []).append(one)
+    return {name: _together(graph.nodes[positions[name]], accounts) for name, accounts in found.items()}, others
 
 
-def _together(one: LoweredNode, other: LoweredNode | None) -> LoweredNode:
-    """Two accounts of one node: the slower way to compute, all products."""
-    if other is None:
-        return one
-    slower = min((other, one), key=lambda each: _SLOWEST_FIRST.index(each.compute))
-    return replace(slower, macs=one.macs + other.macs)
+def _together(node: Node, accounts: Sequence[LoweredNode]) -> LoweredNode:
+    """All accounts of one node: computed as most of its products are; without products, as the slowest part."""
+    first = max(accounts, key=lambda one: (one.macs, -_SLOWEST_FIRST.index(one.compute)))
+    return LoweredNode(node.name, node.op, first.compute, sum(one.macs for one in accounts), first.reason)
 
 
 def _is_layer(nodes: Sequence[Node], accounts: dict[str, LoweredNode]) -> bool:

@@ -6,8 +6,10 @@ A reason is text that lowering, the backends and preprocess write; a remedy is f
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from drpai_qat.core.moving import MOVING
 from drpai_qat.report.layers import Layer
 
 
@@ -64,6 +66,14 @@ PRODUCT = Remedy(
     _TF_RANGE.replace("the layer in front", "the Multiply layer"),
     "self.gate = torch.ao.nn.quantized.FloatFunctional()\n\nreturn self.gate.mul(x, y)        # instead of x * y",
 )
+FUNCTION = Remedy(
+    "function",
+    "The layer reads an activation function (SiLU, GELU, Hardswish ...) behind which training put no fake-quant: eager "
+    "QAT observes ReLU and the layers with weights, and leaves these out.",
+    "Give its result an observer: a QuantStub behind the function.",
+    _TF_RANGE.replace("the layer in front", "the Activation layer"),
+    "self.requant = torch.ao.quantization.QuantStub()\n\nx = self.requant(self.act(x))",
+)
 CONCAT = Remedy(
     "concat",
     "The layer reads a concatenation that training left without a fake-quant.",
@@ -85,6 +95,12 @@ RANGE = Remedy(
     "Give the tensor an observer: a QuantStub in front of the layer, or a qconfig on the module that makes the tensor.",
     _TF_RANGE,
     "self.requant = torch.ao.quantization.QuantStub()\n\nx = self.layer(self.requant(x))",
+)
+EDGE = Remedy(
+    "edge",
+    "The network is fed float32: this step rounds it to the grid that training gave it. What reads it gets integers.",
+    "Nothing.",
+    "Nothing.",
 )
 RESULT = Remedy(
     "result",
@@ -166,8 +182,16 @@ OTHER = Remedy(
 )
 
 _BY_PRODUCER = {
-    "Add": SUM, "Sum": SUM, "Sub": SUM, "Mul": PRODUCT, "Concat": CONCAT, "MatMul": ATTENTION, "Softmax": ATTENTION,
-}  # fmt: skip
+    "Function": FUNCTION,
+    **dict.fromkeys(("Add", "Sum", "Sub"), SUM),
+    "Mul": PRODUCT,
+    "Concat": CONCAT,
+    **dict.fromkeys(("MatMul", "Softmax"), ATTENTION),
+}
+_LIMITS = frozenset(("Relu", "Clip", "Min", "Max"))
+_FUNCTIONS = frozenset(
+    ("Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Erf", "Gelu", "Softplus", "Mish", "Elu", "Swish")
+)
 
 _PATTERNS: tuple[tuple[str, Remedy], ...] = (
     (r"bounded, but float32 is faster", BOUNDED),
@@ -185,21 +209,44 @@ _PATTERNS: tuple[tuple[str, Remedy], ...] = (
 )
 
 
-def remedy(layer: Layer, makers: tuple[str, ...] = ()) -> Remedy:
+def remedy(layer: Layer, layers: Sequence[Layer]) -> Remedy:
     """What to do about a layer that is not in integers.
 
     Args:
-        layer: its reason is looked at.
-        makers: operators of the layers that it reads, the last one fused into each; "": a network input.
+        layers: all of the network.
     """
-    if not layer.reason:
-        return KERNEL if layer.compute == "tvm" else RESULT
-    found = of_reason(layer.reason)
+    if layer.op in ("Quantize", "Dequantize"):
+        return EDGE
+    makers = [_maker(one, layers) for one in layer.inputs]
+    if not layer.reason and layer.compute == "tvm":
+        return KERNEL
+    if not layer.reason and any(one is not None and one.grid is not None for one in makers):
+        return RESULT
+    found = of_reason(layer.reason) if layer.reason else RANGE
     if found is not RANGE:
         return found
-    if "" in makers:
+    if None in makers:
         return INPUT
-    return next((_BY_PRODUCER[op] for op in makers if op in _BY_PRODUCER), RANGE)
+    ops = [_last(one) for one in makers if one is not None and one.grid is None]
+    return next((_BY_PRODUCER[op] for op in ops if op in _BY_PRODUCER), RANGE)
+
+
+def _maker(index: int, layers: Sequence[Layer]) -> Layer | None:
+    """The layer that computes what another reads, in front of those that only move it; None: a network input."""
+    while index >= 0:
+        layer = layers[index]
+        if layer.op not in MOVING or layer.op == "Concat" or layer.grid is not None:
+            return layer
+        index = layer.inputs[0] if layer.inputs else -1
+    return None
+
+
+def _last(layer: Layer) -> str:
+    """What computes a layer's result, but for the ReLU behind it; "Function" for one written with several operators."""
+    ops = [op for op in (layer.op, *layer.fused) if op not in _LIMITS]
+    if ops and (ops[-1] in _FUNCTIONS or (ops[-1] == "Mul" and _FUNCTIONS & set(ops))):
+        return "Function"
+    return ops[-1] if ops else ""
 
 
 def of_reason(reason: str) -> Remedy:
@@ -208,7 +255,7 @@ def of_reason(reason: str) -> Remedy:
 
 
 ALL: tuple[Remedy, ...] = (
-    INPUT, SUM, PRODUCT, CONCAT, ATTENTION, RANGE, RESULT, BOUNDED, OVERFLOW, NORMALIZATION, KERNEL, TFLITE,
-    TFLITE_RANGE, WEIGHTS, ACTIVATION, OTHER,
+    INPUT, SUM, PRODUCT, FUNCTION, CONCAT, ATTENTION, RANGE, EDGE, RESULT, BOUNDED, OVERFLOW, NORMALIZATION, KERNEL,
+    TFLITE, TFLITE_RANGE, WEIGHTS, ACTIVATION, OTHER,
 )  # fmt: skip
 """Every remedy, for docs/report.md."""

@@ -1,34 +1,63 @@
 import pytest
 
 from drpai_qat.backends.tflite import context as tflite
-from drpai_qat.graph.layer_weights import LEAVES_INT32, NO_RANGE, NO_WEIGHT_GRID
+from drpai_qat.core.quantization import QuantParams
+from drpai_qat.graph.layer_weights import LEAVES_INT32, NO_OPERAND_RANGE, NO_RANGE, NO_WEIGHT_GRID
 from drpai_qat.lowering.arithmetic import OUTRUN
 from drpai_qat.report import remedies
 from drpai_qat.report.layers import Layer
 
+GRID = QuantParams.of(0.1)
+
+
+def layer(op="Conv", *, reason="", inputs=(0,), fused=(), grid=None, compute="float32"):
+    return Layer("n", op, compute, reason=reason, inputs=inputs, fused=fused, grid=grid)
+
 
 @pytest.mark.parametrize(
-    ("reason", "makers", "key"),
+    ("reason", "key"),
     [
-        (NO_RANGE, ("",), "input"),
-        (NO_RANGE, ("Relu", "Add"), "sum"),
-        (NO_RANGE, ("Concat",), "concat"),
-        (NO_RANGE, ("Conv",), "range"),
-        (OUTRUN, ("Add",), "bounded"),
-        ("an operand has no trained range", (), "attention"),
-        (LEAVES_INT32, (), "overflow"),
-        (NO_WEIGHT_GRID, (), "weights"),
-        ("computed in float32 between integer tensors", (), "normalization"),
-        ("NonZero has no integer kernel", (), "kernel"),
-        (f"its output 'y' {tflite.NO_RANGE}", (), "tflite-range"),
-        ("TFLite has no layer normalization in integers", (), "tflite"),
-        ("its limits are computed", (), "tflite"),
-        ("", (), "result"),
-        ("a reason of tomorrow", (), "other"),
+        (OUTRUN, "bounded"),
+        (NO_OPERAND_RANGE, "attention"),
+        (LEAVES_INT32, "overflow"),
+        (NO_WEIGHT_GRID, "weights"),
+        ("computed in float32 between integer tensors", "normalization"),
+        ("NonZero has no integer kernel", "kernel"),
+        (f"its output 'y' {tflite.NO_RANGE}", "tflite-range"),
+        ("TFLite has no layer normalization in integers", "tflite"),
+        ("its limits are computed", "tflite"),
+        ("a reason of tomorrow", "other"),
     ],
 )
-def test_each_reason_has_its_remedy(reason, makers, key):
-    assert remedies.remedy(Layer("n", "Conv", "float32", reason=reason), makers).key == key
+def test_each_reason_has_its_remedy(reason, key):
+    assert remedies.remedy(layer(reason=reason), [layer()]).key == key
+
+
+@pytest.mark.parametrize(
+    ("maker", "key"),
+    [
+        (layer(fused=("Add", "Relu")), "sum"),
+        (layer("Add", fused=("Clip",)), "sum"),
+        (layer(fused=("Sigmoid", "Mul")), "function"),
+        (layer("Gelu"), "function"),
+        (layer("Mul"), "product"),
+        (layer("Concat"), "concat"),
+        (layer("MatMul"), "attention"),
+        (layer(fused=("Relu",)), "range"),
+    ],
+)
+def test_a_missing_range_is_that_of_what_made_the_tensor(maker, key):
+    reader = layer(reason=NO_RANGE, inputs=(1,))
+    view = layer("Split", compute="view")
+    assert remedies.remedy(reader, [maker, view]).key == key
+    assert remedies.remedy(layer("MaxPool", inputs=(1,)), [maker, view]).key == key  # backends may give no reason
+    assert remedies.remedy(reader, [maker, layer("Reshape", compute="view", inputs=(-1,))]).key == "input"
+
+
+def test_edges_results_and_imported_operators_without_a_reason():
+    assert remedies.remedy(layer("Quantize", inputs=(-1,)), []).key == "edge"
+    assert remedies.remedy(layer("GlobalAveragePool"), [layer(grid=GRID)]).key == "result"
+    assert remedies.remedy(layer("Foo", compute="tvm"), [layer(grid=GRID)]).key == "kernel"
 
 
 def test_what_preprocess_skips():

@@ -45,7 +45,7 @@ def content_of(report: Report, target: Mapping[str, Any], command: str, versions
         "verdict": words.verdict(report),
         "warnings": warnings(report.notes),
         "facts": words.facts(report),
-        "shares": _shares(report.layers),
+        "shares": _shares(report),
         "check": None if check is None else _check(check, report),
         "float": _float_groups(report),
         "skipped": _skipped(report),
@@ -57,17 +57,15 @@ def content_of(report: Report, target: Mapping[str, Any], command: str, versions
     }
 
 
-def _shares(layers: Sequence[Layer]) -> list[dict[str, Any]]:
+def _shares(report: Report) -> list[dict[str, Any]]:
     """Per way to compute: layers, and share of the multiply-accumulates."""
-    total = sum(layer.macs for layer in layers)
+    total = sum(node.macs for node in report.coverage)
     found = []
     for compute in (*INTEGER, "float32", "tvm", "view"):
-        chosen = [layer for layer in layers if layer.compute == compute]
-        if chosen:
-            macs = sum(layer.macs for layer in chosen)
-            found.append(
-                {"compute": compute, "layers": len(chosen), "macs": macs, "share": macs / total if total else 0.0}
-            )
+        layers = sum(layer.compute == compute for layer in report.layers)
+        macs = sum(node.macs for node in report.coverage if node.compute == compute)
+        if layers or macs:
+            found.append({"compute": compute, "layers": layers, "macs": macs, "share": macs / total if total else 0.0})
     return found
 
 
@@ -80,7 +78,7 @@ def _check(check: CheckResult, report: Report) -> dict[str, Any]:
         ],
         "count": check.samples,
         "samples": words.samples(check.samples, random, name),
-        "by_sample": _worst(check),
+        "by_sample": [] if random and all(one.max_error == 0 for one in check.outputs) else _worst(check),
         "layers": words.layer_summary(check),
         "shortfalls": list(check.shortfalls),
         "amplified": check.amplified,
@@ -116,6 +114,10 @@ def _agrees(one: OutputFigures) -> str:
     return "same" if one.top1.equal else "tie" if one.top1.ties else "another"
 
 
+_REASONS = {"result": "its result has no trained range", "edge": "the network's input", "kernel": "no integer kernel"}
+"""Of layers whose backend gave none."""
+
+
 @dataclass
 class _Group:
     """Layers with one reason and one remedy."""
@@ -133,8 +135,7 @@ def _float_groups(report: Report) -> list[dict[str, Any]]:
     for i, layer in enumerate(layers):
         if layer.integer:
             continue
-        makers = tuple("" if at < 0 else (layers[at].fused or (layers[at].op,))[-1] for at in layer.inputs)
-        found = remedy(layer, _with_sums(makers, layer, layers))
+        found = remedy(layer, layers)
         group = groups.setdefault((layer.reason, found.key), _Group(layer.reason, found, []))
         group.layers.append(i)
         group.macs += layer.macs
@@ -142,7 +143,7 @@ def _float_groups(report: Report) -> list[dict[str, Any]]:
     ordered = sorted(groups.values(), key=lambda group: (-group.macs, -len(group.layers)))
     return [
         {
-            "reason": group.reason or "its result has no trained range",
+            "reason": group.reason or _REASONS.get(group.remedy.key, "its input has no trained range"),
             "why": group.remedy.why,
             "what": group.remedy.what(str(report.model["qat_type"])),
             "code": group.remedy.code if report.model["qat_type"] == "pytorch" else "",
@@ -153,12 +154,6 @@ def _float_groups(report: Report) -> list[dict[str, Any]]:
         }
         for group in ordered
     ]
-
-
-def _with_sums(makers: Sequence[str], layer: Layer, layers: Sequence[Layer]) -> tuple[str, ...]:
-    """A ReLU behind a sum is not what lacks a range: the sum is."""
-    fused = [op for at in layer.inputs if at >= 0 for op in (layers[at].op, *layers[at].fused)]
-    return (*makers, *(op for op in reversed(fused) if op in ("Add", "Sub", "Mul", "Concat")))
 
 
 def _skipped(report: Report) -> list[dict[str, Any]]:

@@ -69,7 +69,11 @@ def error(figures: OutputFigures) -> str:
     """The largest error of an output, in steps."""
     if figures.max_error == 0:
         return "exact"
-    return f"{figures.max_error_lsb:.2f} LSB" + ("" if figures.lsb_trained else "*")
+    return f"{_steps(figures.max_error_lsb)} LSB" + ("" if figures.lsb_trained else "*")
+
+
+def _steps(count: float) -> str:
+    return f"{count:.2f}" if count >= 0.01 else f"{count:.1g}"
 
 
 def samples(count: int, random: bool, name: str | None) -> str:
@@ -109,7 +113,7 @@ def verdict(report: Report) -> str:
 
 def _plain(figures: OutputFigures) -> str:
     unit = "LSB" if figures.lsb_trained else "of a 127th of the largest value"
-    return f"an error of {figures.max_error_lsb:.2f} {unit}"
+    return f"an error of {_steps(figures.max_error_lsb)} {unit}"
 
 
 def facts(report: Report) -> list[tuple[str, str]]:
