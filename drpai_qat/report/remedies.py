@@ -54,7 +54,7 @@ INPUT = Remedy(
 )
 SUM = Remedy(
     "sum",
-    "The layer reads a sum that training left without a fake-quant, and whose operands do not bound it.",
+    "The layer reads a sum that training left without a fake-quant.",
     "Add with FloatFunctional, which has an observer, instead of with +.",
     _TF_RANGE.replace("the layer in front", "the Add layer"),
     "self.skip = torch.ao.nn.quantized.FloatFunctional()\n\nreturn self.skip.add(x, y)        # instead of x + y",

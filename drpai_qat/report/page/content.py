@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,9 @@ from drpai_qat.report.warnings import warnings
 
 MOST_SAMPLES = 8
 """Rows of the table of samples: the worst ones."""
+
+FEW_SAMPLES = 4
+"""The same where all are exact."""
 
 MOST_NAMES = 12
 """Layers that are named for one reason."""
@@ -78,6 +82,7 @@ def _check(check: CheckResult, report: Report) -> dict[str, Any]:
         ],
         "count": check.samples,
         "samples": words.samples(check.samples, random, name),
+        "all_exact": all(one.max_error == 0 for one in check.outputs),
         "by_sample": [] if random and all(one.max_error == 0 for one in check.outputs) else _worst(check),
         "layers": words.layer_summary(check),
         "shortfalls": list(check.shortfalls),
@@ -98,9 +103,10 @@ def _figures(one: OutputFigures) -> dict[str, Any]:
 
 
 def _worst(check: CheckResult) -> list[dict[str, Any]]:
-    """The samples with the largest errors, in their order."""
-    numbers = range(len(check.by_sample))
-    worst = sorted(numbers, key=lambda i: min(one.sqnr_db for one in check.by_sample[i]))[:MOST_SAMPLES]
+    """The samples with the largest errors, in their order; some of them if there are no errors."""
+    least = [min(one.sqnr_db for one in outputs) for outputs in check.by_sample]
+    wrong = sorted((i for i, found in enumerate(least) if found < math.inf), key=lambda i: least[i])
+    worst = wrong[:MOST_SAMPLES] or range(min(len(least), FEW_SAMPLES))
     return [
         {"sample": i, "outputs": [_figures(one) | {"agrees": _agrees(one)} for one in check.by_sample[i]]}
         for i in sorted(worst)

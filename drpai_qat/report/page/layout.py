@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 WIDTH, HEIGHT = 184, 40
 _GAP_X, _GAP_Y, _GUTTER = 28, 20, 64
-_LEVELS = 16
+_LEVELS = 13
 """Levels of a column, about."""
 
 

@@ -52,6 +52,7 @@ def render(content: dict[str, Any], pictures: Sequence[str] = ()) -> str:
         plots=plots,
         all_exact=_all_exact(layers),
         picture=layout.arrange([one["inputs"] for one in layers]) if 1 < len(layers) <= _MOST_BOXES else None,
+        short=partial(short, common=common_start([one["name"] for one in layers])),
         chart=charts,
         box=layout,
     )  # fmt: skip
@@ -110,7 +111,6 @@ def _environment() -> jinja2.Environment:
         "operator": words.operator,
         "real": words.real,
         "shape": words.shape,
-        "short": short,
         "histogram": partial(charts.histogram, width=_HISTOGRAM),
         "roots": lambda counts: [math.sqrt(count) for count in counts],
         "product": math.prod,
@@ -123,9 +123,13 @@ def _part(name: str) -> str:
     return (files(__package__) / "template" / name).read_text(encoding="utf-8")
 
 
-def short(name: str, longest: int = _NAME) -> str:
-    """A layer's name that fits: without its operator, with which exporters end it, and cut in the middle."""
-    parts = name.strip("/").split("/")
+def short(name: str, longest: int = _NAME, common: str = "") -> str:
+    """A layer's name that fits: without its operator, with which exporters end it, and cut in the middle.
+
+    Args:
+        common: what all names begin with, and is left out.
+    """
+    parts = name.removeprefix(common).strip("/").split("/")
     if len(parts) > 1 and parts[-1][:1].isupper():
         del parts[-1]
     kept = [part for part, following in zip(parts, [*parts[1:], ""], strict=True) if not _repeats(part, following)]
@@ -134,6 +138,17 @@ def short(name: str, longest: int = _NAME) -> str:
         return text
     head = longest // 3
     return f"{text[:head]}…{text[len(text) - (longest - head - 1) :]}"
+
+
+def common_start(names: Sequence[str]) -> str:
+    """The path that all names begin with, as "model/"; "" for none."""
+    parted = [name.split("/") for name in names if name.count("/") > name.startswith("/")]
+    count = 0
+    for parts in zip(*(one[:-1] for one in parted), strict=False):
+        if len(set(parts)) > 1:
+            break
+        count += 1
+    return "/".join(parted[0][:count]) + "/" if count and len(parted) > 1 else ""
 
 
 def _repeats(part: str, following: str) -> bool:

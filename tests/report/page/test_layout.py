@@ -34,7 +34,7 @@ def test_columns_begin_where_one_tensor_is_read():
     firsts = [
         i for i, place in enumerate(picture.places) if place.column and picture.places[i - 1].column != place.column
     ]
-    assert len(firsts) == 3
+    assert len(firsts) == 4
     assert all((first - 1) % 3 == 0 for first in firsts)  # the first box of a block
 
 

@@ -13,7 +13,7 @@ import pytest
 import drpai_qat
 from drpai_qat.check.thresholds import Thresholds
 from drpai_qat.report.page.content import content_of
-from drpai_qat.report.page.render import render, short
+from drpai_qat.report.page.render import common_start, render, short
 from tests.report.building import check, report
 from tests.small_models import qdq_model
 
@@ -181,3 +181,8 @@ def test_short_names():
     assert short("Gemm_3") == "Gemm_3"
     assert short("/a/b/c") == "a/b/c"
     assert len(short("x" * 90)) == 30
+    names = ["/model/layer1/conv1/Conv", "/model/layer1/conv2/Conv", "/model/fc/Gemm", "Flatten_3"]
+    assert common_start(names) == "/model/"
+    assert [short(name, common="/model/") for name in names] == ["layer1/conv1", "layer1/conv2", "fc", "Flatten_3"]
+    assert common_start(["/a/b", "/c/d"]) == "/"
+    assert common_start(["a", "b"]) == ""
