@@ -98,7 +98,7 @@ RANGE = Remedy(
 )
 EDGE = Remedy(
     "edge",
-    "The network is fed float32: this step rounds it to the grid that training gave it. What reads it gets integers.",
+    "The network takes and gives float32. This step lies between that and the integers inside, or behind them.",
     "Nothing.",
     "Nothing.",
 )
@@ -166,6 +166,13 @@ WEIGHTS = Remedy(
     "output channel.",
     "Annotate the layer, so that tfmot quantizes its weights: in 8 bits, per tensor or per output channel.",
 )
+AXIS = Remedy(
+    "axis",
+    "Its weights have a scale for each input channel; products can be added up in integers only where one scale holds "
+    "for all that goes into one output.",
+    "Observe the weights along the output channels: ch_axis=0 for convolutions and Linear, 1 for ConvTranspose.",
+    "Quantize the weights along the last axis, which is that of the output channels, or per tensor.",
+)
 ACTIVATION = Remedy(
     "activation",
     "An activation's grid has a form that no integer kernel takes (one scale per channel or block, or two different "
@@ -188,6 +195,7 @@ _BY_PRODUCER = {
     "Concat": CONCAT,
     **dict.fromkeys(("MatMul", "Softmax"), ATTENTION),
 }
+_ROUNDINGS = ("Quantize", "Dequantize", "QuantizeLinear", "DequantizeLinear")
 _LIMITS = frozenset(("Relu", "Clip", "Min", "Max"))
 _FUNCTIONS = frozenset(
     ("Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Erf", "Gelu", "Softplus", "Mish", "Elu", "Swish")
@@ -195,14 +203,19 @@ _FUNCTIONS = frozenset(
 
 _PATTERNS: tuple[tuple[str, Remedy], ...] = (
     (r"bounded, but float32 is faster", BOUNDED),
-    (r"an operand has no trained range", ATTENTION),
+    (r"network's (input|output) is float32", EDGE),
+    (r"its output has no trained range", RESULT),
+    (r"scales along another axis|runs along other channels", AXIS),
     (r"no trained range and no bound", TFLITE_RANGE),
     (r"(has|have) no trained range", RANGE),
     (r"accumulators could leave int32", OVERFLOW),
     (r"computed in float32 between", NORMALIZATION),
     (r"^\w+ has no integer kernel", KERNEL),
-    (r"weights stay float32|weights don't fit int8|weights have no (trained|integer) grid", WEIGHTS),
-    (r"block-wise scales|scale of .* runs along other channels", WEIGHTS),
+    (
+        r"weights stay float32|weights don't fit int8|weights (have no (trained|integer) grid|were not quantized)",
+        WEIGHTS,
+    ),
+    (r"block-wise scales", WEIGHTS),
     (r"block-wise activation|per-channel activation|another grid than was written", ACTIVATION),
     (r"TFLite|degenerate|does not exist in|is no step of|has no trained grid", TFLITE),
     (r"^its .* (is|are) (computed|left out|read|float32|int16)", TFLITE),
@@ -215,20 +228,27 @@ def remedy(layer: Layer, layers: Sequence[Layer]) -> Remedy:
     Args:
         layers: all of the network.
     """
-    if layer.op in ("Quantize", "Dequantize"):
-        return EDGE
     makers = [_maker(one, layers) for one in layer.inputs]
-    if not layer.reason and layer.compute == "tvm":
-        return KERNEL
-    if not layer.reason and any(one is not None and one.grid is not None for one in makers):
-        return RESULT
-    found = of_reason(layer.reason) if layer.reason else RANGE
+    found = of_reason(layer.reason) if layer.reason else _without_reason(layer, makers)
+    if found is EDGE and layer.op not in _ROUNDINGS and None in makers:
+        return INPUT
     if found is not RANGE:
         return found
     if None in makers:
         return INPUT
+    if layer.op == "MatMul" and len(makers) > 1:
+        return ATTENTION
     ops = [_last(one) for one in makers if one is not None and one.grid is None]
     return next((_BY_PRODUCER[op] for op in ops if op in _BY_PRODUCER), RANGE)
+
+
+def _without_reason(layer: Layer, makers: Sequence[Layer | None]) -> Remedy:
+    """Of a layer whose backend gives none."""
+    if layer.op in _ROUNDINGS:
+        return EDGE
+    if layer.compute == "tvm":
+        return KERNEL
+    return RESULT if any(one is not None and one.grid is not None for one in makers) else RANGE
 
 
 def _maker(index: int, layers: Sequence[Layer]) -> Layer | None:
@@ -256,6 +276,6 @@ def of_reason(reason: str) -> Remedy:
 
 ALL: tuple[Remedy, ...] = (
     INPUT, SUM, PRODUCT, FUNCTION, CONCAT, ATTENTION, RANGE, EDGE, RESULT, BOUNDED, OVERFLOW, NORMALIZATION, KERNEL,
-    TFLITE, TFLITE_RANGE, WEIGHTS, ACTIVATION, OTHER,
+    TFLITE, TFLITE_RANGE, WEIGHTS, AXIS, ACTIVATION, OTHER,
 )  # fmt: skip
 """Every remedy, for docs/report.md."""

@@ -2,8 +2,9 @@ import pytest
 
 from drpai_qat.backends.tflite import context as tflite
 from drpai_qat.core.quantization import QuantParams
-from drpai_qat.graph.layer_weights import LEAVES_INT32, NO_OPERAND_RANGE, NO_RANGE, NO_WEIGHT_GRID
+from drpai_qat.graph.layer_weights import LEAVES_INT32, NO_OPERAND_RANGE, NO_RANGE, NO_WEIGHT_GRID, OTHER_AXIS
 from drpai_qat.lowering.arithmetic import OUTRUN
+from drpai_qat.lowering.context import FLOAT_INPUT, FLOAT_OUTPUT
 from drpai_qat.report import remedies
 from drpai_qat.report.layers import Layer
 
@@ -18,7 +19,9 @@ def layer(op="Conv", *, reason="", inputs=(0,), fused=(), grid=None, compute="fl
     ("reason", "key"),
     [
         (OUTRUN, "bounded"),
-        (NO_OPERAND_RANGE, "attention"),
+        (OTHER_AXIS, "axis"),
+        (FLOAT_OUTPUT, "edge"),
+        ("its output has no trained range", "result"),
         (LEAVES_INT32, "overflow"),
         (NO_WEIGHT_GRID, "weights"),
         ("computed in float32 between integer tensors", "normalization"),
@@ -51,11 +54,16 @@ def test_a_missing_range_is_that_of_what_made_the_tensor(maker, key):
     view = layer("Split", compute="view")
     assert remedies.remedy(reader, [maker, view]).key == key
     assert remedies.remedy(layer("MaxPool", inputs=(1,)), [maker, view]).key == key  # backends may give no reason
+    assert remedies.remedy(layer("Add", reason=NO_OPERAND_RANGE, inputs=(1,)), [maker, view]).key == key
     assert remedies.remedy(reader, [maker, layer("Reshape", compute="view", inputs=(-1,))]).key == "input"
 
 
 def test_edges_results_and_imported_operators_without_a_reason():
     assert remedies.remedy(layer("Quantize", inputs=(-1,)), []).key == "edge"
+    assert remedies.remedy(layer("Quantize", reason=FLOAT_INPUT, inputs=(-1,)), []).key == "edge"
+    assert remedies.remedy(layer("Mul", reason=FLOAT_INPUT, inputs=(-1,)), []).key == "input"
+    scores = layer("MatMul", reason=NO_OPERAND_RANGE, inputs=(0, 1))
+    assert remedies.remedy(scores, [layer(), layer("Softmax")]).key == "attention"
     assert remedies.remedy(layer("GlobalAveragePool"), [layer(grid=GRID)]).key == "result"
     assert remedies.remedy(layer("Foo", compute="tvm"), [layer(grid=GRID)]).key == "kernel"
 
