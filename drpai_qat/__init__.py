@@ -3,6 +3,7 @@
     import drpai_qat
 
     report = drpai_qat.compile("model.onnx", qat_type="pytorch", output_dir="out/model")
+    print(drpai_qat.evaluate("out/model", data="photos/", against="model.onnx").accuracy())
     network = drpai_qat.load("out/model")
     outputs = network.run({"input": x})
 
@@ -19,19 +20,21 @@ from drpai_qat.version import __version__
 if TYPE_CHECKING:
     from drpai_qat import export
     from drpai_qat.core.errors import DrpaiQatError
+    from drpai_qat.evaluation.evaluate import evaluate
     from drpai_qat.pipeline import compile
     from drpai_qat.report.content import Report
     from drpai_qat.runtimes.network import Network, load
 
 _PUBLIC = {
     "compile": "drpai_qat.pipeline",
+    "evaluate": "drpai_qat.evaluation.evaluate",
     "load": "drpai_qat.runtimes.network",
     "Network": "drpai_qat.runtimes.network",
     "Report": "drpai_qat.report.content",
     "DrpaiQatError": "drpai_qat.core.errors",
 }
 
-__all__ = ["DrpaiQatError", "Network", "Report", "__version__", "compile", "export", "load"]
+__all__ = ["DrpaiQatError", "Network", "Report", "__version__", "compile", "evaluate", "export", "load"]
 
 
 def __getattr__(name: str) -> Any:

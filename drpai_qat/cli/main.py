@@ -16,6 +16,7 @@ from drpai_qat.cli.command_groups import GroupedCommands
 from drpai_qat.cli.compare import compare_command
 from drpai_qat.cli.compile import compile_command
 from drpai_qat.cli.doctor import doctor_command
+from drpai_qat.cli.evaluate import evaluate_command
 from drpai_qat.cli.exit_status import DONE, INTERRUPTED
 from drpai_qat.cli.handover import handover_command
 from drpai_qat.cli.inspect import inspect_command
@@ -35,6 +36,7 @@ def drpai_qat() -> None:
 drpai_qat.add_command(inspect_command, "inspect")
 drpai_qat.add_command(compile_command, "compile")
 drpai_qat.add_command(compare_command, "compare")
+drpai_qat.add_command(evaluate_command, "evaluate")
 drpai_qat.add_command(run_command, "run")
 drpai_qat.add_command(bundle_command, "bundle")
 drpai_qat.add_command(handover_command, "handover")

@@ -48,9 +48,16 @@ class FrameOptions(Group):
         super().__post_init__()
         if self.images is not None and self.calibration is not None:
             raise OptionError("--images and --calibration: give one of them")
-        if not isinstance(self.preprocess, str | os.PathLike | Mapping | None):
-            kind = type(self.preprocess).__name__
-            raise OptionError(f"preprocess is a {kind}: give a name, a path, or a mapping of what a file would hold")
-        named = isinstance(self.preprocess, str | os.PathLike) and str(self.preprocess) not in PRESETS
-        if named and not Path(str(self.preprocess)).is_file():
-            raise OptionError(f"--preprocess {self.preprocess}: no such file, and none of {', '.join(PRESETS)}")
+        check_preprocess(self.preprocess)
+
+
+def check_preprocess(given: object) -> None:
+    """Refuse what can be no preprocessing.
+
+    Raises: OptionError: neither a preset, nor a file that is there, nor a mapping.
+    """
+    if not isinstance(given, str | os.PathLike | Mapping | None):
+        kind = type(given).__name__
+        raise OptionError(f"preprocess is a {kind}: give a name, a path, or a mapping of what a file would hold")
+    if isinstance(given, str | os.PathLike) and str(given) not in PRESETS and not Path(given).is_file():
+        raise OptionError(f"--preprocess {given}: no such file, and none of {', '.join(PRESETS)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import islice
 
 import numpy as np
@@ -78,14 +78,13 @@ def make_samples(model: onnx.ModelProto, count: int, seed: int) -> list[dict[str
 
 def make_sample(model: onnx.ModelProto, index: int, seed: int) -> dict[str, NDArray]:
     """Set `index` of those that `make_samples` makes."""
-    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
     sample: dict[str, NDArray] = {}
     for value in model.graph.input:
         shape = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
         indices = _entries(value, model)
         generator = np.random.default_rng([seed, index, len(sample)])
         if indices is None:
-            trained = _trained_range(value.name, model.graph.node, initializers)
+            trained = trained_range(value.name, model)
             # No sensor reaches such ends, and inputs as they are may all lie within one step of such a grid.
             plausible = trained is None or max(map(abs, trained)) <= _LARGEST_INPUT or index % 2 == 0
             sample[value.name] = _noise(shape, trained if plausible else None, generator)
@@ -146,15 +145,19 @@ def _blurred(values: NDArray, axis: int) -> NDArray:
     )
 
 
-def _trained_range(
-    name: str, nodes: Sequence[onnx.NodeProto], initializers: dict[str, onnx.TensorProto]
-) -> tuple[float, float] | None:
-    """Real range of the first QuantizeLinear that an input reaches through views; None if it has none."""
+def trained_range(name: str, model: onnx.ModelProto) -> tuple[float, float] | None:
+    """Real range of the first QuantizeLinear that an input reaches through views.
+
+    None if there is none; or, in a model that is not canonical, if its grid is no constant.
+    """
+    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
     reached, clip = {name}, (-np.inf, np.inf)
-    for node in nodes:
+    for node in model.graph.node:
         if not node.input or node.input[0] not in reached:
             continue
         if node.op_type == "QuantizeLinear":
+            if len(node.input) < 3 or any(one not in initializers for one in node.input[1:]):
+                return None
             low, high = _real_range(node, initializers)
             return max(low, clip[0]), min(high, clip[1])
         if node.op_type in _PASSED:

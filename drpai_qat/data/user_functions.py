@@ -86,6 +86,10 @@ def items(source: Any, where: str) -> Iterator[Any]:
 
 def blame(error: BaseException) -> str:
     """What the user's code raised, and where."""
-    frames = [one for one in traceback.extract_tb(error.__traceback__) if "importlib" not in one.filename]
+    frames = [
+        one
+        for one in traceback.extract_tb(error.__traceback__)
+        if "importlib" not in one.filename and one.filename != __file__
+    ]
     at = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {one_line(error)}{at}"

@@ -1,0 +1,1 @@
+"""Accuracy of deployed networks on the user's data."""
