@@ -13,12 +13,14 @@ from rich.text import Text
 
 from drpai_qat.check.fidelity import CheckResult
 from drpai_qat.check.figures import OutputFigures
-from drpai_qat.core.text import listed, one_line, seconds
+from drpai_qat.core.text import listed, one_line, seconds, shortened
 from drpai_qat.report.content import Report
 from drpai_qat.report.size import Size
 from drpai_qat.report.warnings import warnings
 
 _MOST_LAYERS = 8
+_OUTPUT_NAME, _LAYER_NAME = 32, 18
+"""Longest names in the two tables, so that they fit 80 columns."""
 
 
 def show(report: Report, console: Console, *, notes: bool = False) -> None:
@@ -38,6 +40,7 @@ def _parts(report: Report) -> Iterable[RenderableType]:
     if report.check is not None:
         yield Text()
         yield _outputs_table(report.check)
+        yield from _legend(report.check)
         if report.check.layers is not None:
             yield Text()
             yield from _layers(report.check)
@@ -58,6 +61,7 @@ def _facts(report: Report) -> Table:
         "quantized": f"{report.weights} weights, {report.activations} activations",
         "integer MACs": f"{report.int8_mac_fraction:.1%}{_int16_share(report)}",
         "float nodes": "; ".join(_float_nodes(report)) or "none",
+        "to change": "report.html says what to change in training" if _float_nodes(report) else "",
         "skipped": "; ".join(_grouped((note.reason, note.node) for note in report.notes if note.action == "skipped")),
         "target": f"{report.target}: {report.runs_on}",
         "size": _size(report.size),
@@ -127,20 +131,34 @@ def _grouped(pairs: Iterable[tuple[str, str]]) -> list[str]:
 
 def _outputs_table(check: CheckResult) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("output", "max error", "SQNR", "cosine", "top-1", "fold alone"):
+    for column in ("output", "max error", "SQNR", "cosine", "top-1"):
         table.add_column(column, justify="left" if column == "output" else "right", overflow="fold")
-    for found, fold in zip(check.outputs, check.fold, strict=True):
+    for found in check.outputs:
         table.add_row(
-            Text(one_line(found.name)), _lsb(found), _decibel(found), f"{found.cosine:.6f}",
-            str(found.top1) if found.top1 else "-", _decibel(fold),
+            _name(found.name, _OUTPUT_NAME), _lsb(found), _decibel(found), f"{found.cosine:.6f}",
+            str(found.top1) if found.top1 else "-",
         )  # fmt: skip
     return table
+
+
+def _legend(check: CheckResult) -> Iterable[RenderableType]:
+    """What the table's units are, where it is not plain, and the same comparison of model_int8.onnx."""
+    untrained = any(one.max_error and not one.lsb_trained for one in check.outputs)
+    if untrained:
+        yield Text("LSB*: the output has no trained grid; a step is a 127th of its largest value", style="dim")
+    if any(one.max_error for one in check.fold):
+        told = ", ".join(f"{shortened(one_line(one.name), _OUTPUT_NAME)} {_decibel(one)}" for one in check.fold[:4])
+        yield Text(f"the fold alone (model_int8.onnx in onnxruntime): {told}", style="dim")
+
+
+def _name(text: str, longest: int) -> Text:
+    return Text(shortened(one_line(text), longest))
 
 
 def _lsb(figures: OutputFigures) -> str:
     if figures.max_error == 0:
         return "exact"
-    return f"{figures.max_error_lsb:.2f} LSB" + ("" if figures.lsb_trained else " of max|y|/127")
+    return f"{figures.max_error_lsb:.2f} LSB" + ("" if figures.lsb_trained else "*")
 
 
 def _decibel(figures: OutputFigures) -> str:
@@ -171,11 +189,11 @@ def _layers(check: CheckResult) -> Sequence[RenderableType]:
     if not shown:
         return summary
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("tensor", "made by", "verdict", "of", "distance", "max"):
+    for column in ("tensor", "made by", "verdict", "distance", "max"):
         table.add_column(column, justify="left" if column in ("tensor", "made by") else "right", overflow="fold")
     for one in shown:
         table.add_row(
-            Text(one_line(one.tensor)), Text(one_line(one.node)), one.verdict, str(one.count),
+            _name(one.tensor, _LAYER_NAME), _name(one.node, _LAYER_NAME), f"{one.verdict} of {one.count}",
             f"{one.distance:.2g} LSB", f"{one.max_lsb:.3g} LSB",
         )  # fmt: skip
     return [*summary, table]

@@ -1,4 +1,5 @@
 import io
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -12,9 +13,9 @@ from preprocess import Note
 from tests.report.building import check, report
 
 
-def printed(one, **arguments):
+def printed(one, width=160, **arguments):
     text = io.StringIO()
-    show(one, Console(file=text, width=160), **arguments)
+    show(one, Console(file=text, width=width), **arguments)
     return text.getvalue()
 
 
@@ -68,6 +69,30 @@ def test_layers():
     assert "5 wrong" in text
     assert "0.25 LSB" in text
     assert "not evaluated" in text
+
+
+def test_tables_fit_80_columns():
+    name = "/model/backbone/stage3/blocks.11/conv_pw/Conv_output_0_quantized"
+    layers = (Certificate(name, f"Conv {name}", count=802816, unequal=802816, wrong=1234, max_lsb=12.5, distance=0.25),)
+    found = check([[1, 2, 4]], layers=layers)
+    text = printed(report(replace(found, outputs=(replace(found.outputs[0], name=name),))), width=80)
+    head, row = next(pair for pair in itertools.pairwise(text.splitlines()) if pair[0].startswith("tensor"))
+    assert len(head.rstrip()) <= 80
+    assert row.split()[0].startswith("/model/")
+    assert row.rstrip().endswith("12.5 LSB")
+    head, row = next(
+        pair for pair in itertools.pairwise(text.splitlines()) if pair[0].startswith("output") and "SQNR" in pair[0]
+    )
+    assert "…" in row
+    assert "2.00 LSB" in row
+
+
+def test_units_are_explained_where_they_stand():
+    found = check([[1, 2, 4]])
+    assert "a 127th" not in printed(report(found))
+    assert "the fold alone (model_int8.onnx in onnxruntime): y 11.5 dB" in printed(report(found))
+    free = replace(found, outputs=(replace(found.outputs[0], lsb_trained=False),))
+    assert "LSB*: the output has no trained grid; a step is a 127th of its largest value" in printed(report(free))
 
 
 def test_what_the_trained_network_amplifies_passes():
