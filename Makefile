@@ -11,7 +11,8 @@ BIN := $(VENV)/bin
 TF_VENV := .venv-tf
 CASES ?= fixed
 PYTEST_OPTIONS := -q --hypothesis-profile=$(CASES)
-TF_TESTS := tests/export/test_tensorflow_export.py tests/samples/test_tensorflow_sample.py
+TF_TESTS := tests/export/test_tensorflow_export.py tests/samples/test_tensorflow_sample.py \
+	tests/test_numerics.py
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .PHONY: demo test lint slow slow-pytorch slow-tensorflow arm docs clean

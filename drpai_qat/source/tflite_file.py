@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drpai_qat.core.errors import MissingExtraError, ModelError, QuantizationError
-from drpai_qat.core.quantization import QuantParams
+from drpai_qat.core.quantization import SMALLEST_SCALE, QuantParams
 from drpai_qat.core.text import one_line
 
 IDENTIFIER = b"TFL3"
@@ -188,7 +188,10 @@ def _grid(given: Any, dtype: str, name: str) -> QuantParams | None:
     points = np.zeros(len(given.scale), np.int64) if given.zeroPoint is None else given.zeroPoint
     axis = int(given.quantizedDimension) if len(given.scale) > 1 else None
     kind = dtype if dtype != "int64" else "int32"  # biases of 16x8 layers
-    return QuantParams.of(given.scale, points, np.dtype(kind), axis=axis, where=f"tensor {one_line(name)!r}")
+    scale = np.asarray(given.scale, np.float32)
+    if kind == "int32":  # a bias: of a dead channel its scale, a product, may be smaller than floats are
+        scale = np.maximum(scale, np.float32(SMALLEST_SCALE))
+    return QuantParams.of(scale, points, np.dtype(kind), axis=axis, where=f"tensor {one_line(name)!r}")
 
 
 def _operators(schema: Any, model: Any, graph: Any) -> tuple[LiteOperator, ...]:
