@@ -199,7 +199,7 @@ def _block_parameters(node: gs.Node) -> tuple[Array, Array]:
     return scale.astype(np.float32), zero_point.astype(np.int64)
 
 
-RECURRENT = ("LSTM", "GRU")
+RECURRENT = ("LSTM", "GRU", "RNN")
 """Recurrent operators whose weights, inputs 1 and 2, can be integers."""
 
 

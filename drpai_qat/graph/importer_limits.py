@@ -55,6 +55,10 @@ def _layer_norm(graph: Graph, node: Node) -> str:
     return "its outputs Mean and InvStdDev are not supported" if read else ""
 
 
+def _recurrent(graph: Graph, node: Node) -> str:
+    return "sequences of their own length each, layout 1, input_forget and functions with parameters are not supported"
+
+
 def _sized_by_values(graph: Graph, node: Node) -> str:
     return "the size of its output depends on the data; end the network before it"
 
@@ -65,6 +69,7 @@ _CHECKS: dict[str, Callable[[Graph, Node], str]] = {
     "IsInf": _is_inf,
     "LayerNormalization": _layer_norm,
     "MaxRoiPool": _max_roi_pool,
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
     "NonMaxSuppression": _sized_by_values,
     "NonZero": _sized_by_values,
     "Resize": _resize,

@@ -1,11 +1,14 @@
-"""LSTM and GRU unrolled over their (static) time steps into matrix products and elementwise steps.
+"""LSTM, GRU and RNN unrolled over their (static) time steps into matrix products and elementwise steps.
 
 The projection of all inputs is one product, X W^T + b; each step adds h R^T and applies the gates:
 
-    LSTM  i, o, f = sigmoid, c~ = tanh;  c = f*c + i*c~;  h = o * tanh(c)
+    LSTM  i, o, f = sigmoid, c~ = tanh;  c = f*c + i*c~;  h = o * tanh(c);  peepholes: i and f see P * c, o the new c
     GRU   z, r = sigmoid;  h~ = tanh(x_h + r * (h R_h^T + b_R)) or tanh(x_h + (r*h) R_h^T + b_R);  h = (1-z)*h~ + z*h
+    RNN   h = tanh(x + h R^T)
 
-Weights behind a DequantizeLinear stay integers. Source: ONNX operator LSTM-14, GRU-14.
+Other functions may stand for sigmoid and tanh, and their arguments be clipped. A state that begins at zero takes no
+product in its first step. Weights behind a DequantizeLinear stay integers. Source: ONNX operators LSTM-14, GRU-14 and
+RNN-14.
 """
 
 from __future__ import annotations
@@ -19,12 +22,13 @@ import onnx.helper as oh
 import onnx.numpy_helper
 
 Array = npt.NDArray[np.generic]
-GATES = {"LSTM": 4, "GRU": 3}
-_DEFAULT_ACTIVATIONS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"]}
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+_DEFAULT_ACTIVATIONS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}
+_ACTIVATIONS = frozenset(("Sigmoid", "Tanh", "Relu", "HardSigmoid", "LeakyRelu", "Elu", "Softsign", "Softplus"))
 
 
 def expand_recurrent(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with each LSTM and GRU unrolled; those with peepholes, clipping or other activations stay."""
+    """The model with each LSTM, GRU and RNN unrolled; sequences of their own length each, for example, stay."""
     if not any(node.op_type in GATES for node in model.graph.node):
         return model
     result = onnx.ModelProto()
@@ -54,24 +58,30 @@ class _Cell:
     hidden: int
     directions: tuple[bool, ...]  # runs backwards?
     linear_before_reset: bool
+    activations: tuple[str, ...]  # of all directions
+    clip: float
 
 
 def _cell(node: onnx.NodeProto, builder: _Builder) -> _Cell | None:
     attributes = {a.name: oh.get_attribute_value(a) for a in node.attribute}
     direction = attributes.get("direction", b"forward").decode()
     directions = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[direction]
-    activations = [a.decode() for a in attributes.get("activations", [])]
-    standard = not activations or activations == _DEFAULT_ACTIVATIONS[node.op_type] * len(directions)
+    usual = _DEFAULT_ACTIVATIONS[node.op_type] * len(directions)
+    activations = [a.decode() for a in attributes.get("activations", [])] or usual
+    own_parameters = activations != usual and ("activation_alpha" in attributes or "activation_beta" in attributes)
     shape = builder.shapes.get(node.input[0])
     names = [*node.input, *[""] * (8 - len(node.input))]
-    if not standard or "clip" in attributes or attributes.get("layout", 0) or names[7] or shape is None:
+    if own_parameters or not _ACTIVATIONS.issuperset(activations) or attributes.get("layout", 0) or shape is None:
+        return None
+    if names[7] and names[7] not in builder.constants:
         return None
     if attributes.get("input_forget", 0) or any(builder.weight(name) is None for name in names[1:4] if name):
         return None
     if names[4] and (names[4] not in builder.constants or (builder.constants[names[4]] != shape[0]).any()):
         return None
     linear = bool(attributes.get("linear_before_reset", 0))
-    return _Cell(node, shape[0], shape[1], int(attributes["hidden_size"]), directions, linear)
+    clip = float(attributes.get("clip", 0.0))
+    return _Cell(node, shape[0], shape[1], int(attributes["hidden_size"]), directions, linear, tuple(activations), clip)
 
 
 def _unroll(cell: _Cell, builder: _Builder) -> None:
@@ -81,9 +91,10 @@ def _unroll(cell: _Cell, builder: _Builder) -> None:
     for index, backwards in enumerate(cell.directions):
         step = _Steps(cell, builder, index, names)
         state = [step.initial(names[5]), step.initial(names[6]) if node.op_type == "LSTM" else ""]
+        advance = {"LSTM": step.lstm, "GRU": step.gru, "RNN": step.rnn}[node.op_type]
         hidden = [""] * cell.steps
         for t in reversed(range(cell.steps)) if backwards else range(cell.steps):
-            state = step.lstm(t, *state) if node.op_type == "LSTM" else [step.gru(t, state[0]), ""]
+            state = advance(t, *state)
             hidden[t] = state[0]
         sequences.append(hidden)
         last_h.append(state[0])
@@ -120,11 +131,16 @@ class _Steps:
         self.recurrent = builder.matrix(names[2], direction, slice(0, split))
         self.candidate = builder.matrix(names[2], direction, slice(split, None)) if cell.node.op_type == "GRU" else ""
         self.direction = direction
+        self.peepholes = [""] * 3  # of i, o, f
+        if names[7]:
+            values = builder.constants[names[7]][direction].reshape(3, cell.hidden)
+            self.peepholes = [builder.constant(one) for one in values]
 
     def initial(self, name: str) -> str:
+        """The state before the first step; "" where it is zero."""
         shape = (self.cell.batch, self.cell.hidden)
-        if not name:
-            return self.builder.constant(np.zeros(shape, np.float32))
+        if not name or (name in self.builder.constants and not self.builder.constants[name].any()):
+            return ""
         part = self.builder.slice(name, 0, self.direction, self.direction + 1, (1, *shape))
         return self.builder.view(part, shape)
 
@@ -136,33 +152,58 @@ class _Steps:
         size = self.cell.hidden
         return self.builder.slice(value, 1, index * size, (index + 1) * size, (self.cell.batch, size))
 
+    def _activated(self, value: str, which: int, shape: tuple[int, ...]) -> str:
+        """The cell's function number `which` of a value."""
+        emit, functions = self.builder.emit, len(_DEFAULT_ACTIVATIONS[self.cell.node.op_type])
+        if self.cell.clip and which < 2:  # as onnxruntime: the cell state itself is not clipped
+            limits = [self.builder.constant(np.asarray(end * self.cell.clip, np.float32)) for end in (-1, 1)]
+            value = emit("Clip", [value, *limits], shape)
+        return emit(self.cell.activations[self.direction * functions + which], [value], shape)
+
+    def _recurrent(self, t: int, h: str, width: int) -> str:
+        """The first `width` sums of gates: of the step's inputs, and of the state by its weights."""
+        shape = (self.cell.batch, width)
+        inputs = self._inputs(t)
+        if width < self.width:
+            inputs = self.builder.slice(inputs, 1, 0, width, shape)
+        if not h:
+            return inputs
+        return self.builder.emit("Add", [self.builder.emit("MatMul", [h, self.recurrent], shape), inputs], shape)
+
+    def rnn(self, t: int, h: str, _: str) -> list[str]:
+        return [self._activated(self._recurrent(t, h, self.width), 0, (self.cell.batch, self.cell.hidden)), ""]
+
     def lstm(self, t: int, h: str, c: str) -> list[str]:
         emit, shape = self.builder.emit, (self.cell.batch, self.cell.hidden)
-        product = emit("MatMul", [h, self.recurrent], (self.cell.batch, self.width))
-        total = emit("Add", [product, self._inputs(t)], (self.cell.batch, self.width))
-        i, o, f = (emit("Sigmoid", [self._gate(total, k)], shape) for k in range(3))
-        candidate = emit("Tanh", [self._gate(total, 3)], shape)
-        kept, added = emit("Mul", [f, c], shape), emit("Mul", [i, candidate], shape)
-        c = emit("Add", [kept, added], shape)
-        return [emit("Mul", [o, emit("Tanh", [c], shape)], shape), c]
+        total = self._recurrent(t, h, self.width)
 
-    def gru(self, t: int, h: str) -> str:
+        def gate(index: int, seen: str) -> str:
+            value = self._gate(total, index)
+            if self.peepholes[index] and seen:
+                value = emit("Add", [value, emit("Mul", [seen, self.peepholes[index]], shape)], shape)
+            return self._activated(value, 0, shape)
+
+        candidate = self._activated(self._gate(total, 3), 1, shape)
+        new = emit("Mul", [gate(0, c), candidate], shape)
+        if c:
+            new = emit("Add", [emit("Mul", [gate(2, c), c], shape), new], shape)
+        return [emit("Mul", [gate(1, new), self._activated(new, 2, shape)], shape), new]
+
+    def gru(self, t: int, h: str, _: str) -> list[str]:
         emit, size, batch = self.builder.emit, self.cell.hidden, self.cell.batch
         shape = (batch, size)
-        inputs = self._inputs(t)
-        product = emit("MatMul", [h, self.recurrent], (batch, 2 * size))
-        part = self.builder.slice(inputs, 1, 0, 2 * size, (batch, 2 * size))
-        gates = emit("Sigmoid", [emit("Add", [product, part], (batch, 2 * size))], (batch, 2 * size))
+        gates = self._activated(self._recurrent(t, h, 2 * size), 0, (batch, 2 * size))
         z, r = self._gate(gates, 0), self._gate(gates, 1)
-        own = self._gate(inputs, 2)
+        total = self._gate(self._inputs(t), 2)
         if self.cell.linear_before_reset:
-            linear = emit("Add", [emit("MatMul", [h, self.candidate], shape), self.hidden_bias], shape)
-            reset = emit("Mul", [r, linear], shape)
-        else:
-            reset = emit("MatMul", [emit("Mul", [r, h], shape), self.candidate], shape)
-        candidate = emit("Tanh", [emit("Add", [own, reset], shape)], shape)
-        difference = emit("Mul", [z, emit("Sub", [h, candidate], shape)], shape)
-        return emit("Add", [candidate, difference], shape)
+            linear = emit("MatMul", [h, self.candidate], shape) if h else ""
+            linear = emit("Add", [linear, self.hidden_bias], shape) if h else self.hidden_bias
+            total = emit("Add", [total, emit("Mul", [r, linear], shape)], shape)
+        elif h:
+            total = emit("Add", [total, emit("MatMul", [emit("Mul", [r, h], shape), self.candidate], shape)], shape)
+        candidate = self._activated(total, 1, shape)
+        old = emit("Sub", [h, candidate], shape) if h else emit("Neg", [candidate], shape)
+        return [emit("Add", [candidate, emit("Mul", [z, old], shape)], shape), ""]
 
 
 @dataclass

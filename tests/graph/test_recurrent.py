@@ -1,4 +1,4 @@
-"""LSTM and GRU unrolled: the same numbers as onnxruntime's own operators."""
+"""LSTM, GRU and RNN unrolled: the same numbers as onnxruntime's own operators."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import onnx.helper as oh
 import onnx.numpy_helper
 import pytest
 
+from drpai_qat.graph.canonical import read_graph
+from drpai_qat.graph.importer_limits import why_not_importable
 from drpai_qat.graph.recurrent import GATES, expand_recurrent
 from tests.reference import reference
 
@@ -51,13 +53,23 @@ def _model(op: str, direction: str, quantized: bool, initial: bool, **attributes
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
 @pytest.mark.parametrize("quantized", [False, True])
 @pytest.mark.parametrize(
-    ("op", "attributes"), [("LSTM", {}), ("GRU", {"linear_before_reset": 0}), ("GRU", {"linear_before_reset": 1})]
+    ("op", "attributes"),
+    [
+        ("LSTM", {}),
+        ("LSTM", {"activations": ["HardSigmoid", "Softsign", "Relu"], "clip": 0.7}),
+        ("GRU", {"linear_before_reset": 0}),
+        ("GRU", {"linear_before_reset": 1, "activations": ["HardSigmoid", "Tanh"]}),
+        ("RNN", {}),
+        ("RNN", {"activations": ["Relu"]}),
+    ],
 )
-def test_unrolled_equals_the_operator(op: str, attributes: dict[str, int], direction: str, quantized: bool) -> None:
+def test_unrolled_equals_the_operator(op: str, attributes: dict[str, object], direction: str, quantized: bool) -> None:
+    if "activations" in attributes and direction == "bidirectional":
+        attributes = {**attributes, "activations": attributes["activations"] * 2}  # type: ignore[operator]
     model = _model(op, direction, quantized, initial=direction == "bidirectional", **attributes)
     unrolled = expand_recurrent(model)
     onnx.checker.check_model(unrolled, full_check=True)
-    assert not {"LSTM", "GRU"} & {node.op_type for node in unrolled.graph.node}
+    assert not GATES.keys() & {node.op_type for node in unrolled.graph.node}
     x = np.random.default_rng(1).standard_normal((STEPS, BATCH, INPUTS)).astype(np.float32)
     for found, expected in zip(reference(unrolled, {"x": x}), reference(model, {"x": x}), strict=True):
         np.testing.assert_allclose(found, expected, atol=2e-6)
@@ -67,13 +79,24 @@ def test_weights_stay_integers() -> None:
     unrolled = expand_recurrent(_model("LSTM", "forward", quantized=True, initial=False))
     dequantized = {node.output[0] for node in unrolled.graph.node if node.op_type == "DequantizeLinear"}
     products = [node for node in unrolled.graph.node if node.op_type == "MatMul"]
-    assert len(products) == STEPS + 1
+    assert len(products) == STEPS  # the first step's state is zero
     assert all(node.input[1] in dequantized for node in products)
 
 
-def test_peepholes_are_left_alone() -> None:
-    model = _model("LSTM", "forward", quantized=False, initial=False)
-    node = model.graph.node[0]
-    node.input.extend(["p"])
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((1, 3 * HIDDEN), np.float32), "p"))
-    assert expand_recurrent(model).graph.node[0].op_type == "LSTM"
+def test_peepholes() -> None:
+    model = _model("LSTM", "bidirectional", quantized=True, initial=True)
+    model.graph.node[-1].input.append("p")
+    values = np.random.default_rng(3).standard_normal((2, 3 * HIDDEN)).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(values, "p"))
+    x = np.random.default_rng(1).standard_normal((STEPS, BATCH, INPUTS)).astype(np.float32)
+    unrolled = expand_recurrent(model)
+    assert "LSTM" not in {node.op_type for node in unrolled.graph.node}
+    for found, expected in zip(reference(unrolled, {"x": x}), reference(model, {"x": x}), strict=True):
+        np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("attributes", [{"input_forget": 1}, {"activations": ["Elu"] * 3, "activation_alpha": [0.3]}])
+def test_what_is_left_is_named(attributes: dict[str, object]) -> None:
+    unrolled = expand_recurrent(_model("LSTM", "forward", quantized=False, initial=False, **attributes))
+    (node,) = (node for node in read_graph(unrolled).nodes if node.op == "LSTM")
+    assert "are not supported" in why_not_importable(read_graph(unrolled), node)

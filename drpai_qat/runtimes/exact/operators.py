@@ -42,6 +42,9 @@ TAKEN = frozenset({
 })  # fmt: skip
 """Operators evaluated by onnx.reference."""
 
+_FUNCTIONS = {"LSTM": {b"Sigmoid", b"Tanh"}, "GRU": {b"Sigmoid", b"Tanh"}, "RNN": {b"Tanh"}}
+"""Of recurrent operators, those that onnx.reference knows."""
+
 _PRECISIONS = ("softmax_precision", "stash_type")
 """Attributes that name a type to compute in: it is float64 here."""
 
@@ -58,6 +61,10 @@ def operator_of(node: onnx.NodeProto, opsets: Mapping[str, int]) -> Operator:
         return own
     if node.op_type not in TAKEN:
         raise NotEvaluatedError(node.op_type)
+    usual = _FUNCTIONS.get(node.op_type, set())
+    for one in node.attribute if usual else ():
+        if one.name in ("clip", "input_forget") or (one.name == "activations" and set(one.strings) - usual):
+            raise NotEvaluatedError(f"{node.op_type} with {one.name}, which onnx.reference ignores")
     return _taken(node, opsets)
 
 
