@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 import preprocess
 from drpai_qat.check.certificate import AS_FLOAT32, Fineness
 from drpai_qat.check.fidelity import CheckResult, certify, check_outputs
+from drpai_qat.check.heads import find_joints
 from drpai_qat.check.layers import RunOnce
 from drpai_qat.check.thresholds import CheckOptions
 from drpai_qat.check.used_ranges import Watched
@@ -52,7 +53,7 @@ def check_compiled(
         runnable = preprocess.reference_model(static)
         reference = Reference(source if runnable is static and is_whole else runnable, source.name)
         middle = Watched(canonical, "model_int8.onnx")
-        result = check_outputs(reference, middle, deployed, grids, samples, options.thresholds)
+        result = check_outputs(reference, middle, deployed, grids, samples, options.thresholds, find_joints(canonical))
     if compile_here is None:
         if options.check == "layers":
             with progress.stage("no layer of this target runs alone: the outputs were checked"):

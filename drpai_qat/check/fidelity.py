@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from drpai_qat.check.accumulated import Accumulated, accumulated
 from drpai_qat.check.certificate import AS_FLOAT32, Certificate, Fineness
 from drpai_qat.check.figures import OutputFigures, compare_output
 from drpai_qat.check.fold import FoldCheck
+from drpai_qat.check.heads import Head, Joint, all_small_heads
 from drpai_qat.check.layers import Cut, Feeds, LayerCheck, RunOnce, assembled, cut_at_quantizers, fed, reference_run
 from drpai_qat.check.thresholds import Thresholds
 from drpai_qat.check.used_ranges import UsedRange, Watched
@@ -52,6 +54,7 @@ class CheckResult:
         by_sample: as `outputs`, sample by sample.
         used: how much of each trained range the samples use; empty: not looked at.
         accumulated: tensors of the deployed network in one piece on the first sample, where layers were compared.
+        heads: parts of outputs that are much smaller than the whole, apart.
     """
 
     samples: int
@@ -65,6 +68,7 @@ class CheckResult:
     by_sample: tuple[tuple[OutputFigures, ...], ...] = ()
     used: tuple[UsedRange, ...] = ()
     accumulated: tuple[Accumulated, ...] = ()
+    heads: tuple[Head, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -91,6 +95,7 @@ class CheckResult:
             "by_sample": [[_brief(one) for one in outputs] for outputs in self.by_sample],
             "used": [one.to_json() for one in self.used],
             "accumulated": [one.to_json() for one in self.accumulated],
+            "heads": [one.to_json() for one in self.heads],
         }
 
 
@@ -101,6 +106,7 @@ def check_outputs(
     grids: Mapping[str, QuantParams | None],
     samples: Sequence[Feeds],
     thresholds: Thresholds,
+    joints: Mapping[str, Joint] = MappingProxyType({}),
 ) -> CheckResult:
     """Run all three on the samples and compare outputs.
 
@@ -110,6 +116,7 @@ def check_outputs(
         grids: trained grid of each output, by name.
         samples: network inputs.
         thresholds: what the outputs must reach.
+        joints: the Concat behind each output that has one.
     """
     wanted = [source.run(sample) for sample in samples]
     middle = [folded.run(sample) for sample in samples]
@@ -125,9 +132,13 @@ def check_outputs(
         tuple(compare_output(name, [ours[name]], [theirs[name]], grids.get(name)) for name in source.outputs)
         for ours, theirs in zip(found, wanted, strict=True)
     )
-    shortfalls = tuple(text for figures in outputs for text in figures.shortfalls(thresholds))
+    heads = all_small_heads(source.outputs, found, wanted, joints)
+    shortfalls = tuple(
+        filter(None, (*(text for one in outputs for text in one.shortfalls(thresholds)),
+                      *(head.shortfall(thresholds) for head in heads)))
+    )  # fmt: skip
     used = folded.used() if isinstance(folded, Watched) else ()
-    return CheckResult(len(samples), outputs, fold, shortfalls=shortfalls, by_sample=by_sample, used=used)
+    return CheckResult(len(samples), outputs, fold, shortfalls=shortfalls, by_sample=by_sample, used=used, heads=heads)
 
 
 def certify(
