@@ -13,6 +13,7 @@ from preprocess.blocked_weights import split_blocks
 from preprocess.channel_grids import fold_depthwise_scales, scale_channels_outside
 from preprocess.clamps import write_clamps
 from preprocess.constants import fold_constants, unshare_small_constants
+from preprocess.custom_quantizers import translate_custom_quantizers
 from preprocess.dead_channels import blank_dead_channels
 from preprocess.detection import require_fake_quant
 from preprocess.fake_quantize import translate_fake_quantize
@@ -45,6 +46,7 @@ PREPARE: tuple[Pass, ...] = (
     unshare_small_constants,  # after Constant nodes became initializers
     translate_qoperators,  # after scales are constants, before shape inference, which does not know onnxruntime's
     translate_fused_operators,  # before shape inference likewise
+    translate_custom_quantizers,  # after scales are constants, before shape inference likewise
     translate_qonnx,  # after scales are constants, before shape inference likewise
     translate_fake_quantize,  # after its ranges are constants, before shape inference, which does not know it
     make_shapes_static,

@@ -8,13 +8,14 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from drpai_qat.runtimes.onnxruntime import Reference
+from preprocess.custom_quantizers import CUSTOM_QUANTIZERS
 from preprocess.fake_quantize import FAKE_QUANT_NODES
 from preprocess.passlog import PassLog
 from preprocess.qonnx import QUANT
 from preprocess.surgery import Names
 
 _KEPT = (
-    "QuantizeLinear", "DequantizeLinear", *FAKE_QUANT_NODES, *QUANT,
+    "QuantizeLinear", "DequantizeLinear", *FAKE_QUANT_NODES, *QUANT, *CUSTOM_QUANTIZERS,
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli",
 )  # fmt: skip
 _FEW_READERS = 4

@@ -2,7 +2,8 @@
 
 onnxruntime's own QuantizeLinear and DequantizeLinear (domain com.microsoft, written for 16-bit types before opset 21)
 mean the same as the standard ones and are renamed. Translated are OpenVINO's FakeQuantize, which stripped NNCF models
-still hold (fake_quantize.py), Quant of QONNX (qonnx.py), operators on integers (qoperators.py), and float ones that
+still hold (fake_quantize.py), Quant of QONNX (qonnx.py), MQBench's and the Model Compression Toolkit's quantizers
+(custom_quantizers.py), operators on integers (qoperators.py), and float ones that
 onnxruntime's optimizer fused (fused_operators.py).
 """
 
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 import onnx
 
 from drpai_qat.core.errors import ModelError
+from preprocess.custom_quantizers import CUSTOM, MCT
 from preprocess.fake_quantize import OF_TENSORFLOW
 from preprocess.fused_operators import FUSED
 from preprocess.leftovers import TENSORFLOW
@@ -31,7 +33,7 @@ _KNOWN = {
     "vai": f"a custom format of Vitis AI; {_AS_QDQ}",
     "trt": f"a TensorRT dialect; {_AS_QDQ} in INT8",
     "openvino": f"OpenVINO's; {_AS_QDQ}: nncf.strip(model) before the export",
-    "mct_quantizers": f"the Model Compression Toolkit's own; {_AS_QDQ}: quantization_format=FAKELY_QUANT",
+    MCT: f"the Model Compression Toolkit's own; {_AS_QDQ}: quantization_format=FAKELY_QUANT",
     "aten": "a PyTorch operator that the exporter could not translate; export with a newer opset",
     "com.microsoft": "an operator of onnxruntime's optimizer; compile the file as it was before optimization, as QDQ",
 }
@@ -54,6 +56,7 @@ _TRANSLATED: dict[str, set[str] | frozenset[str]] = {
     "com.microsoft": _RENAMED["com.microsoft"] | set(FUSED),
 }
 _TRANSLATED |= dict.fromkeys(QONNX_DOMAINS, QUANT)
+_TRANSLATED |= CUSTOM
 
 
 def refuse_dialects(model: onnx.ModelProto, opset: int) -> None:

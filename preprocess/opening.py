@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 
 from drpai_qat.core.errors import ModelError
 from preprocess.constants import evaluate_constants
+from preprocess.custom_quantizers import claim_custom_quantizers, is_custom_quantizer
 from preprocess.dialects import STANDARD, refuse_dialects, rename_standard_nodes
 from preprocess.function_operators import expand_functions
 from preprocess.leftovers import is_leftover, write_leftovers
@@ -41,6 +42,7 @@ def open_graph(model: onnx.ModelProto, log: PassLog) -> gs.Graph:
         model = onnx.inliner.inline_local_functions(model)
     own = onnx.ModelProto()
     own.CopyFrom(model)
+    claim_custom_quantizers(own)
     write_leftovers(own, opset_of(own), log)
     refuse_dialects(own, opset_of(own))
     write_dense(own)
@@ -55,7 +57,7 @@ def needs_translation(model: onnx.ModelProto) -> bool:
     """True if onnxruntime cannot run `model` as it is, but can run what `open_graph` makes of it."""
     opset = opset_of(model)
     return (_has_16_bit_grids(model) and opset < MIN_OPSET_16_BIT) or any(
-        is_leftover(node, opset) for node in model.graph.node
+        is_leftover(node, opset) or is_custom_quantizer(node) for node in model.graph.node
     )
 
 

@@ -13,6 +13,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from preprocess.constants import fold_constants
+from preprocess.custom_quantizers import translate_custom_quantizers
 from preprocess.dialects import all_nodes, is_translated
 from preprocess.fake_quantize import translate_fake_quantize
 from preprocess.float_interface import use_float_interface
@@ -29,6 +30,7 @@ PASSES: tuple[Pass, ...] = (
     fold_constants,  # the ranges of FakeQuantize can be Constant nodes
     translate_qoperators,
     translate_fused_operators,
+    translate_custom_quantizers,
     translate_qonnx,
     translate_fake_quantize,
     remove_identities,

@@ -26,6 +26,7 @@ from preprocess.channel_grids import fold_depthwise_scales, scale_channels_outsi
 from preprocess.clamps import write_clamps
 from preprocess.clips import merge_clips
 from preprocess.constants import fold_constants, unshare_small_constants
+from preprocess.custom_quantizers import translate_custom_quantizers
 from preprocess.data_movement import dequantize_before_moves
 from preprocess.dead_channels import blank_dead_channels
 from preprocess.detection import require_fake_quant
@@ -216,6 +217,17 @@ CASES: dict[str, Case] = {
         vector("low = Constant <value = float {-1}> ()\n high = Constant <value = float {1.55}> ()\n"
                "y = org.openvinotoolkit.FakeQuantize <levels = 256> (x, low, high, low, high)"),
         {}, PAIR, head=domain("org.openvinotoolkit"),
+    ),
+    "a toolkit's quantizer with parameters in Constant nodes": Case(
+        vector("s = Constant <value = float {0.0625}> ()\n z = Constant <value = int64 {0}> ()\n"
+               "l = Constant <value = int64 {-128}> ()\n h = Constant <value = int64 {127}> ()\n"
+               "y = mqbench.FixedPerTensorAffine (x, s, z, l, h)"),
+        {}, PAIR, head=domain("mqbench"),
+    ),
+    "shape arithmetic behind a toolkit's quantizer": Case(
+        vector("a = mqbench.FixedPerTensorAffine (x, s, z, low, high)\n h = Shape (a)\n y = Reshape (a, h)"),
+        {"s": np.float32(0.0625), "z": np.int64(0), "low": np.int64(-128), "high": np.int64(127)},
+        head=domain("mqbench"), holds=lambda made, log: ops(made)["Shape"] == 0,
     ),
     "shape arithmetic behind FakeQuantize": Case(
         vector("a = org.openvinotoolkit.FakeQuantize <levels = 256> (x, low, high, low, high)\n"
@@ -437,6 +449,8 @@ ORDER: tuple[tuple[tuple[str, ...], Pass, Pass, str], ...] = (
     (BOTH, remove_identities, recognize_arithmetic, "Identity within written-out fake-quant"),
     (BOTH, use_float32, fold_constants, "constants of a type that onnxruntime cannot compute with"),
     (BOTH, fold_constants, unshare_small_constants, "a zero point in a Constant node that all share"),
+    (BOTH, fold_constants, translate_custom_quantizers, "a toolkit's quantizer with parameters in Constant nodes"),
+    (BOTH, translate_custom_quantizers, make_shapes_static, "shape arithmetic behind a toolkit's quantizer"),
     (BOTH, fold_constants, translate_fake_quantize, "FakeQuantize with ranges in Constant nodes"),
     (BOTH, translate_fake_quantize, make_shapes_static, "shape arithmetic behind FakeQuantize"),
     (BOTH, fold_constants, translate_qoperators, "integer operators with scales in Constant nodes"),
