@@ -41,6 +41,11 @@ _AFFINE = frozenset({
 _BY_THRESHOLD = frozenset(f"{of}{how}Quantizer" for of in ("Activation", "Weights") for how in ("Symmetric", "POT"))
 _BY_RANGE = frozenset(("ActivationUniformQuantizer", "WeightsUniformQuantizer"))
 _BY_TABLE = frozenset(("WeightsLUTSymmetricQuantizer", "WeightsLUTPOTQuantizer"))
+_NEEDED = {
+    (True, False): ("num_bits",), (True, True): ("num_bits",),
+    (False, False): ("num_bits", "threshold", "signed"), (False, True): ("num_bits", "min_range", "max_range"),
+}  # fmt: skip
+"""Attributes of quantizers of the Model Compression Toolkit: of weights, and by a range of reals."""
 CUSTOM = {
     **dict.fromkeys((MQBENCH, "mmrazor", "mmdeploy", "Sophgo_custom"), _AFFINE),
     MCT: _BY_THRESHOLD | _BY_RANGE | _BY_TABLE,
@@ -93,6 +98,9 @@ def _grid(node: gs.Node) -> tuple[Doubles, Doubles, int, int, int | None]:
     """Scale, zero point, qmin, qmax, channel axis."""
     if node.op in _AFFINE:
         return _affine(node)
+    missing = [name for name in _NEEDED[node.op.startswith("Weights"), node.op in _BY_RANGE] if name not in node.attrs]
+    if missing:
+        raise QuantizationError(f"node {node.name} ({node.op}): its attribute {missing[0]} is missing")
     bits = int(node.attrs["num_bits"])
     weights = node.op.startswith("Weights")
     axis = int(node.attrs["channel_axis"]) if weights and node.attrs.get("per_channel", 0) else None

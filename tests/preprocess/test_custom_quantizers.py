@@ -132,3 +132,12 @@ def test_parameters_that_are_computed_are_refused() -> None:
     )  # fmt: skip
     with pytest.raises(QuantizationError, match=r"node act \(FixedPerTensorAffine\): .* computed at run time"):
         preprocess(source)
+
+
+def test_attributes_that_are_missing_are_named() -> None:
+    source = network(
+        oh.make_node("ActivationPOTQuantizer", ["x"], ["a"], name="act", num_bits=8, signed=1, **MCT),
+        oh.make_node("Identity", ["w"], ["v"]), "mct_quantizers", {},
+    )  # fmt: skip
+    with pytest.raises(QuantizationError, match=r"node act \(ActivationPOTQuantizer\): its attribute threshold"):
+        preprocess(source)

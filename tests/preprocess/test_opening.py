@@ -68,7 +68,7 @@ fake (a, b, c) => (d)
     [
         ("qonnx.custom_op.general", "BipolarQuant", "is QONNX; .*export_onnx_qcdq"),
         ("onnx.brevitas", "Trunc", "is QONNX of Brevitas"),
-        ("mct_quantizers", "ActivationPOTQuantizer", "FAKELY_QUANT"),
+        ("mct_quantizers", "ActivationLutPOTQuantizer", "FAKELY_QUANT"),
         ("com.microsoft", "MultiHeadAttention", "an operator of onnxruntime's optimizer"),
         ("trt", "TRT_FP8QuantizeLinear", "a TensorRT dialect"),
         ("com.acme", "Magic", "not standard ONNX"),
