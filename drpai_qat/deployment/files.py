@@ -14,6 +14,9 @@ from pathlib import Path
 
 from drpai_qat.core.errors import DeploymentError
 
+MOST_BYTES = 8 << 30
+"""Of a file that a network is made of; a sparse one of any size takes no room on the disk, and hours to be read."""
+
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # without it, opening a pipe waits for who writes into it
 
 
@@ -71,10 +74,12 @@ def read_bounded(path: Path, most: int) -> bytes:
 
 
 def check_hash(file: io.BufferedRandom | io.BufferedReader, expected: str | None, path: Path) -> None:
-    """Compare an open file with its SHA-256; it stands at its beginning again afterwards.
+    """Compare an open file of MOST_BYTES at most with its SHA-256; it stands at its beginning again afterwards.
 
     Raises: DeploymentError: it is another file than the one that was compiled.
     """
+    if os.fstat(file.fileno()).st_size > MOST_BYTES:
+        raise DeploymentError(f"{path} has more than {MOST_BYTES >> 30} GiB: copy it again")
     if hashlib.file_digest(file, "sha256").hexdigest() != expected:
         raise DeploymentError(f"{path} is not the file that was compiled (sha256 differs): copy it again")
     file.seek(0)

@@ -26,6 +26,7 @@ from drpai_qat.deployment.parameters import aligned, read_parameters
 from drpai_qat.runtimes.tflite import LiteNetwork
 
 _CPU, _POOLED_ALLOCATOR = 1, 2
+_DIGITS = 9  # of a number of threads that is worth reading
 
 T = TypeVar("T")
 
@@ -56,6 +57,7 @@ class Network:
             hashes: SHA-256 that both must have, by file name; None: they were written here just now.
         Raises: DeploymentError: a file can't be loaded, or is another one.
         """
+        _bound_threads()
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
         with opened(library) as code, opened(params) as weights:
@@ -193,10 +195,12 @@ def load_runtime() -> Any:
 
     Raises: DeploymentError: TVM's runtime is not installed.
     """
-    spec = importlib.util.find_spec("tvm")
     try:
         import tvm_ffi
 
+        if tvm_ffi.get_global_func("runtime.NumThreads", allow_missing=True) is not None:
+            return tvm_ffi  # a bundle's own library, or the compiler's
+        spec = importlib.util.find_spec("tvm")
         if spec is None or not spec.submodule_search_locations:
             raise ImportError("no module named tvm")
         library = Path(spec.submodule_search_locations[0]) / "lib" / "libtvm_runtime.so"
@@ -212,6 +216,23 @@ def _load_module(ffi: Any, number: int) -> Any:
         link = Path(folder) / manifest.LIBRARY
         os.symlink(f"/proc/self/fd/{number}", link)
         return ffi.load_module(str(link))
+
+
+def _bound_threads() -> None:
+    """No more threads than cores: TVM takes seconds to end each one beyond, and ends the process where one can't start.
+
+    Raises: DeploymentError: the variable that sets them holds no number.
+    """
+    name = next((name for name in ("TVM_NUM_THREADS", "OMP_NUM_THREADS") if os.environ.get(name)), None)
+    if name is None:
+        return
+    first = os.environ[name].split(",")[0].strip()  # OpenMP's may be a list
+    if not (first.isascii() and first.isdecimal() and first.strip("0")):
+        shown = one_line(os.environ[name], 60)
+        raise DeploymentError(f"{name}={shown} is no number of threads: set 1 or more, or unset it")
+    cores = len(os.sched_getaffinity(0))
+    if len(first) > _DIGITS or int(first) > cores:
+        os.environ["TVM_NUM_THREADS"] = str(cores)
 
 
 _here = threading.local()

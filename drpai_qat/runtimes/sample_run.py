@@ -89,13 +89,16 @@ class SampleRun:
         return "\n".join((*map(str, self.outputs), f"latency: {latency} ({len(times)} runs)"))
 
 
-def run(network: Runs, folder: Path, loops: int) -> SampleRun:
+def run(network: Runs, folder: Path, loops: int, inputs: Path | None = None) -> SampleRun:
     """Run the sample input once for the comparison and `loops` times for the clock.
 
+    Args:
+        inputs: folder of other input_<i>.bin than those that gave the reference.
     Raises: DeploymentError: the sample files are missing or don't fit.
     """
     samples = folder / INTERPRETER_OUT
-    feeds = {info.name: _fed(_read(samples / f"input_{i}.bin", info), info) for i, info in enumerate(network.inputs)}
+    given = inputs or samples
+    feeds = {info.name: _fed(_read(given / f"input_{i}.bin", info), info) for i, info in enumerate(network.inputs)}
     outputs = network.run(feeds)
     arrays = tuple(np.asarray(outputs[info.name], np.float32) for info in network.outputs)
     compared = tuple(

@@ -2,84 +2,64 @@
 
 #include "drpai_qat.h"
 
+#include <sched.h>
 #include <tvm/ffi/container/array.h>
-#include <tvm/ffi/container/map.h>
 #include <tvm/ffi/container/tensor.h>
-#include <tvm/ffi/extra/json.h>
 #include <tvm/ffi/extra/module.h>
 #include <tvm/ffi/function.h>
 
-#include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
-#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+#include "folder.h"
 
 namespace ffi = tvm::ffi;
 
 namespace {
 
-constexpr size_t kAlignment = 64;  // what compiled code may assume of every tensor's address
 constexpr int kPooledAllocator = 2;
+constexpr uint64_t kMostTensorBytes = uint64_t{4} << 30;  // of all inputs and outputs together
 constexpr const char* kFormat = "drpai-qat/1";
 
 thread_local std::string last_error;
 
-// Memory of input tensors.
-struct Aligned {
-  void AllocData(DLTensor* tensor) {
-    size_t bytes = std::max(ffi::GetDataSize(*tensor), size_t{1});
-    tensor->data = std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
-    if (tensor->data == nullptr) throw std::runtime_error("out of memory");
-  }
-  void FreeData(DLTensor* tensor) { std::free(tensor->data); }
-};
-
-struct Entry {
-  std::string name, dtype;
-  std::vector<int64_t> shape;
-  DLDataType type;
+struct Entry : drpai_qat::Description {
   drpai_qat_tensor view;
 };
 
-ffi::Any field(const ffi::Any& object, const char* key) {
-  auto map = object.cast<ffi::json::Object>();
-  ffi::String name(key);
-  if (map.count(name) == 0) throw std::runtime_error(std::string("deploy.json has no \"") + key + "\": copy it again");
-  return map[name];
-}
-
-std::vector<Entry> read_entries(const ffi::Any& list) {
-  std::vector<Entry> entries;
-  for (const ffi::Any& one : list.cast<ffi::json::Array>()) {
-    Entry entry;
-    entry.name = std::string(field(one, "name").cast<ffi::String>());
-    entry.dtype = std::string(field(one, "dtype").cast<ffi::String>());
-    entry.type = ffi::StringToDLDataType(ffi::String(entry.dtype));
-    for (const ffi::Any& dim : field(one, "shape").cast<ffi::json::Array>()) entry.shape.push_back(dim.cast<int64_t>());
-    entries.push_back(entry);
-  }
-  for (Entry& entry : entries) {  // only now: the vector no longer moves them
-    size_t bytes = (entry.type.bits + 7) / 8;
-    for (int64_t dim : entry.shape) bytes *= static_cast<size_t>(dim);
+std::vector<Entry> entries(const drpai_qat::Value& list, uint64_t* left) {
+  std::vector<Entry> found;
+  for (const drpai_qat::Description& one : drpai_qat::read_descriptions(list, left)) found.push_back({one, {}});
+  for (Entry& entry : found)  // only now: the vector no longer moves them
     entry.view = {entry.name.c_str(), entry.dtype.c_str(), static_cast<int32_t>(entry.shape.size()),
-                  entry.shape.data(), bytes};
-  }
-  return entries;
+                  entry.shape.data(), static_cast<size_t>(entry.bytes)};
+  return found;
 }
 
-ffi::Any read_json(const std::string& path) {
-  std::ifstream file(path);
-  if (!file) throw std::runtime_error(path + " can't be opened: give a folder that the compile command wrote");
-  std::stringstream text;
-  text << file.rdbuf();
-  ffi::String problem;
-  ffi::Any value = ffi::json::Parse(ffi::String(text.str()), &problem);
-  if (!problem.empty()) throw std::runtime_error(path + " is damaged: copy it again (" + std::string(problem) + ")");
-  return value;
+// No more threads than cores: TVM takes seconds to end each one beyond, and ends the process where one can't start.
+void bound_threads() {
+  const char* name = std::getenv("TVM_NUM_THREADS") != nullptr ? "TVM_NUM_THREADS" : "OMP_NUM_THREADS";
+  const char* text = std::getenv(name);
+  if (text == nullptr || *text == '\0') return;
+  long count = std::strtol(text, nullptr, 10);
+  if (count < 1)
+    throw std::runtime_error(std::string(name) + "=" + text + " is no number of threads: set 1 or more, or unset it");
+  cpu_set_t own;
+  long cores = sched_getaffinity(0, sizeof(own), &own) == 0 ? CPU_COUNT(&own) : 1;
+  if (count > cores) setenv("TVM_NUM_THREADS", std::to_string(cores).c_str(), 1);
+}
+
+// A path to an open file. The dynamic loader takes a path that it knows for the file that it knows, so each load has
+// one of its own: the bits of a counter, written as "/." and "/", which lead nowhere.
+std::string own_path(int number) {
+  static std::atomic<uint64_t> loads{0};
+  std::string path = "/proc/self/fd";
+  for (uint64_t bits = ++loads; bits != 0; bits >>= 1) path += (bits & 1) != 0 ? "/." : "/";
+  return path + "/" + std::to_string(number);
 }
 
 ffi::Function function_of(const ffi::Module& module, const char* name) {
@@ -97,34 +77,27 @@ struct drpai_qat_network {
   ffi::Optional<ffi::Module> library, vm;  // kept loaded as long as `main` may run
   ffi::Function main{nullptr};
 
-  explicit drpai_qat_network(std::string folder) {
-    if (folder.find('/') == std::string::npos) folder = "./" + folder;  // else the loader searches its own folders
-    ffi::Any manifest = read_json(folder + "/deploy.json");
-    std::string format(field(manifest, "format").cast<ffi::String>());
+  explicit drpai_qat_network(const std::string& folder) {
+    bound_threads();
+    drpai_qat::Value manifest = drpai_qat::read_json(folder + "/deploy.json");
+    std::string format = manifest.at("format").text();
     if (format != kFormat) throw std::runtime_error(folder + "/deploy.json has format " + format + ", not " + kFormat);
-    inputs = read_entries(field(manifest, "inputs"));
-    outputs = read_entries(field(manifest, "outputs"));
+    uint64_t left = kMostTensorBytes;
+    inputs = entries(manifest.at("inputs"), &left);
+    outputs = entries(manifest.at("outputs"), &left);
+    drpai_qat::File code(folder + "/deploy.so"), weights(folder + "/deploy.params");
+    code.check_hash(manifest.at("files").at("deploy.so").text());
+    weights.check_hash(manifest.at("files").at("deploy.params").text());
     for (const Entry& entry : inputs) {
-      ffi::ShapeView shape(entry.shape.data(), entry.shape.size());
-      ffi::Tensor tensor = ffi::Tensor::FromNDAlloc(Aligned(), shape, entry.type, DLDevice{kDLCPU, 0});
-      std::memset(tensor.data_ptr(), 0, entry.view.bytes);
-      arguments.push_back(tensor);
+      arguments.push_back(drpai_qat::new_tensor(entry.shape, entry.type));
+      std::memset(arguments.back().data_ptr(), 0, entry.view.bytes);
     }
-    append_parameters(folder + "/deploy.params");
-    library = ffi::Module::LoadFromFile(folder + "/deploy.so");
+    for (const ffi::Tensor& one : drpai_qat::read_parameters(&weights)) arguments.push_back(one);  // by name, as `main`
+    library = ffi::Function::GetGlobalRequired("ffi.Module.load_from_file.so")(own_path(code.number()), "so")
+                  .cast<ffi::Module>();
     vm = function_of(library.value(), "vm_load_executable")().cast<ffi::Module>();
     function_of(vm.value(), "vm_initialization")(static_cast<int>(kDLCPU), 0, kPooledAllocator);
     main = function_of(vm.value(), "main");
-  }
-
-  // `main` takes the parameters in the order of their names.
-  void append_parameters(const std::string& path) {
-    ffi::Any loaded = ffi::Function::GetGlobalRequired("runtime.LoadParamsFromFile")(path);
-    std::vector<std::pair<std::string, ffi::Tensor>> parameters;
-    for (const auto& [name, value] : loaded.cast<ffi::Map<ffi::String, ffi::Tensor>>())
-      parameters.emplace_back(std::string(name), value);
-    std::sort(parameters.begin(), parameters.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-    for (const auto& [name, value] : parameters) arguments.push_back(value);
   }
 
   void run() {
@@ -137,7 +110,12 @@ struct drpai_qat_network {
     } else {
       for (const ffi::Tensor& tensor : result.cast<ffi::Array<ffi::Tensor>>()) results.push_back(tensor);
     }
-    if (results.size() != outputs.size()) throw std::runtime_error("deploy.so and deploy.json don't belong together");
+    bool same = results.size() == outputs.size();
+    for (size_t i = 0; same && i < results.size(); ++i)
+      same = results[i].dtype() == outputs[i].type && ffi::GetDataSize(*results[i].GetDLTensorPtr()) == outputs[i].bytes;
+    if (same) return;
+    results.clear();
+    throw std::runtime_error("deploy.so and deploy.json don't belong together: copy the whole folder again");
   }
 };
 
@@ -179,7 +157,7 @@ extern "C" {
 
 drpai_qat_network* drpai_qat_load(const char* folder) {
   drpai_qat_network* network = nullptr;
-  guarded([&] { network = new drpai_qat_network(folder); });
+  guarded([&] { network = new drpai_qat_network(folder == nullptr ? "" : folder); });
   return network;
 }
 
@@ -215,8 +193,6 @@ int drpai_qat_get_output(drpai_qat_network* network, int32_t index, void* data, 
     checked(network->outputs, index, bytes, "output");
     if (network->results.empty()) throw std::runtime_error("no run yet: call drpai_qat_run first");
     const ffi::Tensor& result = network->results[index];
-    if (ffi::GetDataSize(*result.GetDLTensorPtr()) != bytes)
-      throw std::runtime_error("deploy.so and deploy.json don't belong together: copy the whole folder again");
     std::memcpy(data, static_cast<const char*>(result.data_ptr()) + result.byte_offset(), bytes);
   });
 }

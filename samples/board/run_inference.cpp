@@ -5,13 +5,19 @@
 // Reads FOLDER/input_<i>.bin, writes DIR/output_<i>.bin, compares with FOLDER/interpreter_out/ref_result_<i>.bin.
 // Exit status: 0 equal within tolerance, 1 error, 2 wrong usage, 3 different.
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <limits>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -33,7 +39,7 @@ bool parse(int argc, char** argv, Options* options) {
     if ((word == "-n" || word == "-o") && i + 1 < argc) {
       const char* value = argv[++i];
       if (word == "-o") options->out = value;
-      if (word == "-n") options->loops = std::atoi(value);
+      if (word == "-n") options->loops = static_cast<int>(std::min(std::strtol(value, nullptr, 10), 1000000L));
     } else if (!named && word[0] != '-') {
       options->folder = word;
       named = true;
@@ -45,11 +51,27 @@ bool parse(int argc, char** argv, Options* options) {
   return options->loops > 0;
 }
 
-bool read_file(const std::string& path, std::vector<char>* data) {
+// Reads a regular file of `bytes` bytes; why not, or "".
+std::string read_file(const std::string& path, size_t bytes, std::vector<char>* data) {
+  struct stat found;
+  if (stat(path.c_str(), &found) != 0) return path + " can't be read (" + std::strerror(errno) + ")";
+  if (!S_ISREG(found.st_mode)) return path + " is not a regular file";
+  if (static_cast<size_t>(found.st_size) != bytes)
+    return path + " has " + std::to_string(found.st_size) + " bytes, not " + std::to_string(bytes);
+  data->resize(bytes);
   std::ifstream file(path, std::ios::binary);
-  if (!file) return false;
-  data->assign(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
-  return true;
+  if (!file.read(data->data(), static_cast<std::streamsize>(bytes))) return path + " can't be read";
+  return "";
+}
+
+// A number as another type has it: its nearest end where it lies outside, 0 if it is not a number.
+template <typename To, typename From>
+To limited(From value) {
+  if (value != value) return 0;
+  double wide = static_cast<double>(value), low = static_cast<double>(std::numeric_limits<To>::lowest());
+  if (wide <= low) return std::numeric_limits<To>::lowest();
+  if (wide >= static_cast<double>(std::numeric_limits<To>::max())) return std::numeric_limits<To>::max();
+  return static_cast<To>(value);
 }
 
 // Sample files are float32; a network with integer inputs gets the same numbers as integers, and back.
@@ -60,7 +82,7 @@ std::vector<char> convert(const std::vector<char>& data) {
   for (size_t i = 0; i < count; ++i) {
     From value;
     std::memcpy(&value, data.data() + i * sizeof(From), sizeof(From));
-    To converted = static_cast<To>(value);
+    To converted = limited<To>(value);
     std::memcpy(result.data() + i * sizeof(To), &converted, sizeof(To));
   }
   return result;
@@ -82,6 +104,12 @@ std::vector<char> to_float(const std::vector<char>& data, const std::string& dty
   return data;
 }
 
+size_t count_of(const drpai_qat_tensor* tensor) {
+  size_t count = 1;
+  for (int32_t i = 0; i < tensor->ndim; ++i) count *= static_cast<size_t>(tensor->shape[i]);
+  return count;
+}
+
 int fail(const std::string& what) {
   std::fprintf(stderr, "error: %s\n", what.c_str());
   return 1;
@@ -90,12 +118,13 @@ int fail(const std::string& what) {
 // Prints how an output compares with its reference; true if it is within tolerance, or there is no reference.
 bool compare(const std::string& path, const char* name, const std::vector<char>& got) {
   std::vector<char> want;
-  if (!read_file(path, &want)) {
+  if (access(path.c_str(), F_OK) != 0) {
     std::printf("output %s: no %s to compare with\n", name, path.c_str());
     return true;
   }
-  if (want.size() != got.size()) {
-    std::printf("output %s: %zu bytes, the reference has %zu\n", name, got.size(), want.size());
+  std::string why = read_file(path, got.size(), &want);
+  if (!why.empty()) {
+    std::printf("output %s: %s\n", name, why.c_str());
     return false;
   }
   size_t count = got.size() / sizeof(float), inside = 0, equal = 0;
@@ -110,7 +139,7 @@ bool compare(const std::string& path, const char* name, const std::vector<char>&
     equal += std::memcmp(&x, &y, sizeof(float)) == 0;
   }
   std::printf("output %s: max difference %g, %.2f%% within tolerance, %.2f%% identical\n", name, largest,
-              100.0 * inside / count, 100.0 * equal / count);
+              count == 0 ? 100.0 : 100.0 * inside / count, count == 0 ? 100.0 : 100.0 * equal / count);
   return inside == count;
 }
 
@@ -122,14 +151,17 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "usage: run_inference [FOLDER] [-n LOOPS] [-o DIR]\n");
     return 2;
   }
-  drpai_qat_network* network = drpai_qat_load(options.folder.c_str());
+  std::unique_ptr<drpai_qat_network, void (*)(drpai_qat_network*)> owner(drpai_qat_load(options.folder.c_str()),
+                                                                         drpai_qat_free);
+  drpai_qat_network* network = owner.get();
   if (network == nullptr) return fail(drpai_qat_error());
 
   for (int32_t i = 0; i < drpai_qat_input_count(network); ++i) {
     const drpai_qat_tensor* input = drpai_qat_input(network, i);
     std::string path = options.folder + "/input_" + std::to_string(i) + ".bin";
     std::vector<char> data;
-    if (!read_file(path, &data)) return fail(path + " can't be read");
+    std::string why = read_file(path, count_of(input) * sizeof(float), &data);
+    if (!why.empty()) return fail(why + ": copy the whole folder");
     data = from_float(data, input->dtype);
     if (drpai_qat_set_input(network, i, data.data(), data.size()) != 0) return fail(path + ": " + drpai_qat_error());
   }
@@ -157,6 +189,5 @@ int main(int argc, char** argv) {
   std::sort(times.begin(), times.end());
   std::printf("latency: min %.3f ms, median %.3f ms, max %.3f ms (%zu runs, %d threads)\n", times.front(),
               times[times.size() / 2], times.back(), times.size(), drpai_qat_threads());
-  drpai_qat_free(network);
   return same ? 0 : 3;
 }

@@ -28,10 +28,13 @@ LIBRARIES = {"apache-tvm": "tvm/lib/libtvm_runtime.so", "apache-tvm-ffi": "tvm_f
 """The runtime's shared libraries, by package, as they lie in its wheel."""
 
 RUNNER = "run_inference"
-_SOURCES = ("drpai_qat.h", "drpai_qat.cpp", "run_inference.cpp", "CMakeLists.txt", "aarch64-toolchain.cmake")
+_COMPILED = ("drpai_qat.cpp", "folder.cpp", "sha-256.c", "run_inference.cpp")
+_HEADERS = ("drpai_qat.h", "folder.h", "sha-256.h", "sha-256.LICENSE.md")
+_SOURCES = (*_HEADERS, *_COMPILED, "CMakeLists.txt", "aarch64-toolchain.cmake")
 _NOT_FOR_THE_BOARD = ("model_int8.onnx", "report.json")  # the first is as large as the weights
 _BESIDE = ("run_inference.py", "README.md")
-_FOLDERS = ("lib", "src")
+_ROOMS = ("core", "data", "deployment", "runtimes")  # of this package, for run_inference.py
+_FOLDERS = ("lib", "python", "src")
 _PLATFORMS = ("2_17", "2_24", "2_27", "2_28")
 _INSTALL_CXX = "apt-get install g++-aarch64-linux-gnu"
 
@@ -97,6 +100,7 @@ def bundle(
         (staging / "src").mkdir()
         for name in _SOURCES:
             shutil.copyfile(source / name, staging / "src" / name)
+        _copy_package(staging / "python" / "drpai_qat")
         _compile_runner(staging, linker)
         replace(found, files=hashes(staging)).write(staging)
     return tuple(remarks)
@@ -190,12 +194,22 @@ def _download(package: str, version: str, machine: str, folder: Path) -> Path:
     return wheels[0]
 
 
+def _copy_package(place: Path) -> None:
+    """What runs a network, of this package: it needs neither the compiler nor ONNX."""
+    package = Path(__file__).parents[2]
+    place.mkdir(parents=True)
+    for path in (*package.glob("*.py"), *(path for room in _ROOMS for path in (package / room).glob("*.py"))):
+        copy = place / path.relative_to(package)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, copy)
+
+
 def _compile_runner(staging: Path, linker: Linker) -> None:
     """Compile run_inference; it finds its libraries in lib/ beside itself."""
     include = _installed("tvm_ffi/include")
     source, library = staging / "src", staging / "lib"
     command = [linker.command, *linker.arguments, "-std=c++17", "-O2", "-isystem", str(include)]
-    command += [str(source / "drpai_qat.cpp"), str(source / "run_inference.cpp"), "-o", str(staging / RUNNER)]
+    command += [*(str(source / name) for name in _COMPILED), "-o", str(staging / RUNNER)]
     # libtvm_runtime registers itself when loaded; no symbol of it is named, so the linker must not drop it.
     command += ["-s", "-Wl,--no-as-needed", *(str(path) for path in sorted(library.glob("*.so")))]
     command += ["-Wl,-rpath,$ORIGIN/lib"]
