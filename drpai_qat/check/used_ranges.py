@@ -20,6 +20,9 @@ BINS = 32
 _MOST_SAMPLES = 4
 """More would tell little that these do not, and each brings millions of values."""
 
+_MOST_VALUES = 1 << 16
+"""Values of one tensor and sample that the histogram counts, so that it costs next to nothing."""
+
 
 @dataclass(frozen=True)
 class UsedRange:
@@ -31,7 +34,7 @@ class UsedRange:
         qmin, qmax: the integers that training left to it.
         least, greatest: the smallest and the largest that occur.
         at_least, at_most: shares of the values that are qmin and qmax, 0..1.
-        histogram: counts in `BINS` equal parts of qmin..qmax.
+        histogram: counts in `BINS` equal parts of qmin..qmax; of large tensors, of every n-th value.
     """
 
     tensor: str
@@ -74,7 +77,7 @@ class Watched:
                 kind = types[node.input[2]]
                 exposed.graph.output.append(onnx.helper.make_tensor_value_info(node.output[0], kind, None))
         self._reference = Reference(exposed, name)
-        self._counts: dict[str, NDArray[np.int64]] = {}
+        self._seen: dict[str, _Seen] = {name: _Seen(grid) for name, grid in self._grids.items()}
         self._runs = 0
 
     def run(self, sample: Mapping[str, NDArray]) -> dict[str, NDArray]:
@@ -83,14 +86,13 @@ class Watched:
         if self._runs > _MOST_SAMPLES:
             return self._reference.run(sample, self._outputs)
         found = self._reference.run(sample)
-        for name, grid in self._grids.items():
-            counts = np.bincount(_from_zero(found[name], grid), minlength=grid.qmax - grid.qmin + 1)
-            self._counts[name] = self._counts.get(name, 0) + counts
+        for name, seen in self._seen.items():
+            seen.add(found[name])
         return {name: found[name] for name in self._outputs}
 
     def used(self) -> tuple[UsedRange, ...]:
         """What was counted, in order of computation."""
-        return tuple(_used(name, self._grids[name], counts) for name, counts in self._counts.items())
+        return tuple(seen.used(name) for name, seen in self._seen.items() if seen.count)
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,43 @@ class _Grid:
     zero_point: int
     qmin: int
     qmax: int
+
+
+class _Seen:
+    """What was seen of one tensor."""
+
+    def __init__(self, grid: _Grid) -> None:
+        self._grid = grid
+        self.count, self._least, self._greatest = 0, grid.qmax, grid.qmin
+        self._at_least = self._at_most = 0
+        self._counts = np.zeros(grid.qmax - grid.qmin + 1, np.int64)
+
+    def add(self, integers: NDArray) -> None:
+        """Look at one sample's values."""
+        low, high, flat = self._grid.qmin, self._grid.qmax, integers.reshape(-1)
+        self.count += flat.size
+        self._least = min(self._least, int(flat.min(initial=high)))
+        self._greatest = max(self._greatest, int(flat.max(initial=low)))
+        self._at_least += int(np.count_nonzero(flat == low))
+        self._at_most += int(np.count_nonzero(flat == high))
+        some = flat[:: 1 + flat.size // _MOST_VALUES].astype(np.int32) - low
+        self._counts += np.bincount(np.clip(some, 0, high - low), minlength=self._counts.size)
+
+    def used(self, tensor: str) -> UsedRange:
+        """All of it."""
+        edges = np.linspace(0, self._counts.size, min(BINS, self._counts.size), endpoint=False).astype(int)
+        return UsedRange(
+            tensor=tensor,
+            scale=self._grid.scale,
+            zero_point=self._grid.zero_point,
+            qmin=self._grid.qmin,
+            qmax=self._grid.qmax,
+            least=self._least,
+            greatest=self._greatest,
+            at_least=self._at_least / self.count,
+            at_most=self._at_most / self.count,
+            histogram=tuple(int(count) for count in np.add.reduceat(self._counts, edges)),
+        )
 
 
 def _grids_of(model: onnx.ModelProto) -> dict[str, _Grid]:
@@ -114,29 +153,3 @@ def _grids_of(model: onnx.ModelProto) -> dict[str, _Grid]:
             limits = integer_limits(node, makers.get(node.input[0]), constants)
             found[node.output[0]] = _Grid(float(scale), int(zero_point), *limits)
     return found
-
-
-def _from_zero(integers: NDArray, grid: _Grid) -> NDArray:
-    """Flat and counted from qmin; what is beyond the ends counts as the end."""
-    flat = integers.reshape(-1)
-    if grid.qmin == 0 and flat.dtype == np.uint8:
-        return np.minimum(flat, grid.qmax) if grid.qmax < np.iinfo(np.uint8).max else flat
-    return np.clip(flat.astype(np.int32) - grid.qmin, 0, grid.qmax - grid.qmin)
-
-
-def _used(name: str, grid: _Grid, counts: NDArray[np.int64]) -> UsedRange:
-    low, total = grid.qmin, max(int(counts.sum()), 1)
-    found = np.flatnonzero(counts)
-    edges = np.linspace(0, counts.size, min(BINS, counts.size), endpoint=False).astype(int)
-    return UsedRange(
-        tensor=name,
-        scale=grid.scale,
-        zero_point=grid.zero_point,
-        qmin=low,
-        qmax=grid.qmax,
-        least=low + int(found[0]) if found.size else low,
-        greatest=low + int(found[-1]) if found.size else low,
-        at_least=float(counts[0]) / total,
-        at_most=float(counts[-1]) / total,
-        histogram=tuple(int(count) for count in np.add.reduceat(counts, edges)),
-    )
