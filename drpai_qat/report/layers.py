@@ -42,6 +42,7 @@ class Layer:
         weights: None if it has none.
         parameters: bytes of its constants in the canonical model.
         tensors: the quantized tensors that it computes, as the check names them; the last one is its result.
+        covers: the nodes of the coverage that it is made of.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Layer:
     weights: WeightRanges | None = None
     parameters: int = 0
     tensors: tuple[str, ...] = ()
+    covers: tuple[str, ...] = ()
 
     @property
     def integer(self) -> bool:
@@ -73,6 +75,7 @@ class Layer:
             "grid": None if self.grid is None else grid_to_json(self.grid),
             "weights": None if self.weights is None else self.weights.to_json(),
             "parameters": self.parameters, "tensors": list(self.tensors),
+            "covers": list(self.covers),
         }  # fmt: skip
 
 
@@ -94,7 +97,9 @@ def describe_layers(graph: Graph, coverage: Sequence[LoweredNode]) -> tuple[Laye
         coverage: what became of its nodes. Some may be of a graph that the backend rewrote: those that an unrolled
             LSTM or GRU consists of count as that; others are layers without a place in the graph.
     """
-    accounts, others = _by_node(graph, coverage)
+    found, others = _by_node(graph, coverage)
+    accounts = {name: _together(name, several) for name, several in found.items()}
+    covers = {name: tuple(dict.fromkeys(one.node for one in several)) for name, several in found.items()}
     makers = {name: i for i, node in enumerate(graph.nodes) for name in node.outputs}
     by_output = {name: graph.nodes[i] for name, i in makers.items()}
     root: list[int] = []  # of each node, the position of the node that its layer is named for
@@ -110,14 +115,19 @@ def describe_layers(graph: Graph, coverage: Sequence[LoweredNode]) -> tuple[Laye
     for at in shown:
         own = graph.nodes[at]
         account = accounts.get(own.name) or LoweredNode(own.name, own.op, "view")
-        layer = _layer(graph, by_output, members[at], account)
+        layer = replace(_layer(graph, by_output, members[at], account), covers=covers.get(own.name, ()))
         sources = (root[makers[name]] if name in makers else -1 for name in layer.input_names)
         read = dict.fromkeys(index.get(source, -1) for source in sources if source != at)
         layers.append(replace(layer, inputs=tuple(read)))
-    return (*layers, *(Layer(o.node, o.op, o.compute, o.macs, o.reason, nodes=(o.node,)) for o in others))
+    return (*layers, *(_alone(one) for one in others))
 
 
-def _by_node(graph: Graph, coverage: Sequence[LoweredNode]) -> tuple[dict[str, LoweredNode], list[LoweredNode]]:
+def _alone(one: LoweredNode) -> Layer:
+    """A layer of a node that the graph does not have."""
+    return Layer(one.node, one.op, one.compute, one.macs, one.reason, nodes=(one.node,), covers=(one.node,))
+
+
+def _by_node(graph: Graph, coverage: Sequence[LoweredNode]) -> tuple[dict[str, list[LoweredNode]], list[LoweredNode]]:
     """What became of each node, by its name; and the accounts of nodes that the graph does not have."""
     positions = {node.name: i for i, node in enumerate(graph.nodes)}
     recurrent = [i for i, node in enumerate(graph.nodes) if node.op in GATES]
@@ -134,13 +144,13 @@ def _by_node(graph: Graph, coverage: Sequence[LoweredNode]) -> tuple[dict[str, L
         else:
             last = max(last, positions[name])
         found.setdefault(name, []).append(one)
-    return {name: _together(graph.nodes[positions[name]], accounts) for name, accounts in found.items()}, others
+    return found, others
 
 
-def _together(node: Node, accounts: Sequence[LoweredNode]) -> LoweredNode:
+def _together(name: str, accounts: Sequence[LoweredNode]) -> LoweredNode:
     """All accounts of one node: computed as most of its products are; without products, as the slowest part."""
     first = max(accounts, key=lambda one: (one.macs, -_SLOWEST_FIRST.index(one.compute)))
-    return LoweredNode(node.name, node.op, first.compute, sum(one.macs for one in accounts), first.reason)
+    return LoweredNode(name, first.op, first.compute, sum(one.macs for one in accounts), first.reason)
 
 
 def _is_layer(nodes: Sequence[Node], accounts: dict[str, LoweredNode]) -> bool:

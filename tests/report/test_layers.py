@@ -68,6 +68,7 @@ def test_accounts_of_copies_and_of_nodes_that_the_graph_does_not_have():
         ("made", "tvm", 0),
     ]
     assert layers[1].fused == ("Conv", "Add", "Relu", "MaxPool")
+    assert [one.covers for one in layers] == [("in",), ("one:0", "one:1"), ("made",)]
 
 
 def test_an_unrolled_lstm_is_one_layer():

@@ -58,6 +58,7 @@ def content_of(report: Report, target: Mapping[str, Any], command: str, versions
         "size": words.sizes(report.size),
         "seconds": {name: round(value, 1) for name, value in report.seconds.items()},
         "random": report.samples is None,
+        "timed": "",
     }
 
 
@@ -191,6 +192,8 @@ def _layers(report: Report) -> list[dict[str, Any]]:
         last = next((total[name] for name in reversed(layer.tensors) if name in total), None)
         row["accumulated"] = None if last is None else {**last, "exact": not last["unequal"]}
         del row["tensors"]
+        if layer.covers == (layer.name,):
+            del row["covers"]
         rows.append(row)
     return rows
 

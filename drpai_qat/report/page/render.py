@@ -76,9 +76,11 @@ def _plots(content: dict[str, Any]) -> list[charts.Plot]:
         made.append(
             charts.bars("macs", "Work", "multiply-accumulates", [one["macs"] for one in layers], kinds, words.si)
         )
-    if any(one.get("milliseconds") for one in layers):
-        times = [one.get("milliseconds") or 0.0 for one in layers]
-        made.append(charts.bars("time", "Time", "milliseconds", times, kinds, lambda v: f"{v:.3g} ms"))
+    if content["timed"]:
+        times = [one["milliseconds"] for one in layers]
+        made.append(
+            charts.bars("time", "Time", f"milliseconds on {content['timed']}", times, kinds, words.milliseconds)
+        )
     if any(one["parameters"] for one in layers):
         sizes = [one["parameters"] for one in layers]
         made.append(charts.bars("bytes", "Parameters", "bytes", sizes, kinds, words.size))
@@ -110,6 +112,7 @@ def _environment() -> jinja2.Environment:
         "percent": words.percent,
         "operator": words.operator,
         "real": words.real,
+        "milliseconds": words.milliseconds,
         "shape": words.shape,
         "histogram": partial(charts.histogram, width=_HISTOGRAM),
         "roots": lambda counts: [math.sqrt(count) for count in counts],

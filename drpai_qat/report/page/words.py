@@ -48,6 +48,11 @@ def real(value: float) -> str:
     return f"{value:.3g}"
 
 
+def milliseconds(value: float) -> str:
+    """Of a layer."""
+    return f"{value:.3g} ms"
+
+
 def shape(dims: Sequence[int]) -> str:
     """As 1×64×56×56."""
     return "×".join(map(str, dims)) or "–"

@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import html5lib
 import numpy as np
@@ -12,8 +14,10 @@ import pytest
 
 import drpai_qat
 from drpai_qat.check.thresholds import Thresholds
+from drpai_qat.deployment import manifest
 from drpai_qat.report.page.content import content_of
 from drpai_qat.report.page.render import common_start, render, short
+from drpai_qat.report.page.writing import add_times
 from tests.report.building import check, report
 from tests.small_models import qdq_model
 
@@ -140,6 +144,21 @@ def test_figures_are_those_of_report_json(compiled):
     assert len(facts["check"]["by_sample"]) == 3
     assert {one["tensor"] for one in facts["check"]["accumulated"]} == set(used)
     assert "report.html" in json.loads((folder / "deploy.json").read_text())["files"]
+
+
+def test_times_come_in_later(compiled, tmp_path):
+    folder = Path(shutil.copytree(compiled[0], tmp_path / "out"))
+    first = compiled[1].layers[0].covers[0]
+    for times in ({first: 1000.0, "unknown": 5.0}, {first: 3000.0}):
+        add_times(folder, times, "<this machine>")
+    page = valid((folder / "report.html").read_text())
+    assert "measured on &lt;this machine&gt;, 3 ms in all" in page
+    assert 'data-plot="time"' in page
+    assert len(Seen(page).all("img")) == 3
+    assert manifest.read(folder).files["report.html"] == manifest.sha256(folder / "report.html")
+    (folder / "report.html").unlink()
+    add_times(folder, {}, "here")
+    assert not (folder / "report.html").exists()
 
 
 def page_of(one, target=None):
