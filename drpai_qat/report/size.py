@@ -16,13 +16,15 @@ class MemoryUse:
     Attributes:
         workspace: all blocks that hold intermediate tensors and outputs.
         live: the largest total of tensors in use at one time: no placement needs less.
+        by_step: the total in use at each kernel of a run, in order; empty where that is not known.
     """
 
     workspace: int = 0
     live: int = 0
+    by_step: tuple[int, ...] = ()
 
     def __add__(self, other: MemoryUse) -> MemoryUse:
-        return MemoryUse(self.workspace + other.workspace, self.live + other.live)
+        return MemoryUse(self.workspace + other.workspace, self.live + other.live, self.by_step + other.by_step)
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Size:
             "params_bytes_a_weight": round(self.params / self.weights, 3) if self.weights else None,
             "workspace": self.memory.workspace,
             "largest_live_activations": self.memory.live,
+            "live_activations_by_step": list(self.memory.by_step),
         }
 
 

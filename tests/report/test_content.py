@@ -24,4 +24,5 @@ def test_sizes():
         "params_bytes_a_weight": 1.2,
         "workspace": 400_000,
         "largest_live_activations": 50_000,
+        "live_activations_by_step": [30_000, 50_000, 10_000],
     }

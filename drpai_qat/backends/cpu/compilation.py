@@ -131,4 +131,5 @@ def _build(
 
         run_isolated(work, Path(scratch))
         write_params(folder / PARAMS, lowered.params)
-        return MemoryUse(**json.loads(answer.read_text()))
+        use = json.loads(answer.read_text())
+        return MemoryUse(**{**use, "by_step": tuple(use["by_step"])})

@@ -22,6 +22,9 @@ from drpai_qat.report.size import MemoryUse
 _WASTE = 1.25
 """A result that its caller keeps may hold on to a block that is so many times its own size."""
 
+_WHOLE = "main"
+"""The function that calls all others."""
+
 _NOISY = 32  # orders with noise
 _WORK = 20_000  # tensors placed in them at most
 _NEVER = 1 << 60
@@ -146,9 +149,18 @@ class PlanMemory:
             if isinstance(function, relax.Function):
                 tensors = _lifetimes(function)
                 chosen, sizes = place(tensors)
-                self.use += MemoryUse(sum(sizes), largest_live(tensors))
+                by_step = _by_step(function, tensors) if var.name_hint == _WHOLE else ()
+                self.use += MemoryUse(sum(sizes), largest_live(tensors), by_step)
                 result[var] = _Placed(chosen, sizes).visit_expr(function)
         return result
+
+
+def _by_step(function: relax.Function, tensors: Sequence[Lifetime]) -> tuple[int, ...]:
+    """Bytes in use at each call of a kernel, or of a function that stands for one."""
+    bindings = [binding for block in function.body.blocks for binding in block.bindings]
+    totals = [*_totals(tensors), *[0] * len(bindings)]
+    calls = (i for i, one in enumerate(bindings) if isinstance(one.value, relax.Call))
+    return tuple(totals[i] for i in calls if isinstance(bindings[i].value.op, tvm.ir.GlobalVar))
 
 
 def _lifetimes(function: relax.Function) -> list[Lifetime]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 WIDTH, HEIGHT = 960, 180
 LEFT, RIGHT, TOP, BOTTOM = 64, 8, 14, 30
@@ -26,7 +26,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Plot:
-    """One plot over the layer index.
+    """One plot over the layers, or over the kernels of a run.
 
     Attributes:
         key: names it in the page.
@@ -38,6 +38,8 @@ class Plot:
         across: ticks of the layer index: x, text.
         up: ticks of the vertical axis: y, text.
         step: width of a layer's column.
+        values: what each column stands for, as text.
+        over: what a column is: a "layer", or a "kernel" of the schedule.
     """
 
     key: str
@@ -50,7 +52,8 @@ class Plot:
     across: tuple[tuple[float, str], ...] = ()
     up: tuple[tuple[float, str], ...] = ()
     step: float = 1.0
-    values: tuple[str, ...] = field(default=())
+    values: tuple[str, ...] = ()
+    over: str = "layer"
 
 
 def bars(

@@ -55,6 +55,7 @@ def content_of(report: Report, target: Mapping[str, Any], command: str, versions
         "skipped": _skipped(report),
         "layers": _layers(report),
         "used": [] if check is None else _used(check, report.layers),
+        "memory": list(report.size.memory.by_step),
         "size": words.sizes(report.size),
         "seconds": {name: round(value, 1) for name, value in report.seconds.items()},
         "random": report.samples is None,

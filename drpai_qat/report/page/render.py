@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, partial
 from importlib.resources import files
 from typing import Any
@@ -84,6 +85,10 @@ def _plots(content: dict[str, Any]) -> list[charts.Plot]:
     if any(one["parameters"] for one in layers):
         sizes = [one["parameters"] for one in layers]
         made.append(charts.bars("bytes", "Parameters", "bytes", sizes, kinds, words.size))
+    if any(content["memory"]):
+        live = content["memory"]
+        plot = charts.bars("memory", "Memory", "bytes of activations in use", live, ["int8"] * len(live), words.size)
+        made.append(replace(plot, over="kernel"))
     return made
 
 

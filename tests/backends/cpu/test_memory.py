@@ -72,6 +72,9 @@ def test_the_same_results_as_with_memory_for_each(source: object, monkeypatch: p
     apart = PlanMemory()
     own = compile_module(network.module, targets.host(), apart)
     assert plan.use.live == apart.use.live <= plan.use.workspace < apart.use.workspace
+    assert len(plan.use.by_step) == network.module["main"].script().count("R.call_tir(")
+    assert plan.use.by_step == apart.use.by_step
+    assert max(plan.use.by_step) == plan.use.live
     x = np.random.default_rng(0).normal(0, 1, (1, 8, 9, 9)).astype(np.float32)
     results = [_run(executable, x, network.params.values()) for executable in (shared, own)]
     for one, other in zip(*results, strict=True):

@@ -93,6 +93,8 @@ def test_what_shows_under_the_pointer(page):
     number = told.split()[0]
     assert page.run(f"document.querySelector('tr.chosen').id === 'layer-{number}'")
     assert page.run("document.querySelector('.plot .at').getAttribute('visibility')") == "visible"
+    page.point(*page.center(".plot[data-plot=memory]"))
+    assert page.run("document.getElementById('tip').textContent").startswith("kernel ")
     page.point(2, 2)
     assert page.run("document.getElementById('tip').hidden")
 

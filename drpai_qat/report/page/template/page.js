@@ -66,6 +66,9 @@
   };
   const show = (event, i, extra) => {
     line(i, extra);
+    place(event);
+  };
+  const place = (event) => {
     tip.hidden = false;
     const width = tip.offsetWidth, height = tip.offsetHeight;
     const x = Math.min(event.clientX + 14, innerWidth - width - 6);
@@ -83,7 +86,7 @@
     if (i < 0) return;
     for (const one of document.querySelectorAll(`tr[data-layer="${i}"], li[data-layer="${i}"], .canvas a[data-layer="${i}"]`)) one.classList.add("chosen");
     for (const one of edges) one.classList.toggle("chosen", Number(one.dataset.from) === i || Number(one.dataset.to) === i);
-    for (const plot of document.querySelectorAll(".plot")) {
+    for (const plot of document.querySelectorAll(".plot[data-over=layer]")) {
       const at = plot.querySelector(".at");
       at.setAttribute("x", Number(plot.dataset.left) + i * Number(plot.dataset.step));
       at.setAttribute("visibility", "visible");
@@ -95,16 +98,21 @@
       const box = plot.getBoundingClientRect();
       const x = ((event.clientX - box.left) / box.width) * plot.viewBox.baseVal.width;
       const i = Math.floor((x - Number(plot.dataset.left)) / Number(plot.dataset.step));
-      return i >= 0 && i < layers.length ? i : -1;
+      return i >= 0 && i < values.length ? i : -1;
     };
     plot.addEventListener("pointermove", (event) => {
       const i = under(event);
       if (i < 0) return hide();
-      choose(i);
-      show(event, i, values[i]);
+      if (plot.dataset.over === "layer") {
+        choose(i);
+        show(event, i, values[i]);
+      } else {
+        tip.textContent = `kernel ${i}: ${values[i]}`;
+        place(event);
+      }
     });
     plot.addEventListener("pointerleave", hide);
-    plot.addEventListener("click", (event) => { const i = under(event); if (i >= 0) go(i); });
+    plot.addEventListener("click", (event) => { const i = under(event); if (i >= 0 && plot.dataset.over === "layer") go(i); });
   }
   for (const one of document.querySelectorAll(".canvas a, .cards li[data-layer]")) {
     const i = Number(one.dataset.layer);
