@@ -14,6 +14,8 @@ from drpai_qat.backends import table
 from drpai_qat.backends.drpai_sdk.sdk_options import SdkOptions
 from drpai_qat.backends.target_options import TargetOptions
 from drpai_qat.backends.tflite.tflite_options import TfliteOptions
+from drpai_qat.calibration.calibration_options import CalibrationOptions
+from drpai_qat.calibration.recipe import Recipe
 from drpai_qat.check.thresholds import CheckOptions
 from drpai_qat.core.option_groups import words
 from drpai_qat.data.frame_options import FrameOptions
@@ -24,7 +26,15 @@ from drpai_qat.source.model_options import ModelOptions
 
 @dataclass(frozen=True, kw_only=True)
 class CompileOptions(
-    ModelOptions, OutputOptions, TargetOptions, TfliteOptions, FrameOptions, SampleOptions, CheckOptions, SdkOptions
+    ModelOptions,
+    OutputOptions,
+    TargetOptions,
+    TfliteOptions,
+    FrameOptions,
+    CalibrationOptions,
+    SampleOptions,
+    CheckOptions,
+    SdkOptions,
 ):
     """Everything one compilation depends on besides the model's content; whoever needs a group takes it as that."""
 
@@ -32,16 +42,28 @@ class CompileOptions(
         super().__post_init__()
         table.known(self.target)
         self.fit(self)
+        _ = self.calibration_recipe  # raises if a word of -p is unknown
         if self.mcpu is not None:
             from drpai_qat.backends.cpu import targets  # loads TVM: LLVM knows the CPUs
 
             targets.by_name(self.target, self.mcpu)
 
+    @property
+    def calibration_recipe(self) -> Recipe:
+        """How the built-in quantizer calibrates; the words of -p are for the SDK's where that is used."""
+        return self.recipe(None if self.uses_tools else self.quantization_option)
+
     def remarks(self) -> Iterator[str]:
         """A line on each option that is given and changes nothing."""
         yield from super().remarks()
-        if self.num_frame is not None and not self.uses_tools and self.images is None and self.calibration is None:
-            yield f"-n {self.num_frame}: no effect without -d or -q, or data: a QAT model brings its trained ranges"
+        if self.qat_type is None or self.uses_tools or self.images is not None or self.calibration is not None:
+            return
+        chosen = {
+            "-n": self.num_frame, "-p": self.quantization_option, "--calibrate-method": self.calibrate_method,
+        }  # fmt: skip
+        for name, value in chosen.items():
+            if value is not None:
+                yield f"{name} {value}: no effect without -d or -q, or data: a QAT model brings its trained ranges"
 
     @property
     def folder(self) -> Path:

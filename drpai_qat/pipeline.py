@@ -1,6 +1,7 @@
-"""The order of stages from a QAT file to a checked output folder, and nothing else.
+"""The order of stages from a QAT or float file to a checked output folder, and nothing else.
 
-load -> static shapes -> preprocess -> backend -> run samples -> check -> report.json, report.html, deploy.json
+load -> static shapes -> preprocess -> calibrate -> backend -> run samples -> check ->
+report.json, report.html, deploy.json
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import onnx
 import preprocess
 from drpai_qat.backends import table
 from drpai_qat.backends.protocol import Artifact
-from drpai_qat.check.compiled import check_compiled
+from drpai_qat.calibration.stage import quantize
+from drpai_qat.check.compiled import check_compiled, compare_with_source
 from drpai_qat.core.option_groups import takes
 from drpai_qat.core.progress import Silent, Stages
 from drpai_qat.data.frames import chosen_preprocessing, open_frames
@@ -45,7 +47,7 @@ class _Call(CompileOptions):
 
 @takes(_Call)
 def compile(call: _Call) -> Report:
-    """Compile a QAT ONNX file into an INT8 network, as the command does.
+    """Compile a QAT or float ONNX file into an INT8 network, as the command does.
 
     Args: the options of the command under their long names, as docs/options.md lists them; besides,
         model: the ONNX file.
@@ -74,26 +76,36 @@ def run(options: CompileOptions, progress: Stages) -> Report:
             whole = specialize(source.path.name, source.model, options.input_shapes)
             static = end_at(source.path.name, whole, options.output_names)
         with progress.stage("folding the fake-quant"), naming(source.path, static):
-            folded = preprocess.preprocess(static, options.qat_type)
+            folded = preprocess.preprocess(static, options.qat_type, may_be_float=options.qat_type is None)
             if options.strict:
                 refuse_warnings(folded.log)
         inputs_taken = input_infos(folded.model)
         image = chosen_preprocessing(options, inputs_taken)
         frames = open_frames(options, inputs_taken)
-        samples = choose_samples(folded.model, given, options, frames)
         with naming(source.path, static):
-            artifact = backend.compile(folded.model, folder, progress)
+            quantized = quantize(
+                folded, frames, given, options.calibration_recipe, options.num_frame, progress,
+                everywhere=backend.integer_operators,
+            )  # fmt: skip
+            if options.strict:
+                refuse_warnings(quantized.notes)
+        canonical, as_trained = quantized.model, quantized.calibration is None
+        samples = choose_samples(canonical, given, options, frames)
+        with naming(source.path, static):
+            artifact = backend.compile(canonical, folder, progress)
             samples = [artifact.samples_as_taken(sample) for sample in samples]
             with progress.stage("running the samples"):
                 first = artifact.network.run(samples[0])
             check = check_compiled(
-                source.path, static, static is whole, folded.model, artifact.network.run, artifact.compile_here,
+                source.path, static if as_trained else canonical, as_trained and static is whole, canonical,
+                artifact.network.run, artifact.compile_here,
                 {info.name: info.quantization for info in artifact.outputs}, samples, options, progress,
                 artifact.fineness,
             )  # fmt: skip
+            loss = () if as_trained else compare_with_source(static, artifact.network.run, samples, progress)
         with progress.stage("writing the folder"):
-            weights, activations = count_quantized(folded.model)
-            onnx.save(folded.model, folder / CANONICAL)
+            weights, activations = count_quantized(canonical)
+            onnx.save(canonical, folder / CANONICAL)
             inputs, outputs = ([one.name for one in infos] for infos in (artifact.inputs, artifact.outputs))
             write_arrays(folder, [samples[0][name] for name in inputs], [first[name] for name in outputs])
             report = Report(
@@ -106,6 +118,7 @@ def run(options: CompileOptions, progress: Stages) -> Report:
                 activations=activations,
                 notes=(
                     *folded.log,
+                    *quantized.notes,
                     *artifact.notes,
                     *(preprocess.Note("note", "options", "options", line) for line in options.remarks()),
                     *(preprocess.Note("warning", "data", "data", line) for line in (frames.notes() if frames else ())),
@@ -116,7 +129,9 @@ def run(options: CompileOptions, progress: Stages) -> Report:
                 check=check,
                 seconds=dict(progress.seconds),
                 min_int8=options.min_int8,
-                layers=describe_layers(read_graph(folded.model), artifact.coverage),
+                layers=describe_layers(read_graph(canonical), artifact.coverage),
+                calibration=quantized.calibration,
+                loss=loss,
             )
             report.write(folder)
             write_page(folder, report, samples, artifact.target, options.command, versions())

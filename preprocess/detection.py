@@ -53,25 +53,30 @@ def detect_framework(producer_name: str, graph: gs.Graph) -> Framework:
     return Framework("pytorch", "no sign of either framework", False)
 
 
+def has_fake_quant(graph: gs.Graph) -> bool:
+    """True if activations or weights were quantized: by QuantizeLinear or DequantizeLinear, or left on a grid."""
+    return any(node.op in (QUANTIZE, DEQUANTIZE) for node in graph.nodes) or any(
+        lies_on_a_grid(node.inputs[index], axis) for node, index, axis in weight_inputs(graph)
+    )
+
+
 def require_fake_quant(graph: gs.Graph, log: PassLog) -> gs.Graph:
     """Refuse a model without anything trained to be quantized; say if only its weights were.
 
     Raises: NoFakeQuantError: there is no QuantizeLinear and no DequantizeLinear, and no weights lie on a grid.
     """
-    quantizers = [node for node in graph.nodes if node.op in (QUANTIZE, DEQUANTIZE)]
-    if any(node.op == QUANTIZE and not is_trained(node.inputs[0]) for node in quantizers):
+    if any(node.op == QUANTIZE and not is_trained(node.inputs[0]) for node in graph.nodes):
         return graph
-    if quantizers or any(lies_on_a_grid(node.inputs[index], axis) for node, index, axis in weight_inputs(graph)):
-        log.warn(
-            "model",
-            "quantized in its weights alone: int8 weights are kept, activations have no trained range and stay float32",
-        )
-    else:
+    if not has_fake_quant(graph):
         raise NoFakeQuantError(
-            "no fake-quant in the file: it has no QuantizeLinear or DequantizeLinear node; "
-            "train it quantization-aware, and export the prepared model",
+            "no fake-quant in the file: it has no QuantizeLinear or DequantizeLinear node; train it "
+            "quantization-aware and export the prepared model, or drop -a and -m: then it is quantized after training",
             see="no-fake-quant-in-the-file",
         )
+    log.warn(
+        "model",
+        "quantized in its weights alone: int8 weights are kept, activations have no trained range and stay float32",
+    )
     return graph
 
 

@@ -293,7 +293,7 @@ def test_no_fake_quant(tmp_path):
     model.graph.node.append(onnx.helper.make_node("Flatten", ["g"], ["y"]))
     (tmp_path / "float.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(ModelError, match=r"float\.onnx"):
-        drpai_qat.compile(tmp_path / "float.onnx", output_dir=tmp_path / "out")
+        drpai_qat.compile(tmp_path / "float.onnx", qat_type="pytorch", output_dir=tmp_path / "out")
 
 
 def test_unknown_target(small, tmp_path):

@@ -64,7 +64,14 @@ class Artifact:
 
 
 class Backend(Protocol):
-    """A way to deploy. One object serves one compilation."""
+    """A way to deploy. One object serves one compilation.
+
+    Attributes:
+        integer_operators: operators take and give integers one by one, so that each result needs a grid; else what runs
+            behind a layer computes on its accumulators.
+    """
+
+    integer_operators: bool
 
     def prepare(self, options: TargetOptions) -> None:
         """Find tools and extras, before the model is read.

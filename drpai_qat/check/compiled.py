@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 import preprocess
 from drpai_qat.check.certificate import AS_FLOAT32, Fineness
 from drpai_qat.check.fidelity import CheckResult, certify, check_outputs
+from drpai_qat.check.figures import OutputFigures, compare_output
 from drpai_qat.check.heads import find_joints
 from drpai_qat.check.layers import RunOnce
 from drpai_qat.check.thresholds import CheckOptions
@@ -18,6 +19,23 @@ from drpai_qat.check.used_ranges import Watched
 from drpai_qat.core.progress import Stages
 from drpai_qat.core.quantization import QuantParams
 from drpai_qat.runtimes.onnxruntime import Reference
+
+
+def compare_with_source(
+    static: onnx.ModelProto, deployed: RunOnce, samples: Sequence[Mapping[str, NDArray]], progress: Stages
+) -> tuple[OutputFigures, ...]:
+    """What quantization after training costs: the compiled network beside the source file, which was not rounded so.
+
+    Args: as of `check_compiled`.
+    """
+    with progress.stage("comparing with the source"):
+        reference = Reference(preprocess.reference_model(static), "the source")
+        wanted = [reference.run(sample) for sample in samples]
+        found = [deployed(sample) for sample in samples]
+        return tuple(
+            compare_output(name, [run[name] for run in found], [run[name] for run in wanted], None)
+            for name in reference.outputs
+        )
 
 
 def check_compiled(

@@ -23,7 +23,9 @@ _PLAIN_WIDTH = 140
 flag = partial(click.option, cls=Titled, is_flag=True)
 
 
-@click.command(cls=TitledCommand, context_settings=CONTEXT, short_help="Compile a QAT ONNX model into an INT8 network.")
+@click.command(
+    cls=TitledCommand, context_settings=CONTEXT, short_help="Compile a QAT or float ONNX model into an INT8 network."
+)
 @click.argument("model", metavar="MODEL.onnx")
 @flag("-a", "--qat", title="Model", help="The model comes from quantization-aware training; needs -m.")
 @options_from(CompileOptions)
@@ -34,9 +36,10 @@ flag = partial(click.option, cls=Titled, is_flag=True)
 @click.help_option("-h", "--help", cls=Titled, title="Messages")
 @click.pass_context
 def compile_command(context: click.Context, /, **values: Any) -> None:
-    """Compile a QAT-trained ONNX model into an INT8 deployment network.
+    """Compile a QAT-trained ONNX model, or a float one, into an INT8 deployment network.
 
-    Keeps every range that training learned, and checks the result against onnxruntime. Long options may be written
+    Keeps every range that training learned; a model without any is calibrated with --images or --calibration. The
+    result is checked against onnxruntime. Long options may be written
     with dashes. Exit status: 0 done and checked, 1 error, 2 wrong usage, 3 compiled but the check fell short.
     """
     if values["qat"] and values["qat_type"] is None:

@@ -32,7 +32,7 @@ from drpai_qat.graph.wide_grids import exact_steps
 
 MOST_PARTS = 4  # a part costs a convolution's pass over its weights, and code
 BYTES = 3  # of a tensor stored as planes
-_LEAST_REDUCTION = 8  # products in a part's accumulator; below, adding up the parts costs more than their products
+LEAST_REDUCTION = 8  # products in a part's accumulator; below, adding up the parts costs more than their products
 
 
 @dataclass(frozen=True)
@@ -298,4 +298,4 @@ def takes_parts(graph: Graph, node: Node, name: str, parts: tuple[Part, ...]) ->
     if weight is None or weight.integers is None or weight.params is None or weight.params.axis not in (None, 0):
         return False
     taps = math.prod(weight.shape[2:])
-    return all(taps * part.channels >= _LEAST_REDUCTION for part in parts)
+    return all(taps * part.channels >= LEAST_REDUCTION for part in parts)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drpai_qat.check.fidelity import CheckResult
+from drpai_qat.check.figures import OutputFigures
 from drpai_qat.core.coverage import LoweredNode, int8_mac_fraction
 from drpai_qat.report.layers import Layer
 from drpai_qat.report.size import Size
@@ -38,6 +39,8 @@ class Report:
         min_int8: what --min_int8 asks for; None: nothing.
         seconds: by stage.
         layers: what computes, in order; made of the coverage and the canonical model.
+        calibration: what was given a range by data, and how; None: nothing.
+        loss: outputs beside those of the source, where ranges come from data.
     """
 
     model: Mapping[str, Any]
@@ -55,6 +58,8 @@ class Report:
     seconds: Mapping[str, float]
     min_int8: float | None = None
     layers: tuple[Layer, ...] = ()
+    calibration: Mapping[str, Any] | None = None
+    loss: tuple[OutputFigures, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -86,6 +91,7 @@ class Report:
             "passed": self.passed,
             "int8_mac_fraction": self.int8_mac_fraction,
             "min_int8": self.min_int8,
+            "calibration": self._calibration(),
             "size": self.size.to_json(),
             "check": None if self.check is None else self.check.to_json(),
             "layers": [one.to_json() for one in self.layers],
@@ -93,6 +99,11 @@ class Report:
             "notes": [{"action": one.action, "where": one.node, "reason": one.reason} for one in self.notes],
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
         }
+
+    def _calibration(self) -> dict[str, Any] | None:
+        if self.calibration is None:
+            return None
+        return {**self.calibration, "against_source": [one.to_json() for one in self.loss]}
 
     def summary(self) -> dict[str, Any] | None:
         """What deploy.json says of the check; None if there was none."""

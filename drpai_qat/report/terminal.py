@@ -57,8 +57,10 @@ def _facts(report: Report) -> Table:
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
     rows = {
-        "model": f"{report.model['name']} ({report.model['qat_type']} QAT)",
+        "model": f"{report.model['name']} ({_kind(report)})",
         "quantized": f"{report.weights} weights, {report.activations} activations",
+        "calibrated": _calibrated(report),
+        "against source": "; ".join(_loss(one) for one in report.loss),
         "integer MACs": f"{report.int8_mac_fraction:.1%}{_int16_share(report)}",
         "float nodes": "; ".join(_float_nodes(report)) or "none",
         "to change": "report.html says what to change in training" if _float_nodes(report) else "",
@@ -74,6 +76,24 @@ def _facts(report: Report) -> Table:
         if value:
             facts.add_row(key, Text(one_line(value, 1000)))
     return facts
+
+
+def _kind(report: Report) -> str:
+    qat_type = report.model["qat_type"]
+    return "float, quantized after training" if qat_type == "float" else f"{qat_type} QAT"
+
+
+def _calibrated(report: Report) -> str:
+    told = report.calibration
+    if told is None:
+        return ""
+    count, frames = len(told["tensors"]), told["frames"]
+    return f"{count} tensor{'s' if count > 1 else ''} by {told['method']}, {frames} frames of {told['data']}"
+
+
+def _loss(figures: OutputFigures) -> str:
+    top1 = f", top-1 {figures.top1}" if figures.top1 else ""
+    return f"{figures.name} {_decibel(figures)}{top1}"
 
 
 def _size(size: Size) -> str:
@@ -114,7 +134,8 @@ def _verdict(report: Report) -> str:
     if report.samples is not None and report.samples["name"]:
         runs += f" of {report.samples['name']}"
     verdict = "passed" if report.check.passed else "FAILED"
-    return f"{verdict} against onnxruntime, optimisations off, {runs}"
+    reference = "onnxruntime" if report.calibration is None else "model_int8.onnx in onnxruntime"
+    return f"{verdict} against {reference}, optimisations off, {runs}"
 
 
 def _grouped(pairs: Iterable[tuple[str, str]]) -> list[str]:

@@ -22,18 +22,20 @@ _QUIET = 4  # fatal only: what concerns the user reaches him through our message
 class Reference:
     """A model in onnxruntime, optimisations off."""
 
-    def __init__(self, model: Path | onnx.ModelProto, name: str, *, threads: int = 0) -> None:
+    def __init__(self, model: Path | onnx.ModelProto, name: str, *, threads: int = 0, optimized: bool = False) -> None:
         """Start a session.
 
         Args:
             model: a file (its external data beside it) or a model of less than 2 GB.
             name: for messages.
             threads: of one operator; 0: one a core.
+            optimized: let onnxruntime fuse: for float models, whose values that changes in their last bits only.
         Raises: ModelError: onnxruntime can't load it.
         """
         self.name = name
         options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        levels = ort.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
         options.log_severity_level = _QUIET
         options.intra_op_num_threads = threads
         options.enable_cpu_mem_arena = False  # a few runs only: give memory back

@@ -146,11 +146,12 @@ class TestAccepted:
         assert (compiled[0].drp_compiler_dir, compiled[0].quantization_tool) == ("T", "Q")
 
     def test_options_without_effect_are_said_and_stop_nothing(self, compiled, capsys):
-        arguments = ["m.onnx", "-p", "-az True", "-v", "091", "--level", "0", "-f", "float16"]
+        arguments = ["m.onnx", "-am", "pytorch", "-p", "-az True", "-v", "091", "--level", "0", "-f", "float16"]
         assert compile_main(arguments) == 1
         assert len(compiled) == 1
         lines = capsys.readouterr().err.splitlines()
-        assert [line.split(":")[1] for line in lines] == [" -f float16", " -v 091", " -p", " --level 0", f" {SEEN}"]
+        said = [line.split(":")[1] for line in lines]
+        assert said == [" -f float16", " -v 091", " --level 0", " -p -az True", f" {SEEN}"]
         assert compile_main([*arguments, "--quiet"]) == 1
         assert capsys.readouterr().err == f"error: {SEEN}\n"
 

@@ -19,6 +19,8 @@ from drpai_qat.runtimes.apart import NetworkApart
 class CpuBackend:
     """Integer kernels for x86-64 and Arm64, by TVM; see drpai_qat.backends.protocol.Backend."""
 
+    integer_operators = False
+
     def __init__(self) -> None:
         self._options = TargetOptions()
         self._linker: Linker | None = None

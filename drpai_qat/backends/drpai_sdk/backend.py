@@ -63,6 +63,8 @@ class _Made:
 class DrpaiSdkBackend:
     """Accelerator and CPU of an RZ/V2H or RZ/V2N; see drpai_qat.backends.protocol.Backend."""
 
+    integer_operators = True
+
     def __init__(
         self, sdk: SdkOptions, samples: SampleOptions, frames: FrameOptions, cpu: Callable[[], Backend]
     ) -> None:

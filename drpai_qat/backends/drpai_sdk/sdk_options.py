@@ -29,7 +29,8 @@ class SdkOptions(Group):
     )  # fmt: skip
     quantization_option: str | None = option(
         "-p", "--quantization_option", metavar="TEXT",
-        help='Words added to the DRP-AI Quantizer\'s command: "az True", "--opts percentile_value 99.99" ...',
+        help='Words added to the DRP-AI Quantizer\'s command: "az True", "--opts percentile_value 99.99" ...; '
+        "without -q, the built-in quantizer takes them.",
     )  # fmt: skip
     drp_compiler_version: str | None = option(
         "-v", "--drp_compiler_version", choices=OPERATOR_SETS, default_text=_DEFAULT_SET,
@@ -78,8 +79,6 @@ class SdkOptions(Group):
             return
         if self.drp_compiler_version is not None:
             yield f"-v {self.drp_compiler_version}: no effect without -d or -q: the built-in compiler takes all"
-        if self.quantization_option is not None:
-            yield "-p: no effect without -d or -q; the model's trained ranges leave the built-in quantizer no choice"
         if self.offload_ops is not None:
             yield "--offload_ops: no effect without -d or -q"
         if self.level == 0:

@@ -32,6 +32,8 @@ Samples = Sequence[Mapping[str, NDArray]]
 class TfliteBackend:
     """INT8 TFLite files with the trained ranges; see drpai_qat.backends.protocol.Backend."""
 
+    integer_operators = True
+
     def __init__(self) -> None:
         self._options = TfliteOptions()
         self._given: SampleOptions | None = None

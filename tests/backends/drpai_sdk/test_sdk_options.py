@@ -26,7 +26,7 @@ def test_without_the_tools_options_of_theirs_are_said_to_change_nothing() -> Non
     )
     assert not options.uses_tools
     assert [line.split(":")[0] for line in options.remarks()] == [
-        "-f float16", "-v 091", "-p", "--offload_ops", "--level 0",
+        "-f float16", "-v 091", "--offload_ops", "--level 0",
     ]  # fmt: skip
 
 

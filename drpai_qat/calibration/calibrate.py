@@ -1,0 +1,125 @@
+"""The order of steps from a model and data to the canonical QDQ graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from drpai_qat.calibration import placement, ranges
+from drpai_qat.calibration.collection import Frame, Observed, find_ends, find_histograms
+from drpai_qat.calibration.insertion import insert_grids, quantize_biases, quantize_weights
+from drpai_qat.calibration.observers import Ends
+from drpai_qat.calibration.placement import Site
+from drpai_qat.calibration.recipe import Recipe
+from drpai_qat.core.progress import Stages
+from drpai_qat.core.quantization import QuantParams
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A model with the grids that data gave it.
+
+    Attributes:
+        model: canonical QDQ.
+        tensors: names of the tensors that were given a grid.
+        frames: how many were looked at.
+        unseen: tensors that should have one, but held no finite value.
+    """
+
+    model: onnx.ModelProto
+    tensors: tuple[str, ...]
+    frames: int = 0
+    unseen: tuple[str, ...] = ()
+
+
+def quantize_float(
+    model: onnx.ModelProto, frames: Iterable[Frame], recipe: Recipe, progress: Stages, *, everywhere: bool = False
+) -> Calibrated:
+    """Quantize a folded float model after training.
+
+    Args:
+        model: as preprocess leaves a float model; not changed.
+        frames: calibration data; iterated more than once.
+        everywhere: give each result a grid, as TFLite's operators need it.
+    Raises: OptionError: there are no frames.
+    """
+    graph = gs.import_onnx(model)
+    sites = placement.sites_everywhere(graph) if everywhere else placement.sites_between_kernels(graph)
+    grids, count = _find_grids(model, sites, frames, recipe, progress)
+    insert_grids(graph, sites, grids)
+    quantize_weights(graph)
+    quantize_biases(graph)
+    return _finished(graph, sites, grids, count)
+
+
+def fill_gaps(model: onnx.ModelProto, frames: Iterable[Frame], recipe: Recipe, progress: Stages) -> Calibrated:
+    """Give a grid to what the layers of a trained model multiply and training left without one.
+
+    Trained grids stay as they are, and so do tensors that have a bound: their integers are exact.
+    """
+    graph = gs.import_onnx(model)
+    sites = placement.gaps(graph, model)
+    if not sites:
+        return Calibrated(model, ())
+    grids, count = _find_grids(model, sites, frames, recipe, progress)
+    insert_grids(graph, sites, grids)
+    return _finished(graph, sites, grids, count)
+
+
+def _finished(graph: gs.Graph, sites: Sequence[Site], grids: Mapping[str, QuantParams], frames: int) -> Calibrated:
+    model = gs.export_onnx(graph, do_type_check=False)
+    unseen = tuple(site.name for site in sites if site.name not in grids)
+    return Calibrated(model, tuple(grids), frames, unseen)
+
+
+def _find_grids(
+    model: onnx.ModelProto, sites: Sequence[Site], frames: Iterable[Frame], recipe: Recipe, progress: Stages
+) -> tuple[dict[str, QuantParams], int]:
+    """The grid of each site that data has shown, and how many frames there were.
+
+    Sites that share one get that of all their values together.
+    """
+    names = [site.name for site in sites]
+    observed = Observed(model, names)
+    with progress.stage("finding the ranges of activations"):
+        ends, count = find_ends(observed, names, frames)
+    ends = {name: one for name, one in ends.items() if one.seen}
+    shared = {site.name: site.shares.name if site.shares is not None else site.name for site in sites}
+    ends = _joined(ends, shared)
+    if recipe.method in ranges.BY_ENDS:
+        found = {name: ranges.BY_ENDS[recipe.method](one) for name, one in ends.items()}
+    else:
+        with progress.stage(f"choosing ranges by {recipe.method}"):
+            histograms = find_histograms(observed, ends, frames)
+            for name, first in shared.items():
+                if name != first and name in histograms and first in histograms:
+                    histograms[first].counts += histograms[name].counts
+                    histograms[first].zeros += histograms[name].zeros
+            by_share = {
+                name: ranges.of_histogram(histograms[name], recipe.method, recipe.share)
+                for name in {shared[name] for name in histograms}
+            }
+            found = {name: by_share[shared[name]] for name in histograms}
+    return {
+        name: ranges.grid_of_range(*found[name], symmetric=recipe.symmetric) for name in names if name in found
+    }, count
+
+
+def _joined(ends: dict[str, Ends], shared: Mapping[str, str]) -> dict[str, Ends]:
+    """Ends of the tensors of each shared grid, put together."""
+    groups: dict[str, list[str]] = {}
+    for name in ends:
+        groups.setdefault(shared[name], []).append(name)
+    joined = {}
+    for names in groups.values():
+        parts = [ends[name] for name in names]
+        whole = Ends(
+            min(one.low for one in parts), max(one.high for one in parts),
+            min(one.mean_low for one in parts), max(one.mean_high for one in parts),
+            max(one.frames for one in parts),
+        )  # fmt: skip
+        joined.update(dict.fromkeys(names, whole))
+    return joined

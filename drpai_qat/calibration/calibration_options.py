@@ -1,0 +1,35 @@
+"""Options that concern how ranges are found for what training left without."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from drpai_qat.calibration.recipe import METHODS, Recipe
+from drpai_qat.calibration.words import read_words
+from drpai_qat.core.option_groups import Group, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOptions(Group):
+    """How a float model is quantized after training, and how the gaps of a trained one are filled."""
+
+    title: ClassVar[str] = "Calibration"
+
+    calibrate_method: str | None = option(
+        "--calibrate_method", choices=METHODS, any_case=True, default_text="mse",
+        help="How a range is read off the data: least squared error, smallest and largest value, their moving average, "
+        "a share of the values, or the nearest histogram.",
+    )  # fmt: skip
+
+    def recipe(self, words: str | None) -> Recipe:
+        """What to do.
+
+        Args:
+            words: those of -p, in the form that the DRP-AI Quantizer takes; options of our own come before them.
+        Raises: OptionError: a word is unknown, or its value can't be read.
+        """
+        asked = read_words(words or "")
+        if self.calibrate_method is not None:
+            asked["method"] = self.calibrate_method
+        return Recipe(**asked)

@@ -1,0 +1,26 @@
+"""How to calibrate: what the options of the command come down to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+METHODS = ("mse", "minmax", "moving_average", "percentile", "entropy")
+"""How a range is read off data; ranges.py has what each does."""
+
+PERCENTILE = 99.99
+"""Share of a tensor's values, in percent, that its range holds with `percentile`."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How ranges are chosen, and what is done beyond them.
+
+    Attributes:
+        method: one of METHODS.
+        share: of `percentile`, in percent.
+        symmetric: activations have zero point 0.
+    """
+
+    method: str = "mse"
+    share: float = PERCENTILE
+    symmetric: bool = False

@@ -1,0 +1,98 @@
+"""The pipeline's stage between folding and compiling: what has no range is given one, if there is data for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+
+from drpai_qat.calibration.calibrate import Calibrated, fill_gaps, quantize_float
+from drpai_qat.calibration.recipe import Recipe
+from drpai_qat.core.progress import Stages
+from drpai_qat.data.frames import RANDOM_FRAMES, Frames, RandomFrames
+from drpai_qat.data.given_samples import GivenSamples
+from drpai_qat.data.samples import input_infos
+from preprocess import Note, Preprocessed
+
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """The canonical model, and how data had a part in it.
+
+    Attributes:
+        model: canonical QDQ; the folded model itself where nothing was calibrated.
+        notes: what the user should know.
+        calibration: as report.json tells it; None where nothing was calibrated.
+    """
+
+    model: onnx.ModelProto
+    notes: tuple[Note, ...] = ()
+    calibration: Mapping[str, Any] | None = None
+
+
+def quantize(
+    folded: Preprocessed,
+    frames: Frames | None,
+    samples: GivenSamples | None,
+    recipe: Recipe,
+    num_frame: int | None,
+    progress: Stages,
+    *,
+    everywhere: bool = False,
+) -> Quantized:
+    """Quantize a float model, or fill the gaps of a trained one.
+
+    Args:
+        folded: what preprocess made.
+        frames: calibration data; None: a trained model stays as it is.
+        samples: those of the check, which calibrate a float model for want of other data; None: random frames do.
+        num_frame: of random frames.
+        everywhere: the target wants a grid on each result.
+    Raises: OptionError: the data can't be used.
+    """
+    if not folded.is_float:
+        if frames is None:
+            return Quantized(folded.model)
+        filled = fill_gaps(folded.model, frames, recipe, progress)
+        return _told(filled, "filled", recipe, frames.name) if filled.tensors else Quantized(folded.model)
+    data: Iterable[Mapping[str, NDArray]]
+    if frames is not None:
+        data, name = frames, frames.name
+    elif samples is not None:
+        data, name = samples.cut(input_infos(folded.model)), samples.name or "samples"
+    else:
+        data, name = RandomFrames(folded.model, num_frame or RANDOM_FRAMES), ""
+    found = quantize_float(folded.model, data, recipe, progress, everywhere=everywhere)
+    return _told(found, "after training", recipe, name)
+
+
+def _told(found: Calibrated, kind: str, recipe: Recipe, data: str) -> Quantized:
+    notes = []
+    if not data:
+        notes.append(
+            _warning(
+                "no fake-quant in the file, and no data: its ranges come from random inputs and are not to be trusted; "
+                "give --images or --calibration, or train it quantization-aware"
+            )
+        )
+    if found.unseen:
+        named = ", ".join(found.unseen[:_NAMED]) + (" ..." if len(found.unseen) > _NAMED else "")
+        notes.append(_warning(f"no finite value in {named}: no range, so what reads it stays float32"))
+    calibration = {
+        "kind": kind,
+        "method": recipe.method,
+        "symmetric": recipe.symmetric,
+        "data": data or "random",
+        "frames": found.frames,
+        "tensors": list(found.tensors),
+    }
+    return Quantized(found.model, tuple(notes), calibration)
+
+
+def _warning(text: str) -> Note:
+    return Note("warning", "calibration", "model", text)

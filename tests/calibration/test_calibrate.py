@@ -1,0 +1,127 @@
+"""Float models quantized after training, and gaps of trained ones filled."""
+
+import numpy as np
+import onnx
+import pytest
+
+import preprocess
+from drpai_qat.calibration.calibrate import fill_gaps, quantize_float
+from drpai_qat.calibration.recipe import METHODS, Recipe
+from drpai_qat.core.errors import ModelError, OptionError
+from drpai_qat.core.progress import Silent
+from drpai_qat.core.sqnr import sqnr_db
+from tests.calibration.float_models import attention, frames, residual
+from tests.reference import reference
+from tests.small_models import qdq_model
+
+
+def folded(model):
+    found = preprocess.preprocess(model, may_be_float=True)
+    assert found.is_float
+    return found.model
+
+
+def quantized(model, recipe=None, **how):
+    return quantize_float(folded(model), frames(model), recipe or Recipe(), Silent(), **how)
+
+
+def agreement(model, source):
+    """SQNR over samples that did not calibrate."""
+    samples = frames(source, 4, seed=9)
+    pairs = [(reference(model, one)[0], reference(source, one)[0]) for one in samples]
+    return sqnr_db(*(np.stack(side) for side in zip(*pairs, strict=True)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_gives_a_canonical_model(method):
+    found = quantized(residual(), Recipe(method=method))
+    preprocess.validate(found.model)
+    assert found.frames == 8
+    assert agreement(found.model, residual()) > 25
+
+
+def test_what_runs_in_a_layers_kernel_is_rounded_once():
+    found = quantized(residual())
+    # x, both ReLUs, the SiLU, the two parts of the concatenation, what is pooled, and its mean
+    assert found.tensors == ("x", "r1", "m2", "r3", "c4", "c5", "c6", "g")
+    kinds = [node.op_type for node in found.model.graph.node]
+    assert "BatchNormalization" not in kinds
+    assert kinds.count("QuantizeLinear") == 8
+
+
+def test_integer_operators_have_a_grid_on_each_result():
+    found = quantized(residual(), everywhere=True)
+    preprocess.validate(found.model)
+    assert set(found.tensors) == {"x", "r1", "c2", "m2", "c3", "r3", "c4", "c5", "k", "c6", "g", "y"}
+    scales = {n.input[0]: n.input[1] for n in found.model.graph.node if n.op_type == "QuantizeLinear"}
+    values = {t.name: float(onnx.numpy_helper.to_array(t)) for t in found.model.graph.initializer if not t.dims}
+    assert len({values[scales[name]] for name in ("c4", "c5", "k")}) == 1  # one grid for what is joined
+
+
+def test_products_of_activations():
+    found = quantized(attention())
+    preprocess.validate(found.model)
+    # the sum with the network's input, which a normalization reads, stays float32
+    assert found.tensors == ("n", "q", "k", "v", "p", "mixed")
+    assert agreement(found.model, attention()) > 28
+
+
+def test_symmetric_activations():
+    found = quantized(residual(), Recipe(symmetric=True))
+    points = {n.input[2] for n in found.model.graph.node if n.op_type == "QuantizeLinear"}
+    values = {t.name: onnx.numpy_helper.to_array(t) for t in found.model.graph.initializer}
+    assert not any(values[name].any() for name in points)
+
+
+def test_a_huge_bias_gets_larger_steps():
+    model = residual()
+    for tensor in model.graph.initializer:
+        if tensor.name == "bias7":
+            values = onnx.numpy_helper.to_array(tensor).copy()
+            values[3] = 1e9
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, "bias7"))
+    found = quantized(model)
+    preprocess.validate(found.model)
+    sample = frames(model, 1)[0]
+    assert reference(found.model, sample)[0][0, 3] == pytest.approx(1e9, rel=1e-6)
+
+
+def test_no_frames():
+    with pytest.raises(OptionError, match="no calibration frames"):
+        quantize_float(folded(residual()), [], Recipe(), Silent())
+
+
+def test_a_float_model_is_no_qat_model():
+    with pytest.raises(ModelError, match="or drop -a and -m"):
+        preprocess.preprocess(residual(), "pytorch")
+
+
+def without_input_grid():
+    """The QAT model with the grid of its input dropped."""
+    model = qdq_model()
+    nodes = [node for node in model.graph.node if not {"qx", "dx"} & set(node.output)]
+    for node in nodes:
+        for index, name in enumerate(node.input):
+            if name == "dx":
+                node.input[index] = "x"
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def test_gaps_of_a_trained_model():
+    source = without_input_grid()
+    before = preprocess.preprocess(source, "pytorch").model
+    found = fill_gaps(before, frames(source), Recipe(method="minmax"), Silent())
+    preprocess.validate(found.model)
+    assert found.tensors == ("x",)
+    old, new = (
+        {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer} for model in (before, found.model)
+    )
+    assert all(np.array_equal(new[name], value) for name, value in old.items())  # nothing trained is touched
+    assert agreement(found.model, source) > 30
+
+
+def test_no_gaps():
+    before = preprocess.preprocess(qdq_model(), "pytorch").model
+    assert fill_gaps(before, [], Recipe(), Silent()).tensors == ()
