@@ -18,6 +18,9 @@ from drpai_qat.source.structure import network_inputs, subgraphs
 LARGEST_TENSOR = 2**31
 """Elements of a network input beyond which a shape is a mistake."""
 
+_NO_SYMBOLS = ("?", "-1", "None")
+"""Names that converters give to every size they do not know: Paddle writes [-1, 3, ?, ?]."""
+
 
 def specialize(file: str, model: onnx.ModelProto, shapes: tuple[InputShape, ...]) -> onnx.ModelProto:
     """Copy the model with every network input static.
@@ -37,6 +40,10 @@ def specialize(file: str, model: onnx.ModelProto, shapes: tuple[InputShape, ...]
     inputs = network_inputs(fixed.graph)
     wanted = _assign(file, [value.name for value in inputs], shapes)
     symbols: dict[str, int] = {}
+    for value in (*inputs, *fixed.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in _NO_SYMBOLS or dim.dim_value < 0:
+                dim.Clear()
     for value in inputs:
         _fix_input(file, value, wanted.get(value.name), symbols)
     unsized = {value.name: dims for value in inputs if (dims := _open_dims(value))}

@@ -29,11 +29,17 @@ def fixed(source, *shapes):
         (["N", 3, 8, 8], ["4,3,8,8"], [4, 3, 8, 8]),
         (["N", 3, "H", "W"], ["x0:2,3,16,32"], [2, 3, 16, 32]),
         ([1, 3, 8, 8], ["1,3,8,8"], [1, 3, 8, 8]),
+        ([-1, 3, "?", "?"], ["1,3,48,192"], [1, 3, 48, 192]),  # one name for two sizes: it is none
         (None, ["1,3,8,8"], [1, 3, 8, 8]),
     ],
 )
 def test_one_input(shape, given, wanted):
     assert fixed(model(shape), *given) == [wanted]
+
+
+def test_a_size_of_minus_one_is_inferred():
+    result = specialize("m.onnx", model([-1, 3]), ())
+    assert not result.graph.output[0].type.tensor_type.shape.dim[0].HasField("dim_value")
 
 
 def test_source_stays_as_it_is():
