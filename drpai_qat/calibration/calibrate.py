@@ -9,11 +9,13 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from drpai_qat.calibration import placement, ranges
+from drpai_qat.calibration.bias_correction import correct_bias
 from drpai_qat.calibration.collection import Frame, Observed, find_ends, find_histograms
 from drpai_qat.calibration.insertion import insert_grids, quantize_biases, quantize_weights
 from drpai_qat.calibration.observers import Ends
 from drpai_qat.calibration.placement import Site
 from drpai_qat.calibration.recipe import Recipe
+from drpai_qat.calibration.walk import frames_in_memory, spread, walk
 from drpai_qat.core.progress import Stages
 from drpai_qat.core.quantization import QuantParams
 
@@ -51,6 +53,9 @@ def quantize_float(
     grids, count = _find_grids(model, sites, frames, recipe, progress)
     insert_grids(graph, sites, grids)
     quantize_weights(graph)
+    if recipe.corrects:
+        with progress.stage("correcting biases, layer by layer"):
+            walk(gs.import_onnx(model), graph, spread(frames, count, frames_in_memory(model)), correct_bias)
     quantize_biases(graph)
     return _finished(graph, sites, grids, count)
 

@@ -19,8 +19,10 @@ class Recipe:
         method: one of METHODS.
         share: of `percentile`, in percent.
         symmetric: activations have zero point 0.
+        corrects: take the mean error of each layer's outputs off its bias.
     """
 
     method: str = "mse"
     share: float = PERCENTILE
     symmetric: bool = False
+    corrects: bool = True
