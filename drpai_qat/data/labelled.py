@@ -40,17 +40,21 @@ def open_data(given: str | Path | Callable[[], Any], labels: str | Path | None =
     if is_function_name(text):
         return _from_function(load_function(text, "--data"), text, most)
     if path.is_dir():
-        return open_class_folders(path, _class_names(labels), most)
+        return open_class_folders(path, class_names(labels), most)
     if not path.exists():
         raise OptionError(f"--data {text}: no such file or folder: give {FORMS}")
     if path.suffix == ".npz":
         return open_npz(path, most)
     if path.suffix in (".csv", ".tsv", ".txt"):
-        return open_csv(path, _class_names(labels), most)
+        return open_csv(path, class_names(labels), most)
     raise OptionError(f"--data {text}: give {FORMS}")
 
 
-def _class_names(path: str | Path | None) -> Sequence[str] | None:
+def class_names(path: str | Path | None) -> Sequence[str] | None:
+    """The names in a file of --labels; None for none.
+
+    Raises: OptionError: it can't be read, or is empty.
+    """
     if path is None:
         return None
     try:

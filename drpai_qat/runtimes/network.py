@@ -159,11 +159,12 @@ class Network:
         return found
 
 
-def load(folder: str | Path) -> Network | LiteNetwork:
+def load(folder: str | Path, *, threads: int = 1) -> Network | LiteNetwork:
     """Load a folder that the compile command wrote.
 
     Args:
         folder: holds deploy.json, and deploy.so and deploy.params, or a TFLite file.
+        threads: of a TFLite file; the others take TVM_NUM_THREADS.
     Returns: the network, ready to run on this machine's CPU.
     Raises: DeploymentError: the folder is not ours, incomplete or damaged, or was compiled for another CPU.
     """
@@ -172,7 +173,7 @@ def load(folder: str | Path) -> Network | LiteNetwork:
     if (name := found.target.get("file")) is not None:
         with opened(path / name) as file:
             check_hash(file, found.files.get(name), path / name)
-            return LiteNetwork(file.read())
+            return LiteNetwork(file.read(), threads=threads)
     _check_cpu(path, found.target)
     return Network(path / manifest.LIBRARY, path / manifest.PARAMS, found.inputs, found.outputs, found.files)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from drpai_qat.core.tensor_info import TensorInfo
 from drpai_qat.core.text import one_line
 from drpai_qat.deployment.files import opened
 from drpai_qat.deployment.folder import INTERPRETER_OUT, named_os_errors, write_float32
+from drpai_qat.runtimes.timing import Timing, measure
 
 ABSOLUTE, RELATIVE = 0.01, 0.001
 """Tolerance of the DRP-AI SDK's comparison tool: |y - reference| <= ABSOLUTE + RELATIVE * |reference|."""
@@ -64,33 +63,47 @@ class SampleRun:
     Attributes:
         arrays: the outputs, float32.
         outputs: compared with the reference.
-        milliseconds: of each timed run.
+        timing: of its runs.
     """
 
     arrays: tuple[NDArray, ...]
     outputs: tuple[Compared, ...]
-    milliseconds: Sequence[float]
+    timing: Timing
 
     @property
     def same(self) -> bool:
         """All values of all outputs are within tolerance."""
         return all(output.inside == 1.0 for output in self.outputs)
 
-    def write(self, folder: Path) -> None:
-        """Write output_<i>.bin, raw float32."""
-        with named_os_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            for index, array in enumerate(self.arrays):
-                write_float32(folder / f"output_{index}.bin", array)
+    def write(self, path: Path) -> None:
+        """See write_outputs."""
+        write_outputs(path, [{one.name: array for one, array in zip(self.outputs, self.arrays, strict=True)}])
 
     def __str__(self) -> str:
-        times = self.milliseconds
-        latency = f"min {min(times):.3f} ms, median {statistics.median(times):.3f} ms, max {max(times):.3f} ms"
-        return "\n".join((*map(str, self.outputs), f"latency: {latency} ({len(times)} runs)"))
+        return "\n".join(map(str, (*self.outputs, self.timing)))
 
 
-def run(network: Runs, folder: Path, loops: int, inputs: Path | None = None) -> SampleRun:
-    """Run the sample input once for the comparison and `loops` times for the clock.
+def write_outputs(path: Path, outputs: Sequence[Mapping[str, NDArray]]) -> None:
+    """Write a .npz file with the outputs along the first axis; or in a folder raw float32, output_<i>.bin.
+
+    Of several inputs, those of input k go into output_<i>_<k>.bin.
+    """
+    with named_os_errors(path):
+        if path.suffix == ".npz":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            together = {name: [found[name] for found in outputs] for name in outputs[0]}
+            arrays = {name: np.concatenate(all_) if all_[0].ndim else np.stack(all_) for name, all_ in together.items()}
+            with path.open("wb") as file:
+                np.savez(file, **arrays)  # type: ignore[arg-type]
+            return
+        path.mkdir(parents=True, exist_ok=True)
+        for k, found in enumerate(outputs):
+            for i, array in enumerate(found.values()):
+                write_float32(path / (f"output_{i}.bin" if len(outputs) == 1 else f"output_{i}_{k}.bin"), array)
+
+
+def run(network: Runs, folder: Path, loops: int, inputs: Path | None = None, warm_up: int = 0) -> SampleRun:
+    """Run the sample input once for the comparison, then `warm_up` times, and `loops` times for the clock.
 
     Args:
         inputs: folder of other input_<i>.bin than those that gave the reference.
@@ -105,8 +118,8 @@ def run(network: Runs, folder: Path, loops: int, inputs: Path | None = None) -> 
         _compare(info.name, array, _read(samples / f"ref_result_{i}.bin", info))
         for i, (info, array) in enumerate(zip(network.outputs, arrays, strict=True))
     )
-    remote = getattr(network, "times", None)
-    return SampleRun(arrays, compared, remote(feeds, loops) if remote else _times(network, feeds, loops))
+    timing = measure(network.run, feeds, network.inputs, loops, warm_up, getattr(network, "times", None))
+    return SampleRun(arrays, compared, timing)
 
 
 def _fed(array: NDArray, info: TensorInfo) -> NDArray:
@@ -129,12 +142,3 @@ def _compare(name: str, got: NDArray, want: NDArray) -> Compared:
     same = np.ascontiguousarray(got).view(np.uint32) == np.ascontiguousarray(want).view(np.uint32)
     shares = [float(each.mean()) if each.size else 1.0 for each in (inside, same)]
     return Compared(name, float(error.max(initial=0)), *shares)
-
-
-def _times(network: Runs, feeds: Mapping[str, NDArray], loops: int) -> list[float]:
-    times = []
-    for _ in range(loops):
-        start = time.perf_counter()
-        network.run(feeds)
-        times.append(1000 * (time.perf_counter() - start))
-    return times
