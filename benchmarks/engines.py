@@ -21,6 +21,10 @@ INT16_SUMS = "int16_sums"
 """Folder, beside ours, of the network compiled with --sums int16, where that is asked for."""
 
 
+TFLITE = "tflite"
+"""Folder, beside ours, of the TFLite file that --target tflite writes, where that is asked for."""
+
+
 class AbsentError(Exception):
     """The engine is not installed, or has no file of this model."""
 
@@ -67,8 +71,17 @@ def openvino(model: Path, threads: int) -> Run:
     return run
 
 
+def litert_on_ours(folder: Path, threads: int) -> Run:
+    """LiteRT (TensorFlow Lite with XNNPACK) on our INT8 file; float32 is rounded to its input's grid before."""
+    from drpai_qat.runtimes.tflite import LiteNetwork
+
+    (file,) = folder.glob("*_int8.tflite")
+    network = LiteNetwork(file, threads=threads)
+    return lambda feeds: list(network.run(feeds).values())
+
+
 def litert(model: Path, threads: int) -> Run:
-    """LiteRT (TensorFlow Lite with XNNPACK) on the .tflite beside the model; its images are NHWC."""
+    """LiteRT on the .tflite beside the model; its images are NHWC."""
     file = model.with_suffix(".tflite")
     if not file.exists():
         raise AbsentError("no .tflite beside the model")
@@ -93,12 +106,13 @@ def litert(model: Path, threads: int) -> Run:
 
 def engines(model: Path, folder: Path, threads: int) -> dict[str, Callable[[], Run]]:
     """Every engine by the name it has in the table; calling one loads the model."""
-    coarse = folder.with_name(INT16_SUMS)
+    coarse, lite = folder.with_name(INT16_SUMS), folder.with_name(TFLITE)
     return {
         "drpai-qat": lambda: drpai_qat(folder, threads),
         **({"with int16 sums": lambda: drpai_qat(coarse, threads)} if coarse.exists() else {}),
         "onnxruntime": lambda: onnxruntime(model, threads),
         "onnxruntime INT8": lambda: onnxruntime(folder / "model_int8.onnx", threads),
         "OpenVINO": lambda: openvino(model, threads),
+        **({"our TFLite in LiteRT": lambda: litert_on_ours(lite, threads)} if lite.exists() else {}),
         "LiteRT": lambda: litert(model, threads),
     }

@@ -37,7 +37,7 @@ from rich.table import Table
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from engines import INT16_SUMS, LIMIT_TO_AVX2, Feeds, Run, engines, reference  # noqa: E402 - after the path is set
+from engines import INT16_SUMS, LIMIT_TO_AVX2, TFLITE, Feeds, Run, engines, reference  # noqa: E402 - after the path is set
 
 from drpai_qat.core.sqnr import sqnr_db  # noqa: E402
 
@@ -53,11 +53,12 @@ PAUSE = 0.02  # seconds before a turn: threads of the engine before stop spinnin
 @click.option("--rounds", default=15, help="turns of each engine")
 @click.option("--qat-type", default=None, help="pytorch or tensorflow; default: found out")
 @click.option("--int16-sums", is_flag=True, help="also time the network compiled with --sums int16")
+@click.option("--tflite", is_flag=True, help="also time the INT8 TFLite file of --target tflite in LiteRT")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="also write them here")
 @click.option("--worker", type=click.Path(path_type=Path), hidden=True)
 def main(
     models: tuple[Path, ...], target: str, threads: tuple[int, ...], rounds: int, qat_type: str | None,
-    int16_sums: bool, json_file: Path | None, worker: Path | None,
+    int16_sums: bool, tflite: bool, json_file: Path | None, worker: Path | None,
 ) -> None:  # fmt: skip
     if worker is not None:
         print(json.dumps(measure(models[0], worker, threads[0], rounds)))
@@ -69,6 +70,8 @@ def main(
             compile_model(model, Path(folder) / "out", target, qat_type, "exact")
             if int16_sums:
                 compile_model(model, Path(folder) / INT16_SUMS, target, qat_type, "int16")
+            if tflite:
+                write_tflite(model, Path(folder) / TFLITE, qat_type)
             for count in threads:
                 found = run_worker(model, Path(folder) / "out", target, count, rounds)
                 rows += [{"model": model.stem, "threads": count, **row} for row in found]
@@ -82,6 +85,18 @@ def compile_model(model: Path, folder: Path, target: str, qat_type: str | None, 
     code = "import sys, drpai_qat; drpai_qat.compile(sys.argv[1], output_dir=sys.argv[2], target=sys.argv[3], "
     code += "qat_type=sys.argv[4] or None, sums=sys.argv[5], check='none', samples=1)"
     arguments = [sys.executable, "-c", code, str(model), str(folder), target, qat_type or "", sums]
+    subprocess.run(arguments, check=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+
+
+def write_tflite(model: Path, folder: Path, qat_type: str | None) -> None:
+    """Our TFLite file; what training left without a range gets it from the samples."""
+    inputs = samples(model)
+    arrays = {name: np.concatenate([one[name] for one in inputs]) for name in inputs[0]}
+    data = folder.with_name("samples.npz")
+    np.savez(data, **arrays)  # type: ignore[arg-type]
+    code = "import sys, drpai_qat; drpai_qat.compile(sys.argv[1], output_dir=sys.argv[2], target='tflite', "
+    code += "qat_type=sys.argv[3] or None, samples=sys.argv[4], check='none')"
+    arguments = [sys.executable, "-c", code, str(model), str(folder), qat_type or "", str(data)]
     subprocess.run(arguments, check=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
 
 

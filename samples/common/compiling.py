@@ -6,7 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -23,7 +23,9 @@ SAMPLES = 8
 """Images that the compiler checks a network on."""
 
 
-def compile_network(path: Path, folder: Path, qat_type: str, images: NDArray[np.float32]) -> int:
+def compile_network(
+    path: Path, folder: Path, qat_type: str, images: NDArray[np.float32], options: Sequence[str] = ()
+) -> int:
     """Compile as a user types it. Returns 0, or 3 where the compiler's own check fell short.
 
     Args:
@@ -31,13 +33,14 @@ def compile_network(path: Path, folder: Path, qat_type: str, images: NDArray[np.
         folder: for the compiled network.
         qat_type: "pytorch" or "tensorflow".
         images: held-out ones; the compiler checks the network on the first few, which are written beside the model.
+        options: further ones of the command.
     Raises: click.ClickException: the compiler refused the model; it has said why.
     """
     samples = path.with_name(f"{path.stem.removesuffix('_fp32')}_samples.npz")
     np.savez(samples, input=images[:SAMPLES])
     # As it works when typed here, in the same environment.
     script = os.path.relpath(REPOSITORY / "compile_onnx_model_quant.py")
-    arguments = [script, str(path), "-a", "-m", qat_type, "-o", str(folder), "--samples", str(samples)]
+    arguments = [script, str(path), "-a", "-m", qat_type, "-o", str(folder), "--samples", str(samples), *options]
     console.print(f"python {shlex.join(arguments)}", soft_wrap=True, markup=False, highlight=False)
     status = subprocess.run([sys.executable, *arguments], check=False).returncode
     if status not in (0, 3):

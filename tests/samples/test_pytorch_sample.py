@@ -77,6 +77,20 @@ def test_each_recipe_retrains_exports_and_compiles(recipe, tmp_path):
     assert abs(top1["INT8"] - top1["QAT"]) <= 0.3
 
 
+@pytest.mark.parametrize("exported", ["qat", "converted"])
+def test_the_road_to_tflite(exported, tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    run("train.py", "--model", "small_cnn", "--max_epochs", "2", folder=tmp_path)
+    printed = run("tflite_road.py", "--export", exported, folder=tmp_path)
+
+    rows = re.findall(r"│ (QAT|PyTorch convert|TFLite \w+) +│ ([\d.]+)% │ +(\d*) +│ +([\d.]+)%", printed)
+    agreement = {name: float(share) for name, _, _, share in rows}
+    sizes = {name: int(size) for name, _, size, _ in rows if size}
+    assert agreement.keys() == {"QAT", "PyTorch convert", "TFLite INT8", "TFLite FP16", "TFLite FP32"}
+    assert min(agreement.values()) >= 99.0
+    assert sizes["TFLite INT8"] < sizes["TFLite FP16"] < sizes["TFLite FP32"]
+
+
 def test_an_interrupted_training_goes_on_where_it_was(tmp_path):
     from datasets import open_data
     from networks import build

@@ -61,6 +61,17 @@ def test_small_cnn_trains_retrains_and_compiles(tmp_path):
     }
 
 
+def test_the_road_to_tflite(tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    run("train.py", "--model", "small_cnn", "--max_epochs", "2", folder=tmp_path)
+    printed = run("tflite_road.py", folder=tmp_path)
+
+    rows = re.findall(r"│ (QAT|TFLite \w+|TensorFlow's converter) +│ ([\d.]+)% │ +(\d*) +│ +([\d.]+)%", printed)
+    agreement = {name: float(share) for name, _, _, share in rows}
+    assert agreement.keys() == {"QAT", "TFLite INT8", "TFLite FP16", "TFLite FP32", "TensorFlow's converter"}
+    assert min(agreement.values()) >= 99.0
+
+
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
 def test_larger_networks_quantize_and_export(name, tmp_path, monkeypatch):
     """Every convolution must get a grid from tfmot, and keep it."""
