@@ -25,17 +25,15 @@ os.environ.setdefault("TVM_NUM_THREADS", "1")
 
 import numpy as np
 import tvm
-from tvm import tirx
-from tvm.tirx.script.builder import ir as T
 
+from drpai_qat.backends.cpu.ceiling import ceiling_kernel
 from drpai_qat.backends.cpu.targets import X86_TARGETS, Target, cpu_features
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels.conv import conv
 from drpai_qat.kernels.conv_shape import ConvShape
 from drpai_qat.kernels.depthwise import depthwise
-from drpai_qat.kernels.epilogue import Epilogue, Kernel, flat_arg
-from drpai_qat.kernels.isa import Isa, vector
-from drpai_qat.kernels.loops import Registers, function
+from drpai_qat.kernels.epilogue import Epilogue, Kernel
+from drpai_qat.kernels.isa import Isa
 from drpai_qat.kernels.product import Product
 from drpai_qat.kernels.product_choice import product8
 from drpai_qat.kernels.products import DOT2, FMA, dot4
@@ -112,38 +110,6 @@ class Timed:
             self.best = min(self.best, now - start)
             if now > end:
                 return
-
-
-def ceiling_kernel(product: Product, isa: Isa) -> tuple[Kernel, np.ndarray, int]:
-    """A tile of accumulators, activations in registers, weights from L1: kernel, its input, MACs of one call."""
-    # VNNI adds in the multiplier, five cycles: ten accumulators keep two of them busy.
-    pixels, vectors = (6, 3) if isa.registers > 16 else (5, 2) if isa.dot4_exact else (4, 2)
-    copies, repeats = 4, 5_000  # the address of the weights changes, so that nothing moves out of the loop
-    width = isa.lanes * product.pack
-    turn = vectors * product.steps * width
-    with function("ceiling") as builder:
-        data = flat_arg("data", (pixels * width,), product.in_dtype)
-        weights = flat_arg("weights", (copies * turn,), product.weight_dtype)
-        out = flat_arg("out", (pixels * vectors * isa.lanes,), product.acc_dtype)
-        inputs = [T.Bind(data.vload([i * width], vector(product.in_dtype, width))) for i in range(pixels)]
-        acc = Registers(pixels * vectors, isa.lanes, product.acc_dtype)
-        for i in range(pixels * vectors):
-            acc[i] = out.vload([i * isa.lanes], vector(product.acc_dtype, isa.lanes))
-        with T.serial(repeats) as repeat:
-            base = T.Bind(tirx.floormod(repeat, copies) * turn)
-            for j in range(vectors):
-                at = [base + (j * product.steps + step) * width for step in range(product.steps)]
-                columns = [T.Bind(weights.vload([start], vector(product.weight_dtype, width))) for start in at]
-                if product == DOT2:
-                    columns = [T.Bind(T.Cast(vector("int16", width), column)) for column in columns]
-                for i in range(pixels):
-                    k = i * vectors + j
-                    acc[k] = product.multiply(isa, acc[k], [inputs[i]] * product.steps, columns)
-        for i in range(pixels * vectors):
-            T.buffer_store(out, acc[i], [tirx.Ramp(i * isa.lanes, 1, isa.lanes)])
-    constant = np.zeros(copies * turn, product.weight_dtype)
-    kernel = Kernel(builder.get(), (constant,), (pixels * vectors * isa.lanes,), product.acc_dtype)
-    return kernel, np.zeros(pixels * width, product.in_dtype), repeats * turn * pixels
 
 
 def _scales(shape: ConvShape) -> np.ndarray:

@@ -132,6 +132,7 @@ def run(options: CompileOptions, progress: Stages) -> Report:
                 layers=describe_layers(read_graph(canonical), artifact.coverage),
                 calibration=quantized.calibration,
                 loss=loss,
+                kernels=artifact.kernels,
             )
             report.write(folder)
             write_page(folder, report, samples, artifact.target, options.command, versions())

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from drpai_qat.backends.target_options import TargetOptions
 from drpai_qat.check.certificate import AS_FLOAT32, Fineness
-from drpai_qat.core.coverage import LoweredNode
+from drpai_qat.core.coverage import KernelCall, LoweredNode
 from drpai_qat.core.progress import Stages
 from drpai_qat.core.tensor_info import TensorInfo
 from drpai_qat.report.size import Size
@@ -46,6 +46,7 @@ class Artifact:
         samples_as_taken: what the network takes of samples, where the file rounds its inputs and training did not.
         compile_here: compiles another model in the same way and returns what runs it; for the check layer by layer.
             None: single layers can't be compiled.
+        kernels: the steps of a run, in order, where the network runs as kernels.
     """
 
     inputs: tuple[TensorInfo, ...]
@@ -61,6 +62,7 @@ class Artifact:
     notes: tuple[Note, ...] = ()
     fineness: Fineness = AS_FLOAT32
     samples_as_taken: Callable[[Mapping[str, NDArray]], dict[str, NDArray]] = dict
+    kernels: tuple[KernelCall, ...] = ()
 
 
 class Backend(Protocol):

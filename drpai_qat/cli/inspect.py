@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
 from drpai_qat.cli.click_options import TitledCommand, group_from, options_from
 from drpai_qat.cli.exit_status import DONE, NAMED_ERROR, guarded, say
+from drpai_qat.cli.json_output import json_flag, print_json
 from drpai_qat.source.model_options import ModelOptions
 
 _OPTIONS = ("input_shape", "input_name", "outputs")
@@ -18,7 +18,7 @@ _WIDTH = 80
 @click.command(cls=TitledCommand, short_help="Say what an ONNX file is, and what will become of it.")
 @click.argument("model", metavar="MODEL.onnx")
 @options_from(ModelOptions, only=_OPTIONS)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_flag()
 @click.pass_context
 def inspect_command(context: click.Context, /, as_json: bool, **values: Any) -> None:
     """Say what an ONNX file is, without compiling it: who made it, what is trained in it, what will run in integers.
@@ -38,7 +38,7 @@ def _inspect(options: ModelOptions, as_json: bool) -> int:
 
     found = content.inspect(options)
     if as_json:
-        click.echo(json.dumps(found.to_json(), indent=2, allow_nan=False))
+        print_json(found.to_json())
     else:
         console = Console()
         terminal.show(found, console if console.is_terminal else Console(width=_WIDTH))

@@ -20,6 +20,7 @@ from drpai_qat.cli.evaluate import evaluate_command
 from drpai_qat.cli.exit_status import DONE, INTERRUPTED
 from drpai_qat.cli.handover import handover_command
 from drpai_qat.cli.inspect import inspect_command
+from drpai_qat.cli.profile import profile_command
 from drpai_qat.cli.run import run_command
 from drpai_qat.version import __version__
 
@@ -38,6 +39,7 @@ drpai_qat.add_command(compile_command, "compile")
 drpai_qat.add_command(compare_command, "compare")
 drpai_qat.add_command(evaluate_command, "evaluate")
 drpai_qat.add_command(run_command, "run")
+drpai_qat.add_command(profile_command, "profile")
 drpai_qat.add_command(bundle_command, "bundle")
 drpai_qat.add_command(handover_command, "handover")
 drpai_qat.add_command(doctor_command, "doctor")

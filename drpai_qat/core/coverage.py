@@ -27,6 +27,19 @@ class LoweredNode:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class KernelCall:
+    """One step of a compiled network.
+
+    Attributes:
+        kind: what its kernel's name begins with.
+        node: whose step it is, as the coverage names it; conversions belong to the node that needs them.
+    """
+
+    kind: str
+    node: str
+
+
 def int8_mac_fraction(coverage: Iterable[LoweredNode]) -> float:
     """Share of multiply-accumulates done in integers (int8 weights; int8 or int16 activations); 1.0 without any."""
     nodes = list(coverage)

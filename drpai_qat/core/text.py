@@ -32,7 +32,14 @@ def listed(items: list[str], most: int = 5) -> str:
 
 
 def shortened(name: str, longest: int) -> str:
-    """Cut a name in its middle: both ends of a node's path tell something."""
+    """Make a node's path fit: without scopes that the next one repeats, then cut in its middle.
+
+    PyTorch writes /features/features.3/conv/conv.0/Conv for the module features.3.conv.0.
+    """
+    if len(name) <= longest:
+        return name
+    parts = name.split("/")
+    name = "/".join(one for one, after in zip(parts, [*parts[1:], ""], strict=True) if not after.startswith(f"{one}."))
     if len(name) <= longest:
         return name
     head = (longest - 1) // 2

@@ -24,6 +24,8 @@ from drpai_qat.deployment import manifest
 
 CANONICAL = "model_int8.onnx"
 INTERPRETER_OUT = "interpreter_out"
+PROFILE = "profile.json"
+"""Written later, by `drpai-qat profile`: of an earlier compilation, it goes with it."""
 
 
 @contextlib.contextmanager
@@ -100,7 +102,7 @@ def check_replaceable(final: Path) -> None:
         return
     if not manifest.is_ours(final):
         raise DeploymentError(f"{final} exists and is not an earlier output: choose another folder with -o")
-    foreign = sorted(present - set(manifest.read(final).files) - {manifest.FILE})
+    foreign = sorted(present - set(manifest.read(final).files) - {manifest.FILE, PROFILE})
     if foreign:
         raise DeploymentError(
             f"{final} holds other files too ({listed(foreign)}): move them, or choose another folder with -o"

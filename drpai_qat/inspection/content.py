@@ -33,7 +33,6 @@ from drpai_qat.source.model_options import ModelOptions
 from drpai_qat.source.static_shapes import missing_shapes, specialize
 from drpai_qat.source.structure import network_inputs
 
-SCHEMA_VERSION = 1
 _ACTIVATION = "uint8"  # both 8-bit types are two labels of one grid: the answers are the same
 _TENSOR_TYPES = onnx.TensorProto.DataType
 
@@ -118,7 +117,6 @@ class Inspection:
         """What --json prints."""
         network = self.network
         return {
-            "schema_version": SCHEMA_VERSION,
             "model": self.path.name,
             "bytes": self.size,
             "opset": self.opset,

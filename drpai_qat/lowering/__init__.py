@@ -6,6 +6,7 @@ Graph, NetworkPlan --lowering of each node (ops/)--> Program --> IRModule
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,18 +14,19 @@ import numpy.typing as npt
 import onnx
 import tvm
 
-from drpai_qat.core.coverage import LoweredNode
+from drpai_qat.core.coverage import KernelCall, LoweredNode
 from drpai_qat.core.errors import LoweringError
 from drpai_qat.core.moving import MOVING
 from drpai_qat.core.tensor_info import TensorInfo
 from drpai_qat.graph.canonical import Graph
 from drpai_qat.graph.network import read_network
+from drpai_qat.graph.ranges import data_input
 from drpai_qat.kernels.isa import Isa
 from drpai_qat.lowering import ops as _ops  # noqa: F401  (registers the lowerings)
 from drpai_qat.lowering.context import Context
 from drpai_qat.lowering.imported import lower_node
 from drpai_qat.lowering.planning import plan_network
-from drpai_qat.lowering.program import to_module
+from drpai_qat.lowering.program import Program, kind_of, live_steps, to_module
 from drpai_qat.lowering.storage import Stored, row_major
 
 __all__ = ["Lowered", "LoweredNode", "TensorInfo", "lower"]
@@ -38,6 +40,7 @@ class Lowered:
         module: `main` takes the inputs, then `params` in their order.
         params: constants by name.
         coverage: what became of each node.
+        kernels: the steps of a run, in order.
     """
 
     module: tvm.IRModule
@@ -45,6 +48,7 @@ class Lowered:
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     coverage: tuple[LoweredNode, ...]
+    kernels: tuple[KernelCall, ...] = ()
 
 
 def lower(model: onnx.ModelProto, isa: Isa, exact_sums: bool = True) -> Lowered:
@@ -60,6 +64,7 @@ def lower(model: onnx.ModelProto, isa: Isa, exact_sums: bool = True) -> Lowered:
     context = Context(graph, isa, plan_network(graph, isa, exact_sums))
     for name in graph.inputs:
         context.stored[name] = context.program.add_input(name, graph.shapes[name], graph.dtypes[name], None)
+    owners: list[str] = []  # of the steps so far
     for node in graph.nodes:
         if node.output in context.done:
             continue
@@ -67,8 +72,10 @@ def lower(model: onnx.ModelProto, isa: Isa, exact_sums: bool = True) -> Lowered:
             context.record(node, "view")
             continue
         lower_node(context, node)
+        owners += [node.name] * (len(context.program.steps) - len(owners))
     for name in graph.outputs:
         stored = _as_output(context, name)
+        owners += [_counted(context, name)] * (len(context.program.steps) - len(owners))
         context.program.outputs.append((stored.buffer, stored.shape))
     return Lowered(
         to_module(context.program),
@@ -76,7 +83,23 @@ def lower(model: onnx.ModelProto, isa: Isa, exact_sums: bool = True) -> Lowered:
         tuple(_info(graph, name) for name in graph.inputs),
         tuple(_info(graph, name) for name in graph.outputs),
         tuple(context.coverage),
+        _kernels(context.program, owners),
     )
+
+
+def _kernels(program: Program, owners: Sequence[str]) -> tuple[KernelCall, ...]:
+    live = live_steps(program)
+    pairs = zip(program.steps, owners, strict=True)
+    return tuple(KernelCall(kind_of(step.label), owner) for i, (step, owner) in enumerate(pairs) if i in live)
+
+
+def _counted(context: Context, name: str) -> str:
+    """The node of the coverage that a tensor comes from: itself may be fused into that one."""
+    known = {one.node for one in context.coverage}
+    node = context.producer(name)
+    while node is not None and node.name not in known:
+        node = context.producer(data_input(context.graph, node))
+    return name if node is None else node.name
 
 
 def _as_output(context: Context, name: str) -> Stored:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -103,6 +104,23 @@ class Program:
         outs = tuple(self.buffer(size, dtype) for dtype in (kernel.out_dtype, *kernel.more))
         self.steps.append(KernelStep(kernel, numbers, names, outs, label))
         return outs
+
+
+def live_steps(program: Program) -> set[int]:
+    """Indices of the steps that an output depends on; TVM drops the others."""
+    needed = {number for number, _ in program.outputs}
+    live = set()
+    for index in reversed(range(len(program.steps))):
+        step = program.steps[index]
+        if needed.intersection(step.outs):
+            live.add(index)
+            needed.update(step.inputs)
+    return live
+
+
+def kind_of(name: str) -> str:
+    """What a kernel is named for, less the numbers that tell it from others: the symbol in deploy.so begins with it."""
+    return re.sub(r"_?\d+", "", name)
 
 
 def to_module(program: Program) -> tvm.IRModule:

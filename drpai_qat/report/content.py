@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from drpai_qat.check.fidelity import CheckResult
 from drpai_qat.check.figures import OutputFigures
-from drpai_qat.core.coverage import LoweredNode, int8_mac_fraction
+from drpai_qat.core.coverage import KernelCall, LoweredNode, int8_mac_fraction
 from drpai_qat.report.layers import Layer
 from drpai_qat.report.size import Size
 
@@ -41,6 +41,7 @@ class Report:
         layers: what computes, in order; made of the coverage and the canonical model.
         calibration: what was given a range by data, and how; None: nothing.
         loss: outputs beside those of the source, where ranges come from data.
+        kernels: the steps of a run, in order; for `drpai-qat profile`.
     """
 
     model: Mapping[str, Any]
@@ -60,6 +61,7 @@ class Report:
     layers: tuple[Layer, ...] = ()
     calibration: Mapping[str, Any] | None = None
     loss: tuple[OutputFigures, ...] = ()
+    kernels: tuple[KernelCall, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -96,6 +98,7 @@ class Report:
             "check": None if self.check is None else self.check.to_json(),
             "layers": [one.to_json() for one in self.layers],
             "coverage": [vars(one) for one in self.coverage],
+            "kernels": [vars(one) for one in self.kernels],
             "notes": [{"action": one.action, "where": one.node, "reason": one.reason} for one in self.notes],
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
         }

@@ -12,7 +12,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ from drpai_qat.deployment import manifest
 from drpai_qat.deployment.files import check_hash, opened
 from drpai_qat.deployment.parameters import read_parameters
 
+_BEST_OF = 200  # calls
+_FAST_CORES = 1  # TVM: threads on the fastest cores
+_MOST_TEXT = 1 << 24  # as in call_clock.c
 _ANSWER = 5  # seconds that a tracker may take to answer
 _WAIT = 60  # seconds that a machine is waited for while it serves others
 _SESSION = 600  # seconds after which a tracker's machine ends a session that its client has forgotten
@@ -86,8 +89,8 @@ class RemoteNetwork:
         try:
             self._session.upload(uploaded, manifest.LIBRARY)
             self._device = self._session.cpu(0)
-            module = self._session.load_module(manifest.LIBRARY)
-            self._machine = relax.VirtualMachine(module, self._device)
+            self._module = self._session.load_module(manifest.LIBRARY)
+            self._machine = relax.VirtualMachine(self._module, self._device)
             self._parameters = [runtime.tensor(stored[name], self._device) for name in sorted(stored)]
         except Exception as error:  # TVM's errors have no common base but Exception
             self.close()
@@ -104,7 +107,7 @@ class RemoteNetwork:
 
     def close(self) -> None:
         """Drop everything remote and end the session; the machine serves the next client only then."""
-        for name in ("_machine", "_parameters", "_device"):
+        for name in ("_machine", "_module", "_parameters", "_device"):
             self.__dict__.pop(name, None)
         session = self.__dict__.pop("_session", None)
         if session is not None:
@@ -127,7 +130,44 @@ class RemoteNetwork:
             evaluator = self._machine.time_evaluator("invoke_stateful", self._device, number=1, repeat=loops)
             return [1000 * float(seconds) for seconds in evaluator("main").results]
 
-    def _feed(self, feeds: Mapping[str, NDArray]) -> None:
+    def clocked(self, feeds: Mapping[str, NDArray], clock: Path) -> There:
+        """The network with a clock in it; see `profiling.time_calls`.
+
+        Args:
+            clock: the library, for that machine.
+        """
+        from tvm import relax
+
+        with _named("upload"):
+            machine = relax.VirtualMachine(self._module, self._device)
+            noting = self._loaded(clock)
+            noting["attach"](machine.module)
+        self._feed(feeds)
+        self._feed(feeds, machine)
+        return There(self._machine, machine, noting, self._device)
+
+    def best_seconds(self, library: Path, symbol: str, arguments: Sequence[NDArray]) -> float:
+        """See `profiling.best_seconds`."""
+        from tvm import runtime
+
+        with _named("timing"):
+            module = self._loaded(library)
+            tensors = [runtime.tensor(one, self._device) for one in arguments]
+            evaluator = module.time_evaluator(symbol, self._device, number=1, repeat=_BEST_OF)
+            return float(min(evaluator(*tensors).results))
+
+    def threads(self, wanted: int | None = None) -> int:
+        """Threads that TVM uses there; those that are wanted from now on."""
+        with _named("setting the threads"):
+            if wanted is not None:
+                self._session.get_function("runtime.config_threadpool")(_FAST_CORES, wanted)
+            return wanted or int(self._session.get_function("runtime.NumThreads")())
+
+    def _loaded(self, library: Path) -> Any:
+        self._session.upload(str(library))
+        return self._session.load_module(library.name)
+
+    def _feed(self, feeds: Mapping[str, NDArray], machine: Any = None) -> None:
         from tvm import runtime
 
         arrays = []
@@ -136,7 +176,41 @@ class RemoteNetwork:
                 raise DeploymentError(f"input {info.name!r}: feed an array of shape {list(info.shape)}")
             arrays.append(runtime.tensor(np.ascontiguousarray(feeds[info.name], info.dtype), self._device))
         with _named("upload"):
-            self._machine.set_input("main", *arrays, *self._parameters)
+            (machine or self._machine).set_input("main", *arrays, *self._parameters)
+
+
+class There:
+    """A network of another machine with a clock in it (`profiling.Clocked`)."""
+
+    def __init__(self, plain: Any, machine: Any, clock: Any, device: Any) -> None:
+        """Two of TVM's machines with inputs, of which `clock` is told what the second calls."""
+        self._plain, self._machine, self._clock, self._device = plain, machine, clock, device
+
+    def start(self, naming: int) -> None:
+        """See Clocked."""
+        with _named("run"):
+            self._clock["start"](naming)
+
+    def run(self) -> None:
+        """See Clocked."""
+        with _named("run"):
+            self._machine.invoke_stateful("main")
+
+    def plain_microseconds(self) -> float:
+        """See Clocked."""
+        with _named("timing"):
+            evaluator = self._plain.time_evaluator("invoke_stateful", self._device, number=1, repeat=1)
+            return 1e6 * float(evaluator("main").results[0])
+
+    def events(self, most: int) -> tuple[NDArray[np.int64], str]:
+        """See Clocked."""
+        from tvm import runtime
+
+        with _named("reading the clock"):
+            times = runtime.empty((most,), "int64", self._device)
+            text = runtime.empty((_MOST_TEXT,), "uint8", self._device)
+            count, length = int(self._clock["times"](times)), int(self._clock["names"](text))
+            return times.numpy()[:count], text.numpy()[:length].tobytes().decode()
 
 
 @contextlib.contextmanager

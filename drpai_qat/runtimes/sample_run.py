@@ -110,8 +110,7 @@ def run(network: Runs, folder: Path, loops: int, inputs: Path | None = None, war
     Raises: DeploymentError: the sample files are missing or don't fit.
     """
     samples = folder / INTERPRETER_OUT
-    given = inputs or samples
-    feeds = {info.name: _fed(_read(given / f"input_{i}.bin", info), info) for i, info in enumerate(network.inputs)}
+    feeds = sample_of(network, inputs or samples)
     outputs = network.run(feeds)
     arrays = tuple(np.asarray(outputs[info.name], np.float32) for info in network.outputs)
     compared = tuple(
@@ -120,6 +119,14 @@ def run(network: Runs, folder: Path, loops: int, inputs: Path | None = None, war
     )
     timing = measure(network.run, feeds, network.inputs, loops, warm_up, getattr(network, "times", None))
     return SampleRun(arrays, compared, timing)
+
+
+def sample_of(network: Runs, folder: Path) -> dict[str, NDArray]:
+    """The sample input whose files lie in a folder, by name.
+
+    Raises: DeploymentError: one is missing or does not fit.
+    """
+    return {info.name: _fed(_read(folder / f"input_{i}.bin", info), info) for i, info in enumerate(network.inputs)}
 
 
 def _fed(array: NDArray, info: TensorInfo) -> NDArray:

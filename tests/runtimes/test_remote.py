@@ -111,6 +111,16 @@ def test_run_over_rpc(small_output: Path, server: str, capsys: pytest.CaptureFix
         assert "(4 runs)" in printed
 
 
+def test_profile_over_rpc(small_output: Path, server: str, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(small_output, folder)
+    assert main(["profile", str(folder), "-n", "2", "--threads", "1", "--rpc", server]) == 0
+    found = json.loads((folder / "profile.json").read_text())
+    assert (found["where"], found["threads"]) == (server, 1)
+    assert all(one["layer"] for one in found["kernels"])
+    assert main(["run", str(small_output), "-n", "2", "--rpc", server]) == 0  # the machine was given back
+
+
 def test_a_difference_is_exit_3(small_output: Path, server: str, tmp_path: Path) -> None:
     folder = tmp_path / "changed"
     shutil.copytree(small_output, folder)

@@ -82,6 +82,7 @@ def compile_network(
         files=(LIBRARY, PARAMS),
         network=apart,
         compile_here=compile_here,
+        kernels=lowered.kernels,
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import secrets
 import tempfile
 from collections.abc import Iterable
@@ -24,6 +23,7 @@ from tvm import relax, tirx
 from drpai_qat.backends.cpu.cache import KernelCache
 from drpai_qat.backends.cpu.targets import Target
 from drpai_qat.core.isolation import start_isolated
+from drpai_qat.lowering.program import kind_of
 
 _LEAST = 4  # kernels that are worth a process
 _MOST_PROCESSES = 4  # each takes some 100 MB
@@ -46,7 +46,7 @@ class _Kernel:
 
     @classmethod
     def of(cls, name: str, function: tirx.PrimFunc, target: Target) -> _Kernel:
-        kind = re.sub(r"_?\d+", "", name)
+        kind = kind_of(name)
         function = function.without_attr("global_symbol")
         text = function.script()
         if "metadata[" in text:  # TVM could not print all of it: equal text need not be an equal kernel
