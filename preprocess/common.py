@@ -22,6 +22,7 @@ from preprocess.fused_operators import translate_fused_operators
 from preprocess.inference_form import name_nodes, remove_identities, use_inference_batchnorm
 from preprocess.int8_weights import canonical_weights
 from preprocess.layer_norm import write_layer_norm
+from preprocess.loops import write_out_loops
 from preprocess.misfits import refuse_misfits
 from preprocess.opening import allow_16_bit_grids
 from preprocess.padding import explicit_pads
@@ -43,6 +44,7 @@ PREPARE: tuple[Pass, ...] = (
     use_inference_batchnorm,
     use_float32,  # before constants are evaluated: onnxruntime computes in few other types
     fold_constants,  # exports without constant folding leave scale factors as Sqrt, Div, Reshape, Mul, Cast
+    write_out_loops,  # after their counts are constants, before dialects in their bodies are translated
     unshare_small_constants,  # after Constant nodes became initializers
     translate_qoperators,  # after scales are constants, before shape inference, which does not know onnxruntime's
     translate_fused_operators,  # before shape inference likewise

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from drpai_qat.runtimes.onnxruntime import Reference
+from preprocess.constants import evaluate_constants
 from preprocess.inference_form import remove_identities
 from preprocess.passlog import PassLog
 from preprocess.surgery import Names, optional_input, value_of
@@ -20,6 +21,13 @@ _MOST_NODES = 20_000
 """Nodes that a loop may become."""
 _ENDLESS = 2**31
 """Trip counts from here on mean that the condition decides."""
+
+
+def write_out_loops(graph: gs.Graph, log: PassLog) -> gs.Graph:
+    """Write out the loops whose number of steps is constant, so that dialects in their bodies are seen by every pass."""
+    if unroll_loops(graph, log):
+        evaluate_constants(graph)  # bodies hold Constant nodes
+    return graph
 
 
 def unroll_loops(graph: gs.Graph, log: PassLog) -> bool:
@@ -106,7 +114,9 @@ def _copied(body: gs.Graph, given: list[gs.Tensor], names: Names) -> tuple[list[
             stand_in[id(tensor)] = own
             outputs.append(own)
         inputs = [stand_in.get(id(tensor), tensor) for tensor in node.inputs]
-        nodes.append(gs.Node(node.op, names(node.name or node.op), dict(node.attrs), inputs, outputs))
+        nodes.append(
+            gs.Node(node.op, names(node.name or node.op), dict(node.attrs), inputs, outputs, domain=node.domain)
+        )
     return nodes, [stand_in.get(id(tensor), tensor) for tensor in body.outputs]
 
 

@@ -19,6 +19,7 @@ from preprocess.fake_quantize import translate_fake_quantize
 from preprocess.float_interface import use_float_interface
 from preprocess.fused_operators import translate_fused_operators
 from preprocess.inference_form import name_nodes, remove_identities, use_inference_batchnorm
+from preprocess.loops import write_out_loops
 from preprocess.opening import allow_16_bit_grids, needs_translation, open_graph
 from preprocess.passlog import Pass, PassLog, run
 from preprocess.precision import cast_interface
@@ -28,6 +29,7 @@ from preprocess.qoperators import translate_qoperators
 PASSES: tuple[Pass, ...] = (
     name_nodes,
     fold_constants,  # the ranges of FakeQuantize can be Constant nodes
+    write_out_loops,
     translate_qoperators,
     translate_fused_operators,
     translate_custom_quantizers,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 
 from drpai_qat.core.errors import ModelError
-from preprocess import preprocess
-from tests.preprocess.building import fold, model, ops
+from preprocess import preprocess, reference_model
+from tests.preprocess.building import fold, model, ops, random_feeds
+from tests.reference import reference
 
 GRID = {"s": np.float32(0.02), "z": np.uint8(100), "true": np.array(True)}
 WEIGHTS = {"w": (np.arange(64).reshape(8, 8) % 13 - 6).astype(np.int8), "ws": np.float32(0.1), "wz": np.int8(0)}
@@ -55,6 +58,23 @@ def test_a_condition_on_a_counter() -> None:
     }
     made = fold(model(network(text), **GRID, **WEIGHTS, **constants), rtol=1e-6).model
     assert ops(made)["MatMul"] == 4
+
+
+def test_a_dialect_in_the_body() -> None:
+    """QONNX's Quant, with parameters in Constant nodes of the body."""
+    quant = """bits = Constant <value = float {8}> ()
+      m = MatMul (state, f)
+      next = qonnx.custom_op.general.Quant <signed = 0> (m, s, zero, bits)"""
+    head = '<ir_version: 8, opset_import: ["" : 13, "qonnx.custom_op.general" : 1]>\n'
+    text = head + network(f"y = Loop {BODY % (quant, 'Identity (c)')} (three, true, d)")
+    source = onnx.parser.parse_model(text)
+    constants = {**GRID, **WEIGHTS, "three": np.array(3, np.int64), "zero": np.float32(0)}
+    source.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items())
+    result = preprocess(source)
+    assert ops(result.model)["QuantizeLinear"] == 4
+    feeds = random_feeds(source)
+    for found, expected in zip(reference(result.model, feeds), reference(reference_model(source), feeds), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_what_each_step_hands_out_is_joined() -> None:

@@ -36,6 +36,7 @@ from preprocess.fused_operators import translate_fused_operators
 from preprocess.inference_form import name_nodes, remove_identities
 from preprocess.int8_weights import canonical_weights
 from preprocess.layer_norm import write_layer_norm
+from preprocess.loops import write_out_loops
 from preprocess.misfits import refuse_misfits
 from preprocess.opening import open_graph
 from preprocess.padding import explicit_pads, fold_pads
@@ -217,6 +218,15 @@ CASES: dict[str, Case] = {
         vector("low = Constant <value = float {-1}> ()\n high = Constant <value = float {1.55}> ()\n"
                "y = org.openvinotoolkit.FakeQuantize <levels = 256> (x, low, high, low, high)"),
         {}, PAIR, head=domain("org.openvinotoolkit"),
+    ),
+    "a dialect in the body of a loop": Case(
+        vector("""y = Loop <body = b (int64 i, bool c, float[4,16] state) => (bool going, float[4,16] next) {
+            bits = Constant <value = float {8}> ()
+            next = qonnx.custom_op.general.Quant (state, s, zero, bits)
+            going = Identity (c)
+        }> (two, true, x)"""),
+        {"s": np.float32(0.0625), "zero": np.float32(0), "two": np.int64(2), "true": np.array(True)},
+        {"QuantizeLinear": 1, "DequantizeLinear": 1}, head=domain("qonnx.custom_op.general"),
     ),
     "a toolkit's quantizer with parameters in Constant nodes": Case(
         vector("s = Constant <value = float {0.0625}> ()\n z = Constant <value = int64 {0}> ()\n"
@@ -449,6 +459,7 @@ ORDER: tuple[tuple[tuple[str, ...], Pass, Pass, str], ...] = (
     (BOTH, remove_identities, recognize_arithmetic, "Identity within written-out fake-quant"),
     (BOTH, use_float32, fold_constants, "constants of a type that onnxruntime cannot compute with"),
     (BOTH, fold_constants, unshare_small_constants, "a zero point in a Constant node that all share"),
+    (BOTH, write_out_loops, translate_qonnx, "a dialect in the body of a loop"),
     (BOTH, fold_constants, translate_custom_quantizers, "a toolkit's quantizer with parameters in Constant nodes"),
     (BOTH, translate_custom_quantizers, make_shapes_static, "shape arithmetic behind a toolkit's quantizer"),
     (BOTH, fold_constants, translate_fake_quantize, "FakeQuantize with ranges in Constant nodes"),
