@@ -24,7 +24,7 @@ _ENDLESS = 2**31
 
 
 def write_out_loops(graph: gs.Graph, log: PassLog) -> gs.Graph:
-    """Write out the loops whose number of steps is constant, so that dialects in their bodies are seen by every pass."""
+    """Write out loops of a constant number of steps, so that every pass sees the dialects in their bodies."""
     if unroll_loops(graph, log):
         evaluate_constants(graph)  # bodies hold Constant nodes
     return graph

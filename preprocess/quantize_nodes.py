@@ -58,7 +58,10 @@ def _complete(node: gs.Node, names: Names) -> None:
     where = f"node {node.name}, tensor {node.inputs[1].name}"
     scale = value_of(node.inputs[1])
     if scale is None:
-        raise ModelError(f"{where}: scale is computed at run time; export with constant, trained scales")
+        raise ModelError(
+            f"{where}: scale is computed at run time, by an observer that was still on or by dynamic quantization: "
+            "turn observers off before the export (torch.ao.quantization.disable_observer); train with static ranges"
+        )
     zero_tensor = optional_input(node, 2)
     zero_point = value_of(zero_tensor)
     if zero_tensor is None:

@@ -18,7 +18,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from drpai_qat.core.errors import ModelError, OptionError
 from drpai_qat.export.comparison import Exported, compare
-from drpai_qat.export.tensorflow_fake_quant import FakeQuants, drop_idle_axes, put_weights
+from drpai_qat.export.tensorflow_fake_quant import OF_ONNXRUNTIME, FakeQuants, drop_idle_axes, put_weights
 from drpai_qat.export.tensorflow_model import Network, network_of
 from drpai_qat.export.writing import quiet, staged
 
@@ -91,6 +91,7 @@ def _convert(
                 input_names=inputs + [f"{name}:0" for name in quantized.weights],
                 output_names=outputs,
                 opset=opset,
+                extra_opset=[onnx.helper.make_opsetid(OF_ONNXRUNTIME, 1)],
                 custom_op_handlers=quantized.handlers(),
                 tensors_to_rename=dict(zip(inputs + outputs, names, strict=True)),
             )
@@ -100,6 +101,10 @@ def _convert(
         reasons = quantized.errors or failures
         more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
         raise ModelError(f"tf2onnx can't convert this model: {'; '.join(reasons[:3])}{more}")
+    if not any(node.domain == OF_ONNXRUNTIME for node in converted.graph.node):
+        kept = [one for one in converted.opset_import if one.domain != OF_ONNXRUNTIME]
+        del converted.opset_import[:]
+        converted.opset_import.extend(kept)
     put_weights(converted, quantized.weights)
     drop_idle_axes(converted)
     return converted, quantized

@@ -22,6 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from drpai_qat.core.errors import ModelError
 
 OPERATORS = ("FakeQuantWithMinMaxArgs", "FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxVarsPerChannel")
+OF_ONNXRUNTIME = "com.microsoft"
 _PER_CHANNEL = OPERATORS[2]
 _MOST_BITS = 8
 # Where a range is 0..0, TensorFlow makes zeros of everything; ONNX has no scale of zero.
@@ -131,9 +132,6 @@ class FakeQuants:
         """Write one activation's fake-quant as QuantizeLinear, Clip and DequantizeLinear."""
         del args
         bits = node.get_attr_value("num_bits", 8)
-        if bits > _MOST_BITS:
-            self.errors.append(f"{name} has {bits} bits; tf2onnx can write {_MOST_BITS} at most")
-            return
         if node.type == OPERATORS[0]:
             low, high = node.get_attr_value("min", -6.0), node.get_attr_value("max", 6.0)
         elif all(one.is_const() for one in node.inputs[1:]):
@@ -156,14 +154,19 @@ class FakeQuants:
 
 def _write(context: Any, node: Any, grid: Grid) -> None:
     shape, dtype = context.get_shape(node.output[0]), context.get_dtype(node.output[0])
+    wide = grid.qmax > np.iinfo(np.uint8).max
+    kind = np.uint16 if wide else np.uint8
     parameters = [
         context.make_const(f"{node.name}__{name}", value).output[0]
-        for name, value in (("scale", grid.scale), ("zero_point", grid.zero_point.astype(np.uint8)))
+        for name, value in (("scale", grid.scale), ("zero_point", grid.zero_point.astype(kind)))
     ]
     # With one range the axis means nothing, but keeps tf2onnx from moving the pair away; `drop_idle_axes` removes it.
     axis = {"axis": len(shape) - 1 if grid.scale.ndim else 1}
     source, target = node.input[0], node.output[0]
     context.remove_node(node.name)
+    if wide:
+        _write_wide(context, node.name, grid, source, target, parameters, axis, (shape, dtype))
+        return
     q = context.make_node(
         "QuantizeLinear", [source, *parameters], attr=axis, shapes=[shape], dtypes=[TensorProto.UINT8]
     )
@@ -180,14 +183,41 @@ def _write(context: Any, node: Any, grid: Grid) -> None:
     )
 
 
+def _write_wide(
+    context: Any, name: str, grid: Grid, source: str, target: str, parameters: list[str], axis: dict[str, int], of: Any
+) -> None:
+    """A grid of 9 to 16 bits, by onnxruntime's own operators: ONNX has them from opset 21 on, tf2onnx writes 18.
+
+    The range is a Clip of the reals in front: onnxruntime has no Clip of 16-bit integers.
+    """
+    shape, dtype = of
+    ends = [np.asarray(grid.scale * (end - grid.zero_point), np.float32) for end in (grid.qmin, grid.qmax)]
+    limited = source
+    if (grid.qmin, grid.qmax) != (0, np.iinfo(np.uint16).max) and not grid.scale.ndim:
+        limits = [
+            context.make_const(f"{name}__{end}", value).output[0]
+            for end, value in zip(("low", "high"), ends, strict=True)
+        ]
+        limited = context.make_node("Clip", [source, *limits], shapes=[shape], dtypes=[dtype]).output[0]
+    q = context.make_node(
+        "QuantizeLinear", [limited, *parameters], attr=axis, shapes=[shape], dtypes=[TensorProto.UINT16],
+        domain=OF_ONNXRUNTIME,
+    )  # fmt: skip
+    context.make_node(
+        "DequantizeLinear", [q.output[0], *parameters], attr=axis, outputs=[target], shapes=[shape], dtypes=[dtype],
+        domain=OF_ONNXRUNTIME,
+    )  # fmt: skip
+
+
 def _depends_on_input(nodes: dict[str, Any]) -> dict[str, bool]:
-    """Whether a placeholder feeds a node, for each node of a graph without loops."""
+    """Whether data of a placeholder reach a node, for each node of a graph without loops."""
     fed: dict[str, bool] = {}
     for start in nodes:
         stack = [start]
         while stack:
             name = stack[-1]
-            sources = [_node_of(tensor) for tensor in nodes[name].input]
+            # Control edges ("^init") order nodes, as in every SavedModel; nothing flows along them.
+            sources = [_node_of(tensor) for tensor in nodes[name].input if not tensor.startswith("^")]
             waiting = [source for source in sources if source not in fed]
             if name in fed or not waiting:
                 fed.setdefault(name, nodes[name].op == "Placeholder" or any(fed[source] for source in sources))
@@ -198,7 +228,7 @@ def _depends_on_input(nodes: dict[str, Any]) -> dict[str, bool]:
 
 
 def _node_of(tensor: str) -> str:
-    return tensor.lstrip("^").split(":")[0]
+    return tensor.split(":")[0]
 
 
 def _range_inputs(node: Any) -> tuple[str, ...]:

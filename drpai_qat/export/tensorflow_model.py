@@ -12,6 +12,14 @@ import tensorflow as tf
 
 from drpai_qat.core.errors import ModelError
 
+_BEFORE = "give the trained Keras model, its .h5 or its SavedModel folder"
+_OTHER_FILES = {
+    ".tflite": f"a converted TFLite file, whose training is gone: {_BEFORE}",
+    ".pb": f"a frozen graph, or the inside of a SavedModel: {_BEFORE}",
+    ".onnx": "ONNX already: compile it with compile_onnx_model_quant.py -a -m tensorflow",
+}
+"""Files that are given by mistake, by suffix."""
+
 
 @dataclass(frozen=True)
 class Network:
@@ -68,6 +76,8 @@ def _load(path: Path) -> Any:
         return tf.saved_model.load(str(path))
     if not path.is_file():
         raise ModelError(f"{path}: no such file")
+    if path.suffix.lower() in _OTHER_FILES:
+        raise ModelError(f"{path} is {_OTHER_FILES[path.suffix.lower()]}")
     import tf_keras
     from tensorflow_model_optimization.quantization.keras import quantize_scope
 

@@ -203,6 +203,20 @@ def test_every_width_keeps_its_integers(bits, narrow, limits, tmp_path):
     assert [tuple(int(values[name]) for name in node.input[1:]) for node in nodes(path, "Clip")] == [(0, 15)]
 
 
+@pytest.mark.parametrize("bits", [9, 12, 16])
+def test_wide_activations_are_compiled(bits, tmp_path):
+    import drpai_qat
+
+    path = tmp_path / "net.onnx"
+    model = keras.Sequential([layers.InputLayer(SHAPE), FakeQuantConv(activation_bits=bits)])
+    assert export.tensorflow(model, path, example_inputs=EXAMPLE[:1]).sqnr_db > 40.0
+    values = constants(path)
+    assert {values[node.input[2]].dtype.name for node in nodes(path, "QuantizeLinear")} == {"uint16", "uint8"}
+    report = drpai_qat.compile(path, qat_type="tensorflow", output_dir=tmp_path / "out", check="layers")
+    assert report.passed
+    assert report.int8_mac_fraction == 1.0
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4, 7, 8])
 @pytest.mark.parametrize("narrow", [False, True])
 def test_grids_are_tensorflows(bits, narrow):
@@ -273,7 +287,6 @@ def sequence(*members, shape=SHAPE):
     [
         (lambda: object(), "builtins.object is neither a tf_keras model nor a SavedModel"),
         (lambda: trained(functional(), steps=0), "never saw data: its range is 0..0; train the model"),
-        (lambda: sequence(Quantized(-1.0, 1.0, 16)), "has 16 bits; tf2onnx can write 8 at most"),
         (lambda: sequence(Quantized(None, 1.0)), "computes its range from the input"),
         (lambda: sequence(Quantized(1.0, float("nan"))), "range 1..nan can't be quantized to"),
         (lambda: sequence(layers.ReLU(), shape=(None, None, 3)), "'image' has open dimensions.*give example_inputs"),
@@ -286,6 +299,35 @@ def test_refusals_name_the_cause_and_leave_no_file(model, message, tmp_path):
     with pytest.raises(ModelError, match=message):
         export.tensorflow(model(), tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("net.tflite", "its training is gone"), ("net.pb", "SavedModel folder"), ("a.onnx", "already")]
+)
+def test_files_given_by_mistake(name, says, tmp_path):
+    (tmp_path / name).write_bytes(b"TFL3")
+    with pytest.raises(ModelError, match=f"^[^\n]*{says}[^\n]*$"):
+        export.tensorflow(tmp_path / name, tmp_path / "net2.onnx")
+
+
+def test_recurrent_layers_compile(tmp_path):
+    """Keras writes them as a loop of a known number of steps, or as ONNX's operators."""
+    import drpai_qat
+
+    for layer in (layers.LSTM(5, return_sequences=True), layers.GRU(4), layers.SimpleRNN(3)):
+        model = sequence(Quantized(-1.0, 1.0), layer, Quantized(-1.0, 1.0), shape=(6, 4))
+        path = tmp_path / f"{type(layer).__name__}.onnx"
+        assert export.tensorflow(model, path).sqnr_db > 40.0
+        assert drpai_qat.compile(path, qat_type="tensorflow", output_dir=tmp_path / "out").passed
+
+
+def test_grouped_convolutions(tmp_path):
+    import drpai_qat
+
+    image = keras.Input((8, 8, 8), name="image")
+    model = trained(keras.Model(image, layers.Conv2D(8, 3, groups=4)(image)), np.zeros((1, 8, 8, 8), np.float32) + 0.5)
+    assert export.tensorflow(model, tmp_path / "net.onnx").sqnr_db > 40.0
+    assert drpai_qat.compile(tmp_path / "net.onnx", qat_type="tensorflow", output_dir=tmp_path / "out").passed
 
 
 def test_a_keras_3_model_is_told_from_a_tf_keras_one(tmp_path):
