@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from drpai_qat.core.errors import DrpaiQatError, MissingExtraError, ModelError
 from drpai_qat.export.comparison import Exported, compare
 from drpai_qat.export.torch_fake_quant import freeze, is_fake_quant, opset_needed, refuse_unobserved
+from drpai_qat.export.torch_float_layers import notes_on_float
 from drpai_qat.export.torch_interface import Interface, unwrapped
 from drpai_qat.export.writing import quiet, staged
 
@@ -107,11 +108,13 @@ _Exporter = Callable[[nn.Module, tuple[Tensor, ...], Path, int, list[str], list[
 def _freeze(model: nn.Module, notes: list[str]) -> tuple[_Exporter, ...]:
     """Freeze the ranges of `model`; returns the exporters to try, the one that fits best first."""
     if any(is_fake_quant(module) for module in model.modules()):
+        left = notes_on_float(model)
         kept, off = freeze(model)
         if kept == 0:
             raise ModelError(f"all {off} fake-quant modules are switched off: enable_fake_quant before export")
         if off:
             notes.append(f"{off} fake-quant modules were switched off; what they guard is exported in float32")
+        notes.extend(left)
         return (_torchscript, _dynamo)
     if isinstance(model, torch.fx.GraphModule) and any(_is_decomposed(node) for node in model.graph.nodes):
         return (_dynamo,)

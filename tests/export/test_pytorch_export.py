@@ -286,6 +286,36 @@ def test_what_is_no_model_or_does_not_run_is_told_in_one_line(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+class Mixed(nn.Module):
+    """Layers that prepare_qat leaves alone, and one whose weights a parametrization quantizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.quant, self.conv = tq.QuantStub(), nn.Conv2d(3, 4, 3)
+        self.up, self.fixed = nn.ConvTranspose2d(4, 4, 2), nn.ConvTranspose2d(4, 4, 2)
+        self.cell, self.head = nn.GRUCell(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.fixed(self.up(self.conv(self.quant(x)))).mean((2, 3))
+        return self.head(self.cell(x))
+
+
+def test_layers_that_stay_float_are_named_with_what_to_do(tmp_path):
+    model = Mixed().train()
+    model.qconfig = tq.get_default_qat_qconfig("x86")
+    model.head.qconfig = None
+    tq.prepare_qat(model, inplace=True)
+    grid = {"quant_min": -128, "quant_max": 127, "dtype": torch.qint8, "qscheme": torch.per_tensor_symmetric}
+    of_weights = tq.FakeQuantize(tq.MovingAverageMinMaxObserver, **grid)
+    torch.nn.utils.parametrize.register_parametrization(model.fixed, "weight", of_weights)
+    model(EXAMPLE)
+    notes = export.pytorch(model, EXAMPLE, tmp_path / "net.onnx").notes
+    assert [note.partition(":")[0] for note in notes] == [
+        "up (ConvTranspose2d) stays float32", "cell (GRUCell) stays float32", "head (Linear) stays float32",
+    ]  # fmt: skip
+    assert ["register_parametrization" in notes[0], "nn.Linear" in notes[1], "qconfig" in notes[2]] == [True] * 3
+
+
 def test_switched_off_fake_quant_is_named(tmp_path):
     model = prepared()
     model.fc.apply(tq.disable_fake_quant)

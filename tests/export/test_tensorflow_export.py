@@ -146,6 +146,8 @@ def test_a_file_loads_as_what_was_saved(tmp_path):
         feeds = {session.get_inputs()[0].name: EXAMPLE[:1]}
         np.testing.assert_allclose(session.run(None, feeds)[0], expected, atol=0.02)
         assert len(nodes(exported.path, "QuantizeLinear")) == 6
+        kept = [one for one in constants(exported.path).values() if one.dtype == np.int8 and one.ndim > 1]
+        assert len(kept) == 3  # weights on their grids, in spite of the control edges of a SavedModel
 
 
 def test_a_sequential_and_a_subclassed_model(tmp_path):
