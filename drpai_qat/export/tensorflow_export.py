@@ -23,6 +23,7 @@ from drpai_qat.export.tensorflow_model import Network, network_of
 from drpai_qat.export.writing import quiet, staged
 
 _OPSETS = range(13, 19)
+_BY_XLA, _INLINED = "_XlaMustCompile", "_inlined"
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -75,7 +76,7 @@ def _convert(
     output_names: Sequence[str] | None,
 ) -> tuple[onnx.ModelProto, FakeQuants]:
     """Convert a concrete function; returns the model, its weights quantized, and what became of its fake-quants."""
-    frozen = convert_variables_to_constants_v2(function, lower_control_flow=False, aggressive_inlining=True)
+    frozen = _inlined(convert_variables_to_constants_v2(function, lower_control_flow=False, aggressive_inlining=True))
     graph_def = frozen.graph.as_graph_def(add_shapes=True)
     quantized = FakeQuants()
     quantized.take_weights(graph_def)
@@ -108,6 +109,32 @@ def _convert(
     put_weights(converted, quantized.weights)
     drop_idle_axes(converted)
     return converted, quantized
+
+
+def _inlined(frozen: Any) -> Any:
+    """The frozen function without calls of others: TensorFlow leaves those that it was told to compile by XLA.
+
+    Keras writes such a call for every grouped convolution.
+    """
+    graph_def = frozen.graph.as_graph_def()
+    if not any("PartitionedCall" in node.op for node in graph_def.node):
+        return frozen
+    for nodes in (graph_def.node, *(one.node_def for one in graph_def.library.function)):
+        for node in nodes:
+            node.attr.pop(_BY_XLA, None)
+            for attribute in node.attr.values():
+                if attribute.HasField("func"):
+                    attribute.func.name += _INLINED
+    for one in graph_def.library.function:
+        one.attr.pop(_BY_XLA, None)
+        one.signature.name += _INLINED  # TensorFlow knows the name with the other definition
+    free = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph_def, name=""), [])
+    inputs, outputs = (
+        [free.graph.get_tensor_by_name(one.name) for one in tensors] for tensors in (frozen.inputs, frozen.outputs)
+    )
+    return convert_variables_to_constants_v2(
+        free.prune(inputs, outputs), lower_control_flow=False, aggressive_inlining=True
+    )
 
 
 @contextmanager

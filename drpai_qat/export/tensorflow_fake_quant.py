@@ -116,7 +116,7 @@ class FakeQuants:
             return
         names = [name for node in constant for name in (f"{node.name}:0", *_range_inputs(node))]
         with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
-            tf.import_graph_def(graph_def, name="")
+            tf.import_graph_def(_without_control_edges(graph_def), name="")
             values = dict(zip(names, session.run(names), strict=True))
         for node in constant:
             low, high = _range(node, values)
@@ -225,6 +225,17 @@ def _depends_on_input(nodes: dict[str, Any]) -> dict[str, bool]:
             else:
                 stack.extend(waiting)
     return fed
+
+
+def _without_control_edges(graph_def: Any) -> Any:
+    """A copy whose constants can be evaluated without the inputs that some of them wait for."""
+    free = tf.compat.v1.GraphDef()
+    free.CopyFrom(graph_def)
+    for node in free.node:
+        kept = [tensor for tensor in node.input if not tensor.startswith("^")]
+        del node.input[:]
+        node.input.extend(kept)
+    return free
 
 
 def _node_of(tensor: str) -> str:

@@ -304,7 +304,7 @@ def test_refusals_name_the_cause_and_leave_no_file(model, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("net.tflite", "its training is gone"), ("net.pb", "SavedModel folder"), ("a.onnx", "already")]
+    ("name", "says"), [("net.tflite", "whose training is gone"), ("net.pb", "SavedModel folder"), ("a.onnx", "already")]
 )
 def test_files_given_by_mistake(name, says, tmp_path):
     (tmp_path / name).write_bytes(b"TFL3")
