@@ -82,6 +82,9 @@ def _check(check: CheckResult, report: Report) -> dict[str, Any]:
         "outputs": [
             _figures(one) | {"fold": _figures(fold)} for one, fold in zip(check.outputs, check.fold, strict=True)
         ],
+        "heads": words.heads(check),
+        "loss": [_figures(one) for one in report.loss],
+        "reference": "the source file" if report.calibration is None else "model_int8.onnx",
         "count": check.samples,
         "samples": words.samples(check.samples, random, name),
         "all_exact": all(one.max_error == 0 for one in check.outputs),

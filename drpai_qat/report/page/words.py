@@ -108,12 +108,17 @@ def verdict(report: Report) -> str:
             f"Every layer computes what was trained, yet the outputs differ on {ran}: the trained network itself "
             f"amplifies single roundings. Compiled for {report.target}; {share}."
         )
+    meant = "the trained network" if report.calibration is None else "the quantized model"
     if all(one.max_error == 0 for one in check.outputs):
-        told = f"equals the trained network bit for bit on {ran}"
+        told = f"equals {meant} bit for bit on {ran}"
     else:
         worst = min((one for one in check.outputs if one.max_error), key=lambda one: one.sqnr_db)
-        told = f"computes what was trained: {decibel(worst.sqnr_db, False)} SQNR, {_plain(worst)} at most on {ran}"
-    return f"The network {told}. Compiled for {report.target}; {share}."
+        told = f"computes what {meant} does: {decibel(worst.sqnr_db, False)} SQNR, {_plain(worst)} at most on {ran}"
+    lost = ""
+    if report.loss:
+        least = min(report.loss, key=lambda one: one.sqnr_db)
+        lost = f" Quantizing left {decibel(least.sqnr_db, least.max_error == 0)} SQNR of the source file's output."
+    return f"The network {told}.{lost} Compiled for {report.target}; {share}."
 
 
 def _plain(figures: OutputFigures) -> str:
@@ -124,10 +129,26 @@ def _plain(figures: OutputFigures) -> str:
 def facts(report: Report) -> list[tuple[str, str]]:
     """What stands under the verdict."""
     total = sum(layer.macs for layer in report.layers)
+    kind = str(report.model["qat_type"])
+    how = "float model, quantized after training" if kind == "float" else f"{kind} QAT"
+    rows = [("Quantized", f"{report.weights} weights, {report.activations} activations ({how})")]
+    if report.calibration is not None:
+        told = report.calibration
+        count = len(told["tensors"])
+        ranges = f"{count} range{'' if count == 1 else 's'} by {told['method']}"
+        rows.append(("Calibrated", f"{ranges}, {told['frames']} frames of {told['data']}"))
     return [
-        ("Quantized", f"{report.weights} weights, {report.activations} activations ({report.model['qat_type']} QAT)"),
+        *rows,
         ("Layers", f"{len(report.layers)}, {si(total)}MAC" if total else str(len(report.layers))),
         ("Compile time", f"{sum(report.seconds.values()):.0f} s"),
+    ]
+
+
+def heads(check: CheckResult) -> list[tuple[str, str, str]]:
+    """Small parts of outputs: which, how much smaller than the whole, and their own SQNR."""
+    return [
+        (f"{one.output}, channels {one.first} to {one.last}", f"{one.times:.3g}", decibel(one.sqnr_db, False))
+        for one in check.heads
     ]
 
 

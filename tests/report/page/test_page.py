@@ -13,6 +13,7 @@ import onnx
 import pytest
 
 import drpai_qat
+from drpai_qat.check.heads import Head
 from drpai_qat.check.thresholds import Thresholds
 from drpai_qat.deployment import manifest
 from drpai_qat.report.page.content import content_of
@@ -181,6 +182,19 @@ def test_verdicts():
     assert "Nothing was checked" in page_of(report())
     few = page_of(replace(report(), min_int8=0.95))
     assert "<b>Failed</b> Too little runs in integers: 90.0% of multiply-accumulates run in integers" in few
+
+
+def test_heads_and_what_calibration_cost():
+    head = Head("y", 1, 4, 9, 51.0, 12.5)
+    told = {"tensors": ["a", "b"], "method": "minmax", "frames": 8, "data": "<photos>"}
+    one = report(check([[1, 2, 3]], heads=(head,)))
+    loss = check([[1, 2, 4]]).outputs
+    text = page_of(replace(one, calibration=told, loss=loss, model={**one.model, "qat_type": "float"}))
+    assert "y, channels 4 to 9" in text
+    assert "equals the quantized model bit for bit" in text
+    assert "Quantizing left 11.5 dB SQNR of the source file" in text
+    assert "2 ranges by minmax, 8 frames of &lt;photos&gt;" in text
+    assert "beside model_int8.onnx in onnxruntime" in text
 
 
 def test_what_is_not_in_integers_says_what_to_change():
