@@ -127,6 +127,7 @@ def _far_ranges(graph: Graph) -> Iterator[Doubt]:
         node.inputs[0]: max(float(np.abs(end).max()) for end in node.params.real_range())
         for node in graph.nodes
         if node.op == FAKE_QUANT and node.params is not None
+        if not (node.params.scale == 1).all()  # integers, as per-channel grids are rounded with their scales outside
     }
     if len(ends) < 4:
         return

@@ -87,6 +87,10 @@ def test_the_json_of_a_network_without_stubs(models, capsys):
     assert [one["node"] for one in network["layers"] if one["reason"]] == ["/stem/conv/Conv"]
 
 
+def test_scales_per_channel_of_activations_are_no_outliers(models):
+    assert network_of(models / "nncf_mbv3.onnx").doubts == ()
+
+
 def test_four_bits_are_seen(models):
     network = network_of(models / "brev_w4a8.onnx")
     assert {one.bits for one in network.weights} == {4}
