@@ -1,7 +1,8 @@
 """Writes the output folder whole or not at all.
 
-Everything is written to a temporary sibling folder, which takes the output's name in the end. An earlier output of
-ours stays in place until then; anything else that is not empty is refused, so nothing of the user's is lost.
+Everything is written to a temporary sibling folder, which takes the output's name in the end (swap.py). An earlier
+output of ours stays in place until then. Whatever else is there, or was changed since, is refused, so nothing of the
+user's is lost.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
-import signal
-import tempfile
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from drpai_qat.core.errors import DeploymentError
 from drpai_qat.core.text import INSTALL_LINKER, listed, one_line
 from drpai_qat.deployment import manifest
+from drpai_qat.deployment.swap import staging, swap, turn, undisturbed
 
 CANONICAL = "model_int8.onnx"
 INTERPRETER_OUT = "interpreter_out"
@@ -38,21 +40,16 @@ def staged(output_dir: Path) -> Iterator[Path]:
     check_replaceable(final)
     created = _make_parents(final.parent, output_dir)
     try:
-        with named_os_errors(output_dir):
-            staging = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".partial", dir=final.parent))
-        try:
-            with named_os_errors(output_dir):
-                yield staging
-                os.chmod(staging, 0o777 & ~_umask())  # mkdtemp's 0700 would hide the result from others
-                check_replaceable(final)  # another compile may have finished meanwhile
-                _swap(staging, final)
-        finally:
-            with _undisturbed():
-                shutil.rmtree(staging, ignore_errors=True)
+        with named_os_errors(output_dir), staging(final) as folder:
+            yield folder
+            os.chmod(folder, 0o777 & ~_umask())  # mkdtemp's 0700 would hide the result from others
+            with turn(final.parent), undisturbed():
+                check_replaceable(final)  # another compilation may have finished meanwhile
+                swap(folder, final)
     except BaseException:
-        for folder in created:
+        for parent in created:
             with contextlib.suppress(OSError):
-                folder.rmdir()
+                parent.rmdir()
         raise
 
 
@@ -95,18 +92,47 @@ def check_replaceable(final: Path) -> None:
     if os.path.ismount(final):
         raise DeploymentError(f"{final} is a mount point: choose a folder inside it with -o")
     try:
-        present = {path.relative_to(final).as_posix() for path in final.rglob("*") if not path.is_dir()}
+        if not any(final.iterdir()):
+            return
+        if not manifest.is_ours(final):
+            raise DeploymentError(f"{final} exists and is not an earlier output: choose another folder with -o")
+        _check_contents(final, manifest.read(final).files)
     except OSError as error:
         raise DeploymentError(f"{final} can't be read: {error.strerror}: choose another folder with -o") from None
-    if not present:
-        return
-    if not manifest.is_ours(final):
-        raise DeploymentError(f"{final} exists and is not an earlier output: choose another folder with -o")
-    foreign = sorted(present - set(manifest.read(final).files) - {manifest.FILE, PROFILE})
-    if foreign:
-        raise DeploymentError(
-            f"{final} holds other files too ({listed(foreign)}): move them, or choose another folder with -o"
-        )
+
+
+_ADDED_LATER = re.compile(rf"output_\d+\.bin|{re.escape(manifest.FILE)}|{re.escape(PROFILE)}")  # and never the user's
+
+
+def _check_contents(final: Path, files: Mapping[str, str]) -> None:
+    """Make sure that an earlier output holds what was written, and what runs add; the rest is the user's."""
+    folders = {parent.as_posix() for name in files for parent in PurePosixPath(name).parents}
+    others, changed, protected = [], [], []
+    for place, inner, names in os.walk(final, onerror=_raise):
+        for name in (*inner, *names):
+            path = Path(place) / name
+            relative, mode = path.relative_to(final).as_posix(), path.lstat().st_mode
+            if stat.S_ISDIR(mode) and relative in folders:
+                pass
+            elif stat.S_ISREG(mode) and relative in files:
+                if manifest.sha256(path) != files[relative]:
+                    changed.append(relative)
+            elif not stat.S_ISREG(mode) or not _ADDED_LATER.fullmatch(relative):
+                others.append(relative)
+            if not stat.S_ISLNK(mode) and not mode & stat.S_IWUSR:
+                protected.append(relative)
+    for found, what in (
+        (others, "holds other files too"),
+        (changed, "holds files that were changed"),
+        (protected, "holds write-protected files"),
+    ):
+        if found:
+            shown = listed([one_line(name, 60) for name in sorted(found)])
+            raise DeploymentError(f"{final} {what} ({shown}): move them, or choose another folder with -o")
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def write_arrays(
@@ -160,36 +186,8 @@ def _make_parents(parent: Path, output_dir: Path) -> list[Path]:
     return missing
 
 
-def _swap(staging: Path, final: Path) -> None:
-    """Give `staging` the name `final`; what was there is removed only then."""
-    with _undisturbed():
-        if not final.exists():
-            staging.rename(final)
-            return
-        old = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".old", dir=final.parent))
-        try:
-            final.rename(old)
-            try:
-                staging.rename(final)
-            except OSError:
-                old.rename(final)
-                raise
-        finally:
-            shutil.rmtree(old, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Hold Ctrl-C and kill back for the few moments in which folders change names."""
-    held = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+    """Read without setting it, which would be seen by other threads."""
+    with contextlib.suppress(OSError, ValueError, StopIteration), open("/proc/self/status") as lines:
+        return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
+    return 0o077

@@ -14,6 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "python"))
+sys.dont_write_bytecode = True  # the folder stays as it was bundled
 
 
 def load_library(folder):

@@ -1,13 +1,15 @@
 import errno
 import os
+import signal
 import stat
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from drpai_qat.core.errors import DeploymentError
-from drpai_qat.deployment import manifest
+from drpai_qat.deployment import manifest, swap
 from drpai_qat.deployment.folder import hashes, staged, write_arrays
 from drpai_qat.deployment.manifest import Manifest
 
@@ -67,6 +69,7 @@ def test_an_earlier_output_is_replaced(tmp_path):
 
 def test_the_earlier_output_comes_back_if_the_swap_fails(tmp_path, monkeypatch):
     compile_into(tmp_path / "out", "old")
+    monkeypatch.setattr(swap, "exchange", lambda *_: False)
     rename = Path.rename
 
     def failing(self, target):
@@ -95,6 +98,84 @@ def test_a_link_keeps_pointing(tmp_path):
     assert (tmp_path / "real" / "deploy.params").read_text() == "new"
 
 
+def test_what_runners_write_is_replaced(tmp_path):
+    compile_into(tmp_path / "out")
+    (tmp_path / "out" / "output_0.bin").write_text("of run_inference")
+    compile_into(tmp_path / "out", "new")
+    assert everything(tmp_path) == ["out", "out/deploy.json", "out/deploy.params"]
+
+
+def killed(out, events):
+    """Compile in a child that is killed before its n-th system call that Python announces; True if it got that far."""
+    child = os.fork()
+    if child == 0:
+        left = iter(range(events))
+
+        def watch(event, _arguments):
+            kind = event.split(".")[0] in ("os", "open", "shutil", "tempfile") and event != "os.kill"
+            if kind and next(left, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            with staged(out) as folder:
+                write_output(folder, "new" * 1000)
+                sys.addaudithook(watch)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    status = os.waitpid(child, 0)[1]
+    assert status in (0, signal.SIGKILL)
+    return status != 0
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_kill_at_any_moment(tmp_path, monkeypatch, exchanges):
+    """The old output is there or the new one, whole; where names can't be exchanged, once somebody writes again."""
+    out = tmp_path / "out"
+    if not exchanges:
+        monkeypatch.setattr(swap, "exchange", lambda *_: False)
+    seen = set()
+    for events in range(1000):
+        compile_into(out, "old")
+        dies = killed(out, events)
+        if not exchanges:
+            with swap.turn(tmp_path):
+                swap.recover(out)
+        content = (out / "deploy.params").read_text()
+        assert manifest.read(out).files == hashes(out)
+        seen.add(content[:3])
+        if not dies:
+            break
+    assert seen == {"old", "new"}
+    compile_into(out, "last")
+    assert everything(tmp_path) == ["out", "out/deploy.json", "out/deploy.params"]
+
+
+def test_many_write_one_folder(tmp_path):
+    children = []
+    for number in range(8):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                for _ in range(5):
+                    compile_into(tmp_path / "out", str(number))
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 8
+    assert everything(tmp_path) == ["out", "out/deploy.json", "out/deploy.params"]
+
+
+def test_what_another_one_is_writing_stays(tmp_path):
+    with staged(tmp_path / "out") as one:
+        compile_into(tmp_path / "out", "quick")
+        assert one.is_dir()
+        write_output(one, "slow")
+    assert (tmp_path / "out" / "deploy.params").read_text() == "slow"
+
+
 class TestRefused:
     def refused(self, out, says):
         with pytest.raises(DeploymentError, match=says), staged(out):
@@ -109,6 +190,36 @@ class TestRefused:
         compile_into(tmp_path / "out")
         (tmp_path / "out" / "notes.txt").write_text("mine")
         self.refused(tmp_path / "out", "notes.txt")
+
+    @pytest.mark.parametrize("what", ["link", "link to a folder", "empty folder", "pipe", "deeper output_0.bin"])
+    def test_other_things_of_the_user(self, tmp_path, what):
+        out = tmp_path / "out"
+        compile_into(out)
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "notes.txt").write_text("mine")
+        if what.startswith("link"):
+            (out / "thing").symlink_to("../mine" + ("" if "folder" in what else "/notes.txt"))
+        elif what == "pipe":
+            os.mkfifo(out / "thing")
+        else:
+            (out / "thing").mkdir()
+            if what.startswith("deeper"):
+                (out / "thing" / "output_0.bin").touch()
+        self.refused(out, r"holds other files too \(thing")
+        assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
+
+    def test_files_that_were_changed_or_protected(self, tmp_path):
+        out = tmp_path / "out"
+        compile_into(out)
+        (out / "deploy.params").write_text("my own values")
+        self.refused(out, r"holds files that were changed \(deploy.params\)")
+        (out / "deploy.params").write_text("one")
+        (out / "deploy.params").chmod(0o444)
+        self.refused(out, r"holds write-protected files \(deploy.params\)")
+
+    def test_empty_folders_of_the_user(self, tmp_path):
+        (tmp_path / "out" / "photos").mkdir(parents=True)
+        self.refused(tmp_path / "out", "not an earlier output")
 
     def test_somebody_elses_deploy_json(self, tmp_path):
         (tmp_path / "deploy.json").write_text('{"nodes": []}')
