@@ -5,11 +5,7 @@ usage: python compile_onnx_model_quant.py MODEL.onnx -a -m pytorch|tensorflow [-
 The same as `drpai-qat compile`; --help lists the options.
 """
 
-import sys
+from drpai_qat.cli.program import compile_onnx_model_quant
 
 if __name__ == "__main__":
-    try:
-        from drpai_qat.cli.main import compile_main
-    except KeyboardInterrupt:
-        sys.exit(130)
-    sys.exit(compile_main())
+    compile_onnx_model_quant()

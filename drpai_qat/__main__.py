@@ -1,7 +1,6 @@
 """`python -m drpai_qat` is `drpai-qat`."""
 
-import sys
+from drpai_qat.cli.program import drpai_qat
 
-from drpai_qat.cli.main import main
-
-sys.exit(main())
+if __name__ == "__main__":
+    drpai_qat()

@@ -39,8 +39,9 @@ def compile_command(context: click.Context, /, **values: Any) -> None:
     """Compile a QAT-trained ONNX model, or a float one, into an INT8 deployment network.
 
     Keeps every range that training learned; a model without any is calibrated with --images or --calibration. The
-    result is checked against onnxruntime. Long options may be written
-    with dashes. Exit status: 0 done and checked, 1 error, 2 wrong usage, 3 compiled but the check fell short.
+    result is checked against onnxruntime. Long options may be written with dashes. Exit status: 0 done and checked,
+    1 error, 2 wrong usage, 3 compiled but the check fell short; 130, 143 or 129 if Ctrl-C, kill or a closed terminal
+    ended it, and then nothing was written.
     """
     if values["qat"] and values["qat_type"] is None:
         raise click.UsageError("-a needs -m: give -m pytorch or -m tensorflow", context)

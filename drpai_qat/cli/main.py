@@ -1,11 +1,11 @@
 """The command line: `drpai-qat` with its commands, and compile_onnx_model_quant.py.
 
-Exit status: 0 done and checked, 1 a named error, 2 wrong usage, 3 compiled but the check fell short, 130 Ctrl-C.
+Exit status: 0 done and checked, 1 a named error, 2 wrong usage, 3 compiled but the check fell short; 130, 143 or 129 if
+Ctrl-C, kill or a closed terminal ended it. What a process does around that is in program.py.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 import click
@@ -17,7 +17,7 @@ from drpai_qat.cli.compare import compare_command
 from drpai_qat.cli.compile import compile_command
 from drpai_qat.cli.doctor import doctor_command
 from drpai_qat.cli.evaluate import evaluate_command
-from drpai_qat.cli.exit_status import DONE, INTERRUPTED
+from drpai_qat.cli.exit_status import DONE, INTERRUPTED, say
 from drpai_qat.cli.handover import handover_command
 from drpai_qat.cli.inspect import inspect_command
 from drpai_qat.cli.profile import profile_command
@@ -62,9 +62,6 @@ def _run(command: click.Command, arguments: Sequence[str] | None) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
+        say("interrupted")
         return INTERRUPTED
     return status if isinstance(status, int) else DONE
-
-
-if __name__ == "__main__":
-    sys.exit(main())

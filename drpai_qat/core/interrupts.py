@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 from collections.abc import Iterator
 from types import FrameType, TracebackType
-from typing import NoReturn
 
 from drpai_qat.core.progress import Stages
 
@@ -21,10 +21,12 @@ class Interrupts:
 
     Attributes:
         received: signal numbers, in order.
+        settled: the result is there, or the reason why there is none: signals change nothing any more.
     """
 
     def __init__(self) -> None:
         self.received: list[int] = []
+        self.settled = False
 
     @property
     def status(self) -> int:
@@ -48,11 +50,32 @@ class Interrupts:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # A process that waits for the work alone has nothing left to interrupt.
+            signal.signal(number, signal.SIG_IGN if getattr(handler, "until_work", False) else handler)
 
-    def _stop(self, number: int, _frame: FrameType | None) -> NoReturn:
+    def settle(self) -> None:
+        """From here on, signals are ignored."""
+        self.settled = True
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        if self.settled or _unwinding(sys.exception()):  # a second Ctrl-C must not stop what the first one cleans up
+            return
         self.received.append(number)
         raise KeyboardInterrupt
+
+
+def settle() -> None:
+    """The result is in place: signals no longer end a command, whose status says what happened."""
+    for number in _SIGNALS:
+        active = getattr(signal.getsignal(number), "__self__", None)
+        if isinstance(active, Interrupts):
+            active.settle()
+
+
+def _unwinding(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 class _Watched:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drpai_qat.core.errors import DeploymentError
+from drpai_qat.core.interrupts import settle
 from drpai_qat.core.text import INSTALL_LINKER, listed, one_line
 from drpai_qat.deployment import manifest
 from drpai_qat.deployment.swap import staging, swap, turn, undisturbed
@@ -46,6 +47,7 @@ def staged(output_dir: Path) -> Iterator[Path]:
             with turn(final.parent), undisturbed():
                 check_replaceable(final)  # another compilation may have finished meanwhile
                 swap(folder, final)
+                settle()
     except BaseException:
         for parent in created:
             with contextlib.suppress(OSError):

@@ -47,7 +47,7 @@ def test_ctrl_c(stage, models, tmp_path):
     status, output, rest = stopped_at(stage, signal.SIGINT, models, tmp_path)
     assert "Traceback" not in rest
     if stage == STAGES[-1] and os.listdir(tmp_path) == ["out"]:  # it was in place before the signal came
-        assert status in (0, 130)
+        assert status == 0
         drpai_qat.load(tmp_path / "out")
         return
     assert status == 130
