@@ -13,9 +13,13 @@ Everything is imported on first use: `--help` and `import drpai_qat` load neithe
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from drpai_qat.version import __version__
+
+# onnxruntime would send usage data, and write into home and temporary folders; whoever wants that sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from drpai_qat import export

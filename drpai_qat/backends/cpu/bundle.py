@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import platform
@@ -19,10 +20,10 @@ from drpai_qat.backends.cpu.targets import Target, by_name
 from drpai_qat.backends.cpu.toolchain import Linker, find_linker
 from drpai_qat.core.errors import DeploymentError, OptionError
 from drpai_qat.core.text import one_line
-from drpai_qat.core.user_cache import user_cache
+from drpai_qat.core.user_cache import make_private, read_own, user_cache, write_whole
 from drpai_qat.deployment import manifest
 from drpai_qat.deployment.files import check_hash, opened_inside
-from drpai_qat.deployment.folder import hashes, staged
+from drpai_qat.deployment.folder import hashes, named_os_errors, staged
 
 LIBRARIES = {"apache-tvm": "tvm/lib/libtvm_runtime.so", "apache-tvm-ffi": "tvm_ffi/lib/libtvm_ffi.so"}
 """The runtime's shared libraries, by package, as they lie in its wheel."""
@@ -142,13 +143,13 @@ def _copy_libraries(place: Path, target: Target, runtime_dir: Path | None, versi
         missing = [name for name in names.values() if not (runtime_dir / name).is_file()]
         if missing:
             raise DeploymentError(f"--runtime {runtime_dir} holds no {' and no '.join(missing)}")
-        found = [runtime_dir / name for name in names.values()]
+        found = {name: (runtime_dir / name).read_bytes() for name in names.values()}
     elif target.machine == platform.machine().replace("AMD64", "x86_64"):
-        found = [_installed(inside) for inside in LIBRARIES.values()]
+        found = {Path(inside).name: _installed(inside).read_bytes() for inside in LIBRARIES.values()}
     else:
-        found = [_from_wheel(name, versions, target.machine) for name in LIBRARIES]
-    for path in found:
-        shutil.copyfile(path, place / path.name)
+        found = {names[package]: _from_wheel(package, versions, target.machine) for package in LIBRARIES}
+    for name, content in found.items():
+        (place / name).write_bytes(content)
 
 
 def _installed(inside: str) -> Path:
@@ -159,7 +160,7 @@ def _installed(inside: str) -> Path:
     return Path(spec.submodule_search_locations[0]) / rest
 
 
-def _from_wheel(package: str, versions: Mapping[str, str], machine: str) -> Path:
+def _from_wheel(package: str, versions: Mapping[str, str], machine: str) -> bytes:
     """A library for another machine, of the version that compiled; pip fetches its wheel once, then it is kept."""
     version = versions.get(package) or importlib.metadata.version(package)
     cache = user_cache()
@@ -167,15 +168,26 @@ def _from_wheel(package: str, versions: Mapping[str, str], machine: str) -> Path
         raise DeploymentError("no folder to keep the board's libraries in: set DRPAI_QAT_CACHE_DIR, or give --runtime")
     inside = LIBRARIES[package]
     kept = cache / "runtime" / machine / f"{package}-{version}" / Path(inside).name
-    if not kept.is_file():
-        with tempfile.TemporaryDirectory() as scratch:
-            wheel = _download(package, version, machine, Path(scratch))
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            partial = kept.with_suffix(".partial")
-            with zipfile.ZipFile(wheel) as archive:
-                partial.write_bytes(archive.read(inside))
-        partial.replace(kept)
-    return kept
+    with contextlib.suppress(FileNotFoundError):
+        return _own(kept)
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        zipfile.ZipFile(_download(package, version, machine, Path(scratch))) as archive,
+    ):
+        content = archive.read(inside)
+    with named_os_errors(kept.parent):
+        make_private(kept.parent)
+        write_whole(kept, content)
+    return content
+
+
+def _own(kept: Path) -> bytes:
+    try:
+        return read_own(kept)
+    except PermissionError:
+        raise DeploymentError(
+            f"{kept} is not this user's alone: set DRPAI_QAT_CACHE_DIR to a folder that is, or give --runtime"
+        ) from None
 
 
 def _download(package: str, version: str, machine: str, folder: Path) -> Path:

@@ -6,7 +6,8 @@ hold what was written (its first 32 bytes are the SHA-256 of the rest) is remove
 
 Folder: $DRPAI_QAT_CACHE_DIR, else $XDG_CACHE_HOME/drpai-qat, else ~/.cache/drpai-qat; kernels lie in kernels/ below it.
 Size: $DRPAI_QAT_CACHE_MB, default 256; 0 keeps nothing. Beyond it, the least recently used go first.
-Whoever may write there can put code into your networks: the folder is made readable to its owner alone.
+Whoever may write there can put code into your networks: the folder is made for its owner alone, and one that is not, or
+a file in it, is not used.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from drpai_qat.core.user_cache import user_cache
+from drpai_qat.core.user_cache import PARTIAL, make_private, read_own, user_cache, why_not_trusted, write_whole
 
+KERNELS = "kernels"
 DEFAULT_MEGABYTES = 256
 _ENDING = ".o"
-_PARTIAL = ".partial"
+_DIGITS = 10  # of a number of megabytes that means one
 _DIGEST = hashlib.sha256().digest_size
 _ABANDONED = 3600  # seconds after which a partial file's writer is taken to be dead
 
@@ -44,9 +45,11 @@ class KernelCache:
     def of_user(cls) -> KernelCache:
         """The cache that the environment names; see the head of this file."""
         size = os.environ.get("DRPAI_QAT_CACHE_MB", "")
-        limit = (int(size) if size.isdecimal() else DEFAULT_MEGABYTES) << 20
+        limit = (int(size) if size.isdecimal() and len(size) < _DIGITS else DEFAULT_MEGABYTES) << 20
         folder = user_cache()
-        return cls(folder / "kernels" if folder and limit else None, limit)
+        if folder is None or not limit or why_not_trusted(folder / KERNELS):
+            return cls(None, limit)
+        return cls(folder / KERNELS, limit)
 
     def get(self, key: str) -> bytes | None:
         """The content kept under this key; None if there is none, or it is damaged."""
@@ -54,7 +57,7 @@ class KernelCache:
         if path is None:
             return None
         try:
-            stored = path.read_bytes()
+            stored = read_own(path)
         except OSError:
             return None
         content = stored[_DIGEST:]
@@ -71,17 +74,9 @@ class KernelCache:
         path = self._path(key)
         if path is None:
             return
-        partial = None
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            number, partial = tempfile.mkstemp(suffix=_PARTIAL, dir=path.parent)
-            with os.fdopen(number, "wb") as file:
-                file.write(hashlib.sha256(content).digest() + content)
-            os.replace(partial, path)
-        except OSError:
-            if partial is not None:
-                with contextlib.suppress(OSError):
-                    os.unlink(partial)
+        with contextlib.suppress(OSError):
+            make_private(path.parent)
+            write_whole(path, hashlib.sha256(content).digest() + content)
 
     def trim(self) -> None:
         """Remove the least recently used files until the limit holds, and leftovers of killed writers."""
@@ -94,7 +89,7 @@ class KernelCache:
                     found = entry.stat()
                     if entry.name.endswith(_ENDING):
                         kept.append((found.st_mtime, found.st_size, entry.path))
-                    elif entry.name.endswith(_PARTIAL) and found.st_mtime < time.time() - _ABANDONED:
+                    elif entry.name.endswith(PARTIAL) and found.st_mtime < time.time() - _ABANDONED:
                         os.unlink(entry.path)
         excess = sum(size for _, size, _ in kept) - self.limit
         for _, size, path in sorted(kept):

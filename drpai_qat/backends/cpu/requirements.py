@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 
+from drpai_qat.backends.cpu.cache import KERNELS
 from drpai_qat.backends.cpu.target_names import MACHINES
 from drpai_qat.backends.cpu.toolchain import INSTALL, find_linker, own_compiler
 from drpai_qat.backends.target_options import TargetOptions
@@ -17,7 +18,7 @@ from drpai_qat.core import cpu_features as cpu
 from drpai_qat.core.errors import DrpaiQatError
 from drpai_qat.core.findings import Finding
 from drpai_qat.core.text import one_line
-from drpai_qat.core.user_cache import user_cache
+from drpai_qat.core.user_cache import user_cache, why_not_trusted
 
 _OLDEST_PYTHON = (3, 11)
 _PACKAGE = "drpai-qat"
@@ -96,6 +97,8 @@ def _cache() -> Finding:
     todo = "set DRPAI_QAT_CACHE_DIR to a folder that you may write; without it every kernel is compiled anew"
     if folder is None:
         return Finding(what, "no home folder", todo, needed=False)
+    if reason := why_not_trusted(folder / KERNELS):
+        return Finding(what, f"not used: {reason}", f"chmod go-w {folder / KERNELS}, or {todo}", needed=False)
     try:
         existing = next(one for one in (folder, *folder.parents) if one.exists())
         with tempfile.TemporaryFile(dir=existing):
