@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import tvm
@@ -17,7 +19,7 @@ from drpai_qat.backends.cpu.fp_contraction import round_products
 from drpai_qat.backends.cpu.kernel_objects import outline_kernels
 from drpai_qat.backends.cpu.memory import PlanMemory
 from drpai_qat.backends.cpu.targets import Target
-from drpai_qat.backends.cpu.toolchain import Linker
+from drpai_qat.backends.cpu.toolchain import Linker, own_compiler
 from drpai_qat.core.errors import LoweringError
 from drpai_qat.lowering import Lowered
 from drpai_qat.report.size import MemoryUse
@@ -37,14 +39,22 @@ def build(
     """
     # Objects do not say which machine they are for, so TVM, which adds one with the bytecode, asks the linker.
     triple = target.mtriple or tvm.target.codegen.llvm_get_system_triple()
-    command, options = (cc.get_cc(), ()) if linker is None else (linker.command, linker.arguments)
-    # TVM's debug information names TIR that nobody has: more than a third of the file.
-    link = cc.cross_compiler(command, options=[*options, "-Wl,--strip-debug"], get_target_triple=lambda: triple)
+    command = (own_compiler() or ("cc",)) if linker is None else (linker.command, *linker.arguments)
+    link = cc.cross_compiler(partial(_link, command), get_target_triple=lambda: triple)
     with tempfile.TemporaryDirectory() as folder:
         plan = PlanMemory()
         objects = outline_kernels(target, cache, Path(folder))
         compile_module(lowered.module, target, plan, objects).export_library(str(library), fcompile=link)
     return plan.use
+
+
+def _link(command: Sequence[str], output: str, objects: Sequence[str], options: Sequence[str] = ()) -> None:
+    """As TVM's own, which takes one word for a compiler, where "ccache g++" and "gcc -m64" are two."""
+    # TVM's debug information names TIR that nobody has: more than a third of the file.
+    words = [*command, "-shared", "-fPIC", "-o", output, *objects, *options, "-Wl,--strip-debug"]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        raise RuntimeError(f"Compilation error:\n{done.stdout.decode(errors='replace')}")
 
 
 def write_params(path: Path, params: Mapping[str, NDArray]) -> None:

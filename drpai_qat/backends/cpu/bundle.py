@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from drpai_qat.backends.cpu.targets import Target, by_name
-from drpai_qat.backends.cpu.toolchain import Linker, find_linker
+from drpai_qat.backends.cpu.toolchain import Linker, find_linker, own_compiler
 from drpai_qat.core.errors import DeploymentError, OptionError
 from drpai_qat.core.text import one_line
 from drpai_qat.core.user_cache import make_private, read_own, user_cache, write_whole
@@ -122,10 +123,11 @@ def sources() -> Path:
 def _cxx(linker: Linker | None) -> Linker:
     """The C++ compiler beside a C compiler."""
     if linker is None:
-        command = shutil.which("c++") or shutil.which("g++")
-        if command is None:
+        named = own_compiler() if os.environ.get("CXX", "").strip() else None
+        command = named or tuple(filter(None, (shutil.which("c++") or shutil.which("g++"),)))
+        if not command:
             raise OptionError("no C++ compiler found: apt-get install g++")
-        return Linker(command, (), "PATH")
+        return Linker(command[0], command[1:], "CXX" if named else "PATH")
     path = Path(linker.command)
     if "g++" in path.name or "clang++" in path.name or "c++" in path.name:
         return linker

@@ -6,7 +6,6 @@ it is loaded as deploy.so is.
 
 from __future__ import annotations
 
-import shlex
 import subprocess
 from pathlib import Path
 
@@ -42,4 +41,4 @@ def build_clock(folder: Path, machine: str) -> Path:
 def _compiler(linker: Linker | None) -> list[str]:
     if linker is not None:
         return [linker.command, *linker.arguments]
-    return shlex.split(own_compiler() or "cc")
+    return list(own_compiler() or ("cc",))

@@ -87,7 +87,9 @@ def _linker(
         why, _, todo = one_line(error, 1000).rpartition(": ")
         return Finding(what, why, todo or INSTALL, needed)
     return Finding(
-        what, str(own_compiler(environment)) if linker is None else f"{linker.command} ({linker.origin})", needed=needed
+        what,
+        " ".join(own_compiler(environment) or ()) if linker is None else f"{linker.command} ({linker.origin})",
+        needed=needed,
     )
 
 

@@ -85,10 +85,17 @@ def find_linker(
     raise OptionError(f"no compiler for Arm64 found: {INSTALL}, or give the SDK's folder with -t")
 
 
-def own_compiler(environment: Mapping[str, str] = os.environ) -> str | None:
-    """This machine's own compiler, which CXX, CC or PATH names; None: there is none."""
-    named = environment.get("CXX") or environment.get("CC")
-    return named or next(filter(None, (shutil.which(name, path=environment.get("PATH")) for name in _OWN_NAMES)), None)
+def own_compiler(environment: Mapping[str, str] = os.environ) -> tuple[str, ...] | None:
+    """This machine's own compiler, which CXX, CC or PATH names, and its arguments; None: there is none.
+
+    Raises: OptionError: the variable names no program.
+    """
+    search = environment.get("PATH")
+    for name in ("CXX", "CC"):
+        if environment.get(name, "").strip():
+            return _words(environment[name], f"{name}={environment[name]}", f"unset {name}", search)
+    found = next(filter(None, (shutil.which(name, path=search) for name in _OWN_NAMES)), None)
+    return None if found is None else (found,)
 
 
 def _check_own_compiler(environment: Mapping[str, str]) -> None:
@@ -97,15 +104,23 @@ def _check_own_compiler(environment: Mapping[str, str]) -> None:
         raise DeploymentError(f"no C compiler to link deploy.so with: {INSTALL_LINKER}")
 
 
-def _named(text: str) -> Linker:
+def _words(text: str, where: str, todo: str, search: str | None = None) -> tuple[str, ...]:
+    """A command's program, found, and its arguments ("ccache g++", "gcc -m64")."""
     try:
-        words = shlex.split(text)
+        first, *others = shlex.split(text)
     except ValueError as error:
-        raise OptionError(f"--cross-compiler {text!r} is not a command: {error}") from None
-    found = shutil.which(words[0]) if words else None
+        raise OptionError(f"{where} is not a command: {error}: {todo}") from None
+    found = shutil.which(first, path=search)
     if found is None:
+        raise OptionError(f"{where}: no such program: {todo}")
+    return (found, *others)
+
+
+def _named(text: str) -> Linker:
+    if not text.strip():
         raise OptionError(f"--cross-compiler {text!r}: no such program; for Debian's: {INSTALL}")
-    return Linker(found, tuple(words[1:]), "--cross-compiler")
+    program, *arguments = _words(text, f"--cross-compiler {text!r}", f"for Debian's: {INSTALL}")
+    return Linker(program, tuple(arguments), "--cross-compiler")
 
 
 def _from_sdk(folder: Path, origin: str) -> Linker:

@@ -1,12 +1,13 @@
 """What a user sees whose machine can't link: TVM itself says a TypeError, or pages of compiler output."""
 
 import os
+import shutil
 import sys
 
 import pytest
 
 import drpai_qat
-from drpai_qat.core.errors import DeploymentError
+from drpai_qat.core.errors import DeploymentError, OptionError
 from tests.small_models import qdq_model
 
 
@@ -40,3 +41,23 @@ def test_broken_compiler(small, tmp_path, monkeypatch):
         drpai_qat.compile(small, output_dir=tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert os.listdir(tmp_path) == ["m"]
+
+
+@pytest.mark.parametrize(("name", "words"), [("CC", "{gcc} -m64"), ("CXX", "'{launcher}' {gcc}")])
+def test_compilers_of_several_words(small, tmp_path, monkeypatch, name, words):
+    """A launcher, as ccache is one, stands in front of the compiler, in a folder with a blank in its name."""
+    launcher = small.parent / "with blank" / "ccache"
+    launcher.parent.mkdir()
+    launcher.write_text('#!/bin/sh\necho "$1" > "${0%/*}/called"\nexec "$@"\n')
+    launcher.chmod(0o755)
+    gcc = shutil.which("gcc") or shutil.which("cc")
+    monkeypatch.setenv(name, words.format(gcc=gcc, launcher=launcher))
+    assert drpai_qat.compile(small, output_dir=tmp_path / "out").passed
+    assert (launcher.parent / "called").exists() == (name == "CXX")
+
+
+def test_a_variable_that_names_no_compiler(small, tmp_path, monkeypatch):
+    for text, says in (("no-such-cc -m64", "no such program: unset CC"), ('gcc "', "not a command")):
+        monkeypatch.setenv("CC", text)
+        with pytest.raises(OptionError, match=says):
+            drpai_qat.compile(small, output_dir=tmp_path / "out")
