@@ -6,6 +6,7 @@ report.json, report.html, deploy.json
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,9 @@ from drpai_qat.runtimes.blame import naming
 from drpai_qat.source.ending import end_at
 from drpai_qat.source.loading import Source, load
 from drpai_qat.source.static_shapes import specialize
+
+_TURN = threading.Lock()
+"""Of the threads of a process: TVM builds one module at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +74,7 @@ def run(options: CompileOptions, progress: Stages) -> Report:
     backend = table.backend(options.target, options, options, options)
     backend.prepare(options)
     given = None if options.given is None else read_samples(options.given)
-    with staged(options.folder) as folder:
+    with _TURN, staged(options.folder) as folder:
         with progress.stage("loading the model"):
             source = load(Path(options.model))
             whole = specialize(source.path.name, source.model, options.input_shapes)
