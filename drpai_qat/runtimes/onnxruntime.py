@@ -40,6 +40,10 @@ class Reference:
         options.intra_op_num_threads = threads
         options.enable_cpu_mem_arena = False  # a few runs only: give memory back
         content = str(model) if isinstance(model, Path) else model.SerializeToString()
+        if isinstance(content, str) and content != content.encode(errors="replace").decode():
+            raise ModelError(
+                f"{one_line(name)}: its path is no text in UTF-8, and onnxruntime opens no other: rename it"
+            )
         try:
             self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own exception types share no exported base
