@@ -56,11 +56,17 @@ class EvaluateOptions(Group):
     workers: int = option(
         "--workers", metavar="N", kind=int, least=1, default=1, help="Processes that share the work."
     )  # fmt: skip
+    scheduler: str | None = option(
+        "--scheduler", metavar="ADDRESS",
+        help="Dask scheduler whose workers share the work; they see the same files under the same paths.",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.data is None:
             raise OptionError("--data is missing: give a folder of class folders, a .csv or .npz file, mnist:DIR, ...")
         check_preprocess(self.preprocess)
+        if self.scheduler is not None and self.workers > 1:
+            raise OptionError("--scheduler and --workers: give one of them, the cluster has its own workers")
         if self.metric is not None and self.output is not None:
             raise OptionError("--metric and --output: give one of them, a metric sees all outputs")

@@ -43,8 +43,7 @@ def run_shards(options: EvaluateOptions, advance: Advance) -> Found:
 
     Raises: DrpaiQatError: one raised it, or died twice.
     """
-    if callable(options.data) or callable(options.metric):
-        raise OptionError("--workers: processes find functions by name: give MODULE:FUNCTION, or one worker")
+    check_named(options, "--workers")
     running = {one.pipe: one for one in (_start(options, shard, 1) for shard in range(options.workers))}
     found: Found = []
     try:
@@ -76,6 +75,15 @@ def run_shards(options: EvaluateOptions, advance: Advance) -> Found:
         for worker in running.values():
             worker.process.kill()
     return in_order(found)
+
+
+def check_named(options: EvaluateOptions, what: str) -> None:
+    """Refuse functions themselves, which other processes could not find.
+
+    Raises: OptionError: data or metric is one.
+    """
+    if callable(options.data) or callable(options.metric):
+        raise OptionError(f"{what}: processes find functions by name: give MODULE:FUNCTION")
 
 
 def in_order(found: Found) -> Found:

@@ -49,6 +49,9 @@ class GivenRun:
             for name, found in zip(self.names, self.outputs, strict=True)
         ]  # fmt: skip
 
+    def __str__(self) -> str:
+        return "\n".join((*self.lines(), str(self.timing)))
+
     def lines(self, labels: Sequence[str] = ()) -> list[str]:
         """For people.
 

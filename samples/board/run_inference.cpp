@@ -1,6 +1,6 @@
 // Runs a deployed folder on its sample input, compares with the reference, and times it.
 //
-// usage: run_inference [FOLDER] [-n LOOPS] [-o DIR]        (default: ., 20, FOLDER)
+// usage: run_inference [FOLDER] [-n LOOPS] [-o DIR]        (default: ., 20, nowhere)
 //
 // Reads FOLDER/input_<i>.bin, writes DIR/output_<i>.bin, compares with FOLDER/interpreter_out/ref_result_<i>.bin.
 // Exit status: 0 equal within tolerance, 1 error, 2 wrong usage, 3 different.
@@ -47,7 +47,6 @@ bool parse(int argc, char** argv, Options* options) {
       return false;
     }
   }
-  if (options->out.empty()) options->out = options->folder;
   return options->loops > 0;
 }
 
@@ -181,13 +180,19 @@ int main(int argc, char** argv) {
     if (drpai_qat_get_output(network, i, data.data(), data.size()) != 0) return fail(drpai_qat_error());
     data = to_float(data, output->dtype);
     std::string path = options.out + "/output_" + std::to_string(i) + ".bin";
-    if (!std::ofstream(path, std::ios::binary).write(data.data(), static_cast<std::streamsize>(data.size())))
-      return fail(path + " can't be written: choose a folder with -o");
+    if (!options.out.empty() &&
+        !std::ofstream(path, std::ios::binary).write(data.data(), static_cast<std::streamsize>(data.size())))
+      return fail(path + " can't be written: give a folder that is there");
     std::string reference = options.folder + "/interpreter_out/ref_result_" + std::to_string(i) + ".bin";
     same = compare(reference, output->name, data) && same;
   }
   std::sort(times.begin(), times.end());
-  std::printf("latency: min %.3f ms, median %.3f ms, max %.3f ms (%zu runs, %d threads)\n", times.front(),
-              times[times.size() / 2], times.back(), times.size(), drpai_qat_threads());
+  double sum = 0;
+  for (double one : times) sum += one;
+  const drpai_qat_tensor* first = drpai_qat_input(network, 0);
+  double batch = first != nullptr && first->ndim > 0 ? static_cast<double>(first->shape[0]) : 1.0;
+  std::printf("latency: min %.3f ms, median %.3f ms, p99 %.3f ms, max %.3f ms (%zu runs, %d threads); %.1f inferences/s\n",
+              times.front(), times[times.size() / 2], times[(times.size() - 1) * 99 / 100], times.back(), times.size(),
+              drpai_qat_threads(), 1000 * batch * static_cast<double>(times.size()) / sum);
   return same ? 0 : 3;
 }
