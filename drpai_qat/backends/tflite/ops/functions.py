@@ -117,6 +117,11 @@ def _sixteen_bits(context: Context, node: Node) -> None:
         affine = Affine(data.order[-1], np.full(channels, alpha), np.full(channels, beta))
         write_affine(context, node, False, node.inputs[0], affine, limits=(0.0, 1.0))
         return
+    if node.op == "Neg":
+        write_affine(
+            context, node, False, node.inputs[0], Affine(data.order[-1], np.full(channels, -1.0), np.zeros(channels))
+        )
+        return
     raise RefusedError(f"its input {node.inputs[0]!r} is int16, and TFLite has no {node.op} of that")
 
 
