@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def compare(options: CompareOptions, progress: Stages) -> Comparison:
     with progress.stage("opening both"):
         a, b = (open_side(Path(path), options.input_shapes) for path in (options.a, options.b))
         given = None if options.given is None else read_samples(options.given)
-        samples = choose_samples(_sampled(a), given, options)
+        samples = choose_samples(_sampled(a, b), given, options)
     with progress.stage("matching tensors"):
         matching = match(a, b, samples[0])
         parameters = compare_parameters(a, b, matching)
@@ -197,15 +197,16 @@ def _beyond(
     return told
 
 
-def _sampled(a: Side) -> onnx.ModelProto:
-    """A model with A's inputs, from which samples are chosen."""
-    if isinstance(a, OnnxSide):
+def _sampled(a: Side, b: Side) -> onnx.ModelProto:
+    """A model with A's inputs, from which samples are chosen; their ranges are B's where A has none."""
+    grids = [_first_grid(a, index) or _first_grid(b, index) for index in range(len(a.inputs))]
+    if isinstance(a, OnnxSide) and (_first_grid(a, 0) is not None or None in grids):
         return a.model
     graph = onnx.GraphProto(name="inputs")
     for index, info in enumerate(a.inputs):
         kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype("float32" if info.quantization else info.dtype))
         graph.input.append(onnx.helper.make_tensor_value_info(info.name, kind, info.shape))
-        grid = info.quantization or _first_grid(a, index)
+        grid = info.quantization or grids[index]
         if grid is not None:
             names = [f"{info.name}:{part}" for part in ("scale", "zero_point", "integers")]
             graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(grid.scale), names[0]))
@@ -215,10 +216,13 @@ def _sampled(a: Side) -> onnx.ModelProto:
 
 
 def _first_grid(side: Side, index: int) -> Any:
-    """The grid that a float input is rounded to."""
-    name = [one for one, tensor in side.structure.tensors.items() if not tensor.op][index]
-    readers: Mapping[str, Any] = side.structure.tensors
-    return next((one.grid for one in readers.values() if one.parents == (name,) and one.grid is not None), None)
+    """The grid of an input, or the one that a float input is rounded to."""
+    inputs = [one for one, tensor in side.structure.tensors.items() if not tensor.op]
+    if index >= len(inputs):
+        return None
+    own = side.structure.tensors[inputs[index]].grid
+    readers = [one.grid for one in side.structure.tensors.values() if one.parents == (inputs[index],)]
+    return own or next((grid for grid in readers if grid is not None), None)
 
 
 def _notes(a: Side, b: Side, matching: Matching) -> tuple[str, ...]:

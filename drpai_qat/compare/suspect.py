@@ -61,16 +61,20 @@ class Suspect:
     def right(self, expected: Reals) -> float:
         """Share of the wrong values that B has right if these integers are expected."""
         mask = self.seen.wrong
-        return float((np.abs(expected - self.seen.found)[mask] < 0.51).mean()) if mask.any() else 0.0
+        return float((self._apart(expected)[mask] < 0.51).mean()) if mask.any() else 0.0
 
     def spoiled(self, expected: Reals) -> float:
         """Share of the right values that would be wrong by more than a step then."""
         mask = ~self.seen.wrong
-        return float((np.abs(expected - self.seen.found)[mask] > 1.01).mean()) if mask.any() else 0.0
+        return float((self._apart(expected)[mask] > 1.01).mean()) if mask.any() else 0.0
 
     def equal(self, expected: Reals) -> float:
         """Share of all values that are these."""
-        return float((np.abs(expected - self.seen.found) < 0.51).mean())
+        return float((self._apart(expected) < 0.51).mean())
+
+    def _apart(self, expected: Reals) -> Reals:
+        """How far B's values are from these, in steps."""
+        return np.abs(expected - self.seen.found) / (1.0 if self.grid is not None else self.figures.lsb)
 
     def explained(self, expected: Reals) -> bool:
         """B's values are these, all but a few."""

@@ -40,8 +40,11 @@ def described(found: Comparison, everything: bool = False) -> Iterator[str]:
 
 
 def _parameters(parameters: Parameters, everything: bool) -> Iterator[str]:
-    grids = parameters.grids
+    grids = [one for one in parameters.grids if everything or (one.ours and one.theirs)]
     equal, same = sum(one.equal for one in grids), sum(one.same and not one.equal for one in grids)
+    alone = sum(not one.theirs for one in parameters.grids), sum(not one.ours for one in parameters.grids)
+    if any(alone):
+        yield f"without a grid on the other side: {alone[0]} in A, {alone[1]} in B"
     apart = [one for one in grids if not one.equal]
     yield (
         f"grids: {equal} of {len(grids)} equal bit for bit, {same} but for roundings, "

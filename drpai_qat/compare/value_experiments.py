@@ -35,8 +35,10 @@ def saturation(suspect: Suspect) -> Cause | None:
     """The values end elsewhere, or wrap around."""
     mask, found = suspect.seen.wrong, suspect.seen.found
     whole = np.rint(suspect.seen.steps)
-    grid = suspect.grid
-    if not mask.any() or grid is None:
+    grid, other = suspect.grid, suspect.b.structure.tensors[suspect.figures.pair.theirs].grid
+    if not mask.any() or (grid is None) != (other is None):
+        return _one_side_without_a_grid(suspect) if mask.any() else None
+    if grid is None:
         return None
     low, high = float(found.min()), float(found.max())
     if suspect.explained(np.clip(whole, low, high)) and (low > grid.qmin or high < grid.qmax):
@@ -50,6 +52,22 @@ def saturation(suspect: Suspect) -> Cause | None:
         return Cause("saturation", "B's integers wrap around where A's end at the limit of the type")
     if outside[mask].mean() >= EXPLAINED and (found[mask].max() > grid.qmax or found[mask].min() < grid.qmin):
         return Cause("saturation", f"A's integers end at {grid.qmin} and {grid.qmax}, B's go beyond")
+    return None
+
+
+def _one_side_without_a_grid(suspect: Suspect) -> Cause | None:
+    """A float tensor goes on where the other side's grid ends."""
+    grid, other = suspect.grid, suspect.b.structure.tensors[suspect.figures.pair.theirs].grid
+    mask, steps, found = suspect.seen.wrong, suspect.seen.steps, suspect.seen.found
+    if grid is not None:
+        apart = np.abs(np.clip(steps, grid.qmin, grid.qmax) - np.clip(found, grid.qmin, grid.qmax))
+        if (apart[mask] < 0.02).mean() >= EXPLAINED:
+            return Cause("saturation", f"A's integers end at {grid.qmin} and {grid.qmax}; B is not quantized here")
+    elif other is not None and not other.per_channel:
+        low, high = (float(end) for end in other.real_range())
+        apart = np.abs(np.clip(steps, low, high) - found)
+        if (apart[mask] < 0.6 * float(other.scale)).mean() >= EXPLAINED:
+            return Cause("saturation", f"B's grid ends at {low:.4g} and {high:.4g}; A is not quantized here")
     return None
 
 

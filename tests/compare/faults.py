@@ -242,3 +242,24 @@ FAULTS = {
     dilated: "unknown",
 }
 """Makers of faulty copies, and the cause that must be named."""
+
+
+def float_twin(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same network without grids: activations are not rounded, weights are the reals of their integers."""
+    made = _copy(model)
+    values = {one.name: numpy_helper.to_array(one) for one in made.graph.initializer}
+    called: dict[str, str] = {}
+    kept = []
+    for node in made.graph.node:
+        node.input[:] = [called.get(name, name) for name in node.input]
+        if node.op_type == "QuantizeLinear" or (node.op_type == "DequantizeLinear" and node.input[0] not in values):
+            called[node.output[0]] = node.input[0]
+        elif node.op_type == "DequantizeLinear":
+            integers, scale = values[node.input[0]].astype(np.float32), values[node.input[1]]
+            add(made, node.output[0], integers * scale.reshape([-1] + [1] * (integers.ndim - 1)))
+        else:
+            kept.append(node)
+    del made.graph.node[:]
+    kept[-1].output[0] = "y"
+    made.graph.node.extend(kept)
+    return made

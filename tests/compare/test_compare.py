@@ -106,6 +106,33 @@ def test_our_own_tflite_files(tmp_path, model):
     assert max(len(line) for line in lines[1:]) <= 80
 
 
+def test_a_float_network_goes_on_where_a_grid_ends(folder):
+    onnx.save(faults.float_twin(onnx.load(folder / "a.onnx")), folder / "b.onnx")
+    found = compared(folder / "a.onnx", folder / "b.onnx")
+    assert found.cause is not None
+    assert str(found.cause) == "saturation: A's integers end at 0 and 255; B is not quantized here"
+    assert any("without a grid on the other side: " in line for line in described(found))
+    back = compared(folder / "b.onnx", folder / "a.onnx")  # its samples have the range that the other side's input has
+    assert back.outputs[0].sqnr_db > 15
+
+
+def test_channels_last_at_the_input(tmp_path):
+    """onnx2tf's files take images channels last, and have no names of ours."""
+    from drpai_qat.source.tflite_file import LiteFile
+
+    source = MODELS / "pt_fuse_mbv2.onnx"
+    arguments = ["compile", str(source), "--target", "tflite", "--check", "none", "--quiet"]
+    assert main([*arguments, "-o", str(tmp_path / "out")]) == 0
+    (path,) = (tmp_path / "out").glob("*.tflite")
+    file = LiteFile.read(path)
+    transpose = next(one for one in file.operators if one.kind == "TRANSPOSE")
+    (tmp_path / "nhwc.tflite").write_bytes(file.cut([transpose.outputs[0]], list(file.outputs.values())))
+    found = compared(source, tmp_path / "nhwc.tflite")
+    assert found.matching.inputs[0].order == (0, 3, 1, 2)
+    assert found.passed, found.verdict
+    assert len(found.layers) > 25
+
+
 def test_a_compiled_folder(tmp_path, folder):
     assert main(["compile", str(folder / "a.onnx"), "--check", "none", "--quiet", "-o", str(tmp_path / "out")]) == 0
     found = compared(folder / "a.onnx", tmp_path / "out")
