@@ -25,7 +25,7 @@ class Filter:
     """Weights in ONNX's axes, with the output channels at `axis`.
 
     Attributes:
-        values: int8, or float32.
+        values: int8; int16 where they leave int8 without their zero point (see `in_halves`); or float32.
         scales: float32, one per output channel, or one; 1 for float32 values.
     """
 
@@ -33,13 +33,19 @@ class Filter:
     scales: NDArray[np.float32]
     axis: int
 
+    @property
+    def nine_bits(self) -> bool:
+        """Some of the integers are beyond int8."""
+        return bool(self.values.dtype == np.int16)
 
-def read_filter(weight: Weight | None, axis: int, real: bool) -> Filter:
+
+def read_filter(weight: Weight | None, axis: int, real: bool, *, nine_bits: bool = False) -> Filter:
     """The weights of a layer.
 
     Args:
         axis: of the output channels.
         real: float32 is enough.
+        nine_bits: the operator can be written with weights in halves.
     Raises: RefusedError: TFLite has no such weights.
     """
     if weight is None:
@@ -53,13 +59,25 @@ def read_filter(weight: Weight | None, axis: int, real: bool) -> Filter:
     if zero.ndim and params.axis is not None:
         zero = zero.reshape([-1 if i == params.axis else 1 for i in range(weight.integers.ndim)])
     integers = weight.integers.astype(np.int64) - zero
-    if integers.min(initial=0) < -128 or integers.max(initial=0) > 127:
+    low, high = int(integers.min(initial=0)), int(integers.max(initial=0))
+    beyond = low < -128 or high > 127
+    if beyond and not (nine_bits and low >= -256 and high <= 254):
         raise RefusedError(
             "its weights have a zero point, which TFLite's int8 weights have not, and leave int8 without it"
         )
     if params.axis is not None and params.axis != axis % integers.ndim:
         raise RefusedError("its weights have a scale per input channel; TFLite knows one per output channel")
-    return Filter(integers.astype(np.int8), params.scale.reshape(-1).astype(np.float32), axis)
+    return Filter(integers.astype(np.int16 if beyond else np.int8), params.scale.reshape(-1).astype(np.float32), axis)
+
+
+def in_halves(values: Array, axis: int) -> Array:
+    """Weights of nine bits as two of eight, one behind the other along their input channels: w = a + b.
+
+    The layer reads its input twice, w x = a x + b x: one accumulator, rounded once.
+    """
+    whole = np.asarray(values, np.int64)
+    first = np.clip(whole, -128, 127)
+    return np.concatenate([first, whole - first], axis)
 
 
 @dataclass(frozen=True)
@@ -173,7 +191,7 @@ def _finer_steps(
 
 def layer_bounds(filter_: Filter, grid: LiteGrid | None, bias: Array | None) -> tuple[float, float]:
     """Smallest and largest result that these weights can give, whatever the input's integers."""
-    if filter_.values.dtype != np.int8 or grid is None:
+    if filter_.values.dtype.kind == "f" or grid is None:
         return -np.inf, np.inf
     channels = filter_.values.shape[filter_.axis]
     rows = np.moveaxis(filter_.values.astype(np.float64), filter_.axis, 0).reshape(channels, -1)

@@ -234,6 +234,29 @@ def test_activations_of_16_bits(plain: bool) -> None:
     assert (apart <= 1).mean() > 0.99
 
 
+@pytest.mark.parametrize("op", ["Conv", "MatMul"])
+@BOTH
+def test_weights_with_a_zero_point_are_written_in_halves(op: str, plain: bool) -> None:
+    shape, axis = ((4, 8, 3, 3), 0) if op == "Conv" else ((8, 5), 1)
+    channels = shape[axis]
+    rng = np.random.default_rng(1)
+    zero = np.array([40, -77, 0, 101, -128][:channels], np.int8)
+    integers = rng.integers(-128, 127, shape).astype(np.int8)
+    scale = rng.uniform(0.002, 0.004, channels).astype(np.float32)
+    constants: dict[str, Any] = {"w_i": integers, "sw": scale, "zw": zero}
+    body = "c = Conv <pads=[1,0,1,1], strides=[2,1]> (a, w)" if op == "Conv" else "c = MatMul (a, w)"
+    x, y = ("float[1,8,6,6] x", "float[1,4,3,5] y") if op == "Conv" else ("float[3,8] x", "float[3,5] y")
+    net = model(
+        f"({x}) => ({y})",
+        f"{qdq('x', 'a', 'x')} w = DequantizeLinear <axis={axis}> (w_i, sw, zw) {body} {qdq('c', 'y', 'y')}",
+        **(grid("x", 0.024, 117) | grid("y", 0.03, 120) | constants),
+    )
+    made = written(net)
+    assert "CONCATENATION" in [kind for one in made.coverage for kind in one.operators]
+    assert [one.compute for one in made.coverage if one.op == op] == ["int8"]
+    assert steps_apart(net, feeds(net), plain).max() <= 1
+
+
 @BOTH
 def test_a_layer_of_two_grids_is_written_twice(plain: bool) -> None:
     net = model(

@@ -13,7 +13,7 @@ from drpai_qat.backends.tflite.grids import Target
 from drpai_qat.backends.tflite.registry import writes
 from drpai_qat.backends.tflite.stored import Stored, channels_last, row_major
 from drpai_qat.backends.tflite.tail import Tail
-from drpai_qat.backends.tflite.weights import Filter, Operands, layer_bounds, place, read_filter
+from drpai_qat.backends.tflite.weights import Filter, Operands, in_halves, layer_bounds, place, read_filter
 from drpai_qat.backends.tflite.window import image, padded, padding_of, window_of
 from drpai_qat.graph.canonical import Array, Node, Weight
 
@@ -51,8 +51,8 @@ def write_conv(context: Context, node: Node, real: bool) -> None:
     rank = len(in_shape)
     if rank not in (3, 4):
         raise RefusedError("TFLite's convolutions in integers have one or two spatial axes")
-    filter_ = read_filter(context.graph.weight(node.inputs[1]), 0, real)
     groups = int(node.attributes.get("group", 1))
+    filter_ = read_filter(context.graph.weight(node.inputs[1]), 0, real, nine_bits=groups == 1)
     tail = context.tail(node, real, (1, out_shape[1]))
     bias = bias_of(context, node, tail)
     window = window_of(node, filter_.values.shape[2:], in_shape[2:], out_shape[2:])
@@ -69,6 +69,8 @@ def write_conv(context: Context, node: Node, real: bool) -> None:
     depthwise = groups == channels and groups > 1 and values.shape[1] == 1
     arranged = values.transpose(1, 2, 3, 0) if depthwise else values.transpose(0, 2, 3, 1)
     axis = 3 if depthwise else 0
+    if filter_.nine_bits:
+        data, arranged = _read_twice(context, node, data), in_halves(arranged, 3)
     operands = place(context, node, filter_, arranged, axis, data, bias, target)
     options = {
         "padding": padding(kind), "strideH": window.stride[0], "strideW": window.stride[1],
@@ -235,7 +237,7 @@ def _two_dimensional(weight: Weight) -> Weight:
 
 def _constant_matrix(context: Context, node: Node, real: bool, weight: Weight, transposed: bool, beta: float) -> None:
     out_axis = 0 if transposed else 1
-    filter_ = read_filter(weight, out_axis, real)
+    filter_ = read_filter(weight, out_axis, real, nine_bits=True)
     values = filter_.values
     rows = values if transposed else values.T
     out_shape = context.shape(node.output)
@@ -246,6 +248,9 @@ def _constant_matrix(context: Context, node: Node, real: bool, weight: Weight, t
     if data.columns is not None:
         rows = rows[:, data.columns]
     data, target = _data_and_target(context, replace(data, columns=None), filter_, bias, tail, real)
+    columns = rows.shape[1]
+    if filter_.nine_bits:
+        data, rows = _read_twice(context, node, data), in_halves(rows, 1)
     wide = not real and data.grid is not None and data.grid.dtype == "int16"
     if rank > 4 or wide:  # 16-bit activations: the convolution has scales per channel in all kernels
         _as_convolution(context, node, data, filter_, rows, tail, target, bias)
@@ -259,7 +264,17 @@ def _constant_matrix(context: Context, node: Node, real: bool, weight: Weight, t
         )  # fmt: skip
 
     context.finish(node, tail, row_major(rank), target, emit)
-    context.record(node, compute_of(data.grid), math.prod(out_shape) * rows.shape[1])
+    context.record(node, compute_of(data.grid), math.prod(out_shape) * columns)
+
+
+def _read_twice(context: Context, node: Node, data: Stored) -> Stored:
+    """A layer's input, channels last and row-major, beside itself: for weights in halves."""
+    rank = len(data.shape)
+    shape = (*data.shape[:-1], 2 * data.shape[-1])
+    made = context.new(f"{context.file.tensors[data.tensor].name}:twice", shape, row_major(rank), data.grid)
+    context.emit("CONCATENATION", [data.tensor, data.tensor], [made.tensor], "ConcatenationOptions", axis=rank - 1)
+    context.notes.append((node.name, "its weights leave int8 without their zero point: written in halves"))
+    return made
 
 
 def matrix_input(context: Context, name: str, real: bool) -> Stored:
@@ -298,7 +313,7 @@ def _as_convolution(
         context.reshape(made.tensor, output)
 
     context.finish(node, tail, row_major(len(out_shape)), target, emit, wide=wide)
-    context.record(node, compute_of(data.grid), math.prod(out_shape) * channels)
+    context.record(node, compute_of(data.grid), math.prod(out_shape) * (filter_.values.size // len(rows)))
 
 
 def _two_activations(context: Context, node: Node, real: bool, first_transposed: bool, second_transposed: bool) -> None:
