@@ -16,11 +16,9 @@ import onnx.numpy_helper
 from numpy.typing import NDArray
 
 from drpai_qat.backends.drpai_sdk.submodels import FloatModel, TrainedRange
+from drpai_qat.compare.parameters import SCALE_TOLERANCE, signed_zero_point, told
 from drpai_qat.core.errors import QuantizationError
 from drpai_qat.core.quantization import QuantParams
-
-_SCALE_TOLERANCE = 1e-5
-"""Relative: min and max in float32 give a scale that is an ulp or two beside the trained one."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def compare_grids(floats: FloatModel, returned: onnx.ModelProto) -> tuple[Return
         grid = activations.get(one.tensor) or activations.get(one.clipped)
         kept = grid is not None and _same(one.params, grid)
         finer = grid is not None and not kept and _covers(grid, one)
-        found.append(ReturnedGrid(one.tensor, "activation", _told(one.params), _told(grid), kept, finer))
+        found.append(ReturnedGrid(one.tensor, "activation", told(one.params), told(grid), kept, finer))
     weights = _weight_grids(returned, constants)
     for node in floats.model.graph.node:
         for at, name in enumerate(node.input):
@@ -73,8 +71,8 @@ def compare_grids(floats: FloatModel, returned: onnx.ModelProto) -> tuple[Return
                 grid = weights.get(node.output[0]) or weights.get(node.name)
                 trained = floats.weights[name]
                 kept = grid is not None and _same(trained, grid)
-                told = _told(grid) + ("" if grid is None or kept else _channels(trained, grid))
-                found.append(ReturnedGrid(name, "weights", _told(trained), told, kept))
+                came = told(grid) + ("" if grid is None or kept else _channels(trained, grid))
+                found.append(ReturnedGrid(name, "weights", told(trained), came, kept))
     return tuple(found)
 
 
@@ -130,16 +128,18 @@ def _same(trained: QuantParams, found: QuantParams) -> bool:
     """One grid: scales to the tolerance, the same real zero point whichever type counts from it."""
     if found.scale.size not in (1, trained.scale.size) and trained.scale.size != 1:
         return False
-    if not np.allclose(trained.scale, found.scale, rtol=_SCALE_TOLERANCE, atol=0):
+    if not np.allclose(trained.scale, found.scale, rtol=SCALE_TOLERANCE, atol=0):
         return False
-    return bool((_signed(trained) == _signed(found)).all())
+    return bool((signed_zero_point(trained) == signed_zero_point(found)).all())
 
 
 def _channels(trained: QuantParams, found: QuantParams) -> str:
     """How many channels have the trained scale: one whose largest weight is not at 127 steps gets another."""
     if trained.scale.size == 1 or found.scale.size != trained.scale.size:
         return ""
-    same = np.isclose(trained.scale, found.scale, rtol=_SCALE_TOLERANCE, atol=0) & (_signed(trained) == _signed(found))
+    same = np.isclose(trained.scale, found.scale, rtol=SCALE_TOLERANCE, atol=0) & (
+        signed_zero_point(trained) == signed_zero_point(found)
+    )
     return f", {int(same.sum())} of {same.size} channels as trained"
 
 
@@ -159,19 +159,3 @@ def counted(grids: Sequence[ReturnedGrid]) -> str:
     return f"{len(grids) - changed} of {len(grids)} trained grids came back as trained" + (
         f"; {changed} changed{how}" if changed else ""
     )
-
-
-def _signed(params: QuantParams) -> NDArray:
-    """The zero point, counted as in the signed type of the same size."""
-    offset = 1 << (8 * params.dtype.itemsize - 1) if params.dtype.kind == "u" else 0
-    return np.asarray(params.zero_point - offset)
-
-
-def _told(params: QuantParams | None) -> str:
-    if params is None:
-        return ""
-    points = np.unique(_signed(params))
-    point = str(int(points[0])) if points.size == 1 else f"{int(points[0])}..{int(points[-1])}"
-    low, high = float(params.scale.min()), float(params.scale.max())
-    scale = f"{low:.7g}" if low == high else f"{low:.4g}..{high:.4g} per channel"
-    return f"scale {scale}, zero point {point}"
