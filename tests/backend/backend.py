@@ -61,6 +61,7 @@ PARAMETERS: dict[str, tuple[int, ...]] = {
     "Reshape": (1,),
     "Resize": (1, 2, 3),
     "RMSNormalization": (1,),
+    "RNN": (1, 2, 3, 4),
     "Slice": (1, 2, 3, 4),
     "Split": (1,),
     "Squeeze": (1,),
