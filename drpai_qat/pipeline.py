@@ -80,7 +80,8 @@ def run(options: CompileOptions, progress: Stages) -> Report:
             whole = specialize(source.path.name, source.model, options.input_shapes)
             static = end_at(source.path.name, whole, options.output_names)
         with progress.stage("folding the fake-quant"), naming(source.path, static):
-            folded = preprocess.preprocess(static, options.qat_type, may_be_float=options.qat_type is None)
+            may_be_float = options.qat_type is None
+            folded = preprocess.preprocess(static, options.qat_type, options.memory, may_be_float=may_be_float)
             if options.strict:
                 refuse_warnings(folded.log)
         inputs_taken = input_infos(folded.model)

@@ -10,6 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from drpai_qat.core.errors import ModelError
+from drpai_qat.core.memory_limit import MemoryLimit
 from preprocess import float_models, pytorch, tensorflow
 from preprocess.detection import detect_framework, has_fake_quant, require_fake_quant
 from preprocess.opening import open_graph
@@ -42,12 +43,19 @@ class Preprocessed:
         return self.qat_type == float_models.FLOAT
 
 
-def preprocess(model: onnx.ModelProto, qat_type: str | None = None, *, may_be_float: bool = False) -> Preprocessed:
+def preprocess(
+    model: onnx.ModelProto,
+    qat_type: str | None = None,
+    memory: MemoryLimit | None = None,
+    *,
+    may_be_float: bool = False,
+) -> Preprocessed:
     """Fold the fake-quant of a QAT model into the canonical QDQ graph.
 
     Args:
         model: loaded ONNX model with static input shapes; not changed.
         qat_type: "pytorch" or "tensorflow"; None: detected from the file.
+        memory: that the work on it may take; None: what this machine has.
         may_be_float: take a model without fake-quant too; its batch norms are folded, its tensors stay float32.
     Raises:
         ModelError: the model is not QDQ, has no fake-quant (unless it may be float), or cannot be made static.
@@ -55,7 +63,7 @@ def preprocess(model: onnx.ModelProto, qat_type: str | None = None, *, may_be_fl
     """
     if qat_type is not None and qat_type not in PIPELINES:
         raise ModelError(f"unknown QAT type {qat_type}; choose one of {', '.join(PIPELINES)}")
-    log = PassLog()
+    log = PassLog(memory=memory or MemoryLimit.of_machine())
     log.running = "warnings"
     warn_about_source(model, log)
     graph = open_graph(model, log)

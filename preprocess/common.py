@@ -34,8 +34,10 @@ from preprocess.qoperators import translate_qoperators
 from preprocess.quantize_nodes import complete_quantize_nodes
 from preprocess.served_forms import write_served_forms
 from preprocess.shape_inference import make_shapes_static, require_static_shapes
+from preprocess.sizes import refuse_too_large
 from preprocess.warnings import warn_if_never_calibrated
 from preprocess.weights import fold_weight_fake_quant
+from preprocess.wide_nodes import split_wide_nodes
 from preprocess.written_out import recognize_arithmetic
 
 PREPARE: tuple[Pass, ...] = (
@@ -52,7 +54,9 @@ PREPARE: tuple[Pass, ...] = (
     translate_qonnx,  # after scales are constants, before shape inference likewise
     translate_fake_quantize,  # after its ranges are constants, before shape inference, which does not know it
     make_shapes_static,
+    refuse_too_large,  # needs shapes; before anything is computed from weights
     refuse_misfits,  # needs shapes; before passes that take them at their word
+    split_wide_nodes,  # needs shapes, which it infers for what it makes; before Concat is looked at
     write_served_forms,  # needs shapes; before weights are looked for
     explicit_pads,  # needs shapes
     remove_idle_casts,  # needs the inferred types

@@ -5,6 +5,9 @@ QuantizeLinear and DequantizeLinear stay: they carry the trained ranges, and hav
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import onnx
 import onnx_graphsurgeon as gs
 
 from drpai_qat.runtimes.onnxruntime import Reference
@@ -12,6 +15,7 @@ from preprocess.custom_quantizers import CUSTOM_QUANTIZERS
 from preprocess.fake_quantize import FAKE_QUANT_NODES
 from preprocess.passlog import PassLog
 from preprocess.qonnx import QUANT
+from preprocess.sizes import inferred_bytes, peak
 from preprocess.surgery import Names
 
 _KEPT = (
@@ -24,7 +28,7 @@ _SMALL = 4096
 
 def fold_constants(graph: gs.Graph, log: PassLog) -> gs.Graph:
     """Replace every node whose inputs are all constants by its value, and If nodes on constants by the branch taken."""
-    evaluate_constants(graph)
+    evaluate_constants(graph, log)
     if any(node.op == "If" and isinstance(node.inputs[0], gs.Constant) for node in graph.nodes):
         graph.fold_constants(fold_shapes=False, recurse_functions=False)
         graph.cleanup().toposort()
@@ -57,24 +61,57 @@ def unshare_small_constants(graph: gs.Graph, log: PassLog) -> gs.Graph:
     return graph
 
 
-def evaluate_constants(graph: gs.Graph) -> gs.Graph:
-    """Evaluate all constant expressions in one onnxruntime session.
+def evaluate_constants(graph: gs.Graph, log: PassLog) -> gs.Graph:
+    """Evaluate all constant expressions, by onnxruntime.
 
-    Raises: ModelError: onnxruntime cannot evaluate one of them.
+    In one session, unless a size is known only when what it depends on is evaluated: nothing runs whose size is not
+    known, as it may be that of a terabyte.
+
+    Raises: ModelError: onnxruntime cannot evaluate one of them, or it takes more memory than there is.
     """
     _lower_constant_nodes(graph)
     graph.cleanup().toposort()
-    nodes, frontier = _constant_nodes(graph)
-    if not frontier:
-        return graph
-    part = gs.Graph(nodes, [], frontier, name="constants", opset=graph.opset, ir_version=graph.ir_version)
-    session = Reference(gs.export_onnx(part, do_type_check=False), "a constant expression", threads=1)
-    values = session.run({})
+    while True:
+        nodes, frontier = _constant_nodes(graph)
+        if not frontier:
+            return graph
+        model = gs.export_onnx(_part(graph, nodes, frontier), do_type_check=False)
+        sizes = inferred_bytes(onnx.ModelProto.FromString(model.SerializeToString()))
+        sized = _of_known_size(nodes, sizes)
+        if len(sized) < len(nodes):
+            nodes = sized
+            frontier = _read_elsewhere(nodes)
+            model = gs.export_onnx(_part(graph, nodes, frontier), do_type_check=False)
+        by_tensor = {id(one): sizes.get(one.name, 0) for node in nodes for one in node.outputs}
+        most, where = peak(nodes, by_tensor, {id(one) for one in frontier})
+        log.memory.require(most + sum(by_tensor[id(one)] for one in frontier), f"evaluating constants, up to {where},")
+        values = Reference(model, "a constant expression", threads=1).run({})
+        for node in nodes:
+            node.outputs.clear()
+        for tensor in frontier:
+            tensor.to_constant(values[tensor.name])
+        graph.cleanup()
+
+
+def _part(graph: gs.Graph, nodes: list[gs.Node], frontier: list[gs.Tensor]) -> gs.Graph:
+    return gs.Graph(nodes, [], frontier, name="constants", opset=graph.opset, ir_version=graph.ir_version)
+
+
+def _of_known_size(nodes: list[gs.Node], sizes: Mapping[str, int]) -> list[gs.Node]:
+    """The nodes that depend on none whose size inference does not tell.
+
+    Such a node is one of them if all it reads is known: its size depends on values then (NonZero), and is no larger.
+    """
+    waiting: set[int] = set()
+    found = []
     for node in nodes:
-        node.outputs.clear()
-    for tensor in frontier:
-        tensor.to_constant(values[tensor.name])
-    return graph.cleanup()
+        computed = [one for one in node.inputs if not one.is_empty() and not isinstance(one, gs.Constant)]
+        unknown = any(one.name not in sizes for one in node.outputs if not one.is_empty())
+        if any(id(one) in waiting for one in computed) or (unknown and computed):
+            waiting.update(id(one) for one in node.outputs)
+        else:
+            found.append(node)
+    return found
 
 
 def _lower_constant_nodes(graph: gs.Graph) -> None:
@@ -101,11 +138,15 @@ def _constant_nodes(graph: gs.Graph) -> tuple[list[gs.Node], list[gs.Tensor]]:
         if all(isinstance(one, gs.Constant) or one.is_empty() or id(one) in known for one in node.inputs):
             known.update(id(output) for output in node.outputs)
             nodes.append(node)
+    return nodes, _read_elsewhere(nodes)
+
+
+def _read_elsewhere(nodes: list[gs.Node]) -> list[gs.Tensor]:
+    """Those outputs of nodes that others read."""
     inside = {id(node) for node in nodes}
-    frontier = [
+    return [
         output
         for node in nodes
         for output in node.outputs
         if not output.is_empty() and any(id(reader) not in inside for reader in output.outputs)
     ]
-    return nodes, frontier

@@ -23,7 +23,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from preprocess.passlog import PassLog
-from preprocess.shape_inference import is_static
+from preprocess.sizes import is_static
 from preprocess.surgery import (
     Array,
     Names,

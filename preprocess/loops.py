@@ -26,7 +26,7 @@ _ENDLESS = 2**31
 def write_out_loops(graph: gs.Graph, log: PassLog) -> gs.Graph:
     """Write out loops of a constant number of steps, so that every pass sees the dialects in their bodies."""
     if unroll_loops(graph, log):
-        evaluate_constants(graph)  # bodies hold Constant nodes
+        evaluate_constants(graph, log)  # bodies hold Constant nodes
     return graph
 
 

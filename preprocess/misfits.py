@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 from drpai_qat.core.errors import ModelError
 from drpai_qat.core.indexing import indices_of, misfit
 from preprocess.passlog import PassLog
-from preprocess.shape_inference import is_static
+from preprocess.sizes import is_static
 from preprocess.surgery import value_of
 
 _SIZES = ("kernel_shape", "strides", "dilations")

@@ -79,7 +79,7 @@ def allow_16_bit_grids(graph: gs.Graph, log: PassLog) -> gs.Graph:
     ):
         return graph
     raised = gs.import_onnx(_at_least_opset(gs.export_onnx(graph), MIN_OPSET_16_BIT, log))
-    return evaluate_constants(raised)  # axes that were attributes come as Constant nodes
+    return evaluate_constants(raised, log)  # axes that were attributes come as Constant nodes
 
 
 def opset_of(model: onnx.ModelProto) -> int:

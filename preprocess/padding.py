@@ -20,7 +20,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from preprocess.passlog import PassLog
-from preprocess.shape_inference import is_static
+from preprocess.sizes import is_static
 from preprocess.surgery import bypass, is_graph_output, optional_input, producer, readers, value_of
 
 Amounts: TypeAlias = NDArray[np.int64]

@@ -9,6 +9,8 @@ from typing import Literal, TypeAlias
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from drpai_qat.core.memory_limit import MemoryLimit
+
 Action: TypeAlias = Literal["folded", "skipped", "note", "warning"]
 
 
@@ -35,10 +37,16 @@ class Note:
 
 @dataclass
 class PassLog:
-    """Collects the notes of one run; `running` is the name of the pass at work."""
+    """Collects the notes of one run.
+
+    Attributes:
+        running: name of the pass at work.
+        memory: that passes may take.
+    """
 
     notes: list[Note] = field(default_factory=list)
     running: str = ""
+    memory: MemoryLimit = field(default_factory=MemoryLimit.of_machine)
 
     def folded(self, node: gs.Node, reason: str) -> None:
         """Note that `node` was absorbed."""

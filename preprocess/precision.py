@@ -55,7 +55,7 @@ def remove_idle_casts(graph: gs.Graph, log: PassLog) -> gs.Graph:
             continue
         if _numpy_dtype(node.inputs[0].dtype) == onnx.helper.tensor_dtype_to_np_dtype(node.attrs["to"]):
             bypass(graph, node)
-    return evaluate_constants(graph)
+    return evaluate_constants(graph, log)
 
 
 def cast_interface(graph: gs.Graph, log: PassLog) -> gs.Graph:

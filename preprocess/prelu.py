@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from preprocess.passlog import PassLog
-from preprocess.shape_inference import is_static
+from preprocess.sizes import is_static
 from preprocess.surgery import Names, produced_by, value_of
 
 

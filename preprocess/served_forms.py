@@ -19,7 +19,8 @@ import onnx_graphsurgeon as gs
 from drpai_qat.core.quantization import SMALLEST_SCALE
 from preprocess.passlog import PassLog
 from preprocess.product_forms import einsum, gemm, matmul
-from preprocess.shape_inference import infer_shapes, is_static
+from preprocess.shape_inference import infer_shapes
+from preprocess.sizes import is_static
 from preprocess.surgery import bypass, value_of
 from preprocess.writing import Writer, taken_apart
 

@@ -15,9 +15,8 @@ from drpai_qat.core.errors import ModelError
 from preprocess.constants import evaluate_constants
 from preprocess.loops import unroll_loops
 from preprocess.passlog import PassLog
+from preprocess.sizes import is_static, without_large_values
 
-_LARGE = 1024
-"""Initializers of more elements can't be a shape: inference gets their type only and costs the same for any size."""
 _MAX_ROUNDS = 8
 _LIKE_INPUT = ("GroupNormalization",)
 """Operators whose output has type and shape of the first input, and that onnx cannot infer."""
@@ -39,7 +38,7 @@ def make_shapes_static(graph: gs.Graph, log: PassLog) -> gs.Graph:
         folded = _infer_the_rest(graph)
         folded = _fold_shape_nodes(graph) or folded
         before = len(graph.nodes)
-        evaluate_constants(graph)
+        evaluate_constants(graph, log)
         folded = unroll_loops(graph, log) or folded
         if not folded and len(graph.nodes) == before:
             break
@@ -110,17 +109,12 @@ def _before_unknown_sizes(graph: gs.Graph) -> list[str]:
 
 def _inferred(graph: gs.Graph, *, strict: bool) -> onnx.ModelProto:
     """The graph with value infos; in strict mode operators that don't accept their inputs are errors."""
-    skeleton = _without_large_values(gs.export_onnx(graph, do_type_check=False))
+    skeleton = without_large_values(gs.export_onnx(graph, do_type_check=False))
     try:
         return onnx.shape_inference.infer_shapes(skeleton, data_prop=True, strict_mode=strict)
     except onnx.shape_inference.InferenceError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ModelError(f"shapes contradict each other: {lines[-1]}") from error
-
-
-def is_static(shape: object) -> bool:
-    """True if `shape` is known and every dimension is a number."""
-    return isinstance(shape, (list, tuple)) and all(isinstance(d, int) and d >= 0 for d in shape)
 
 
 def _fold_shape_nodes(graph: gs.Graph) -> bool:
@@ -148,21 +142,6 @@ def _fold_shape_nodes(graph: gs.Graph) -> bool:
     if changed:
         graph.cleanup()
     return changed
-
-
-def _without_large_values(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Replace large initializers by inputs of the same type and shape."""
-    small = []
-    for tensor in model.graph.initializer:
-        if int(np.prod(tensor.dims, dtype=np.int64)) <= _LARGE:
-            small.append(tensor)
-        else:
-            model.graph.input.append(
-                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-            )
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(small)
-    return model
 
 
 def _dtype(elem_type: int) -> object:

@@ -25,7 +25,7 @@ from preprocess.dialects import STANDARD
 from preprocess.opening import MIN_OPSET, opset_of
 from preprocess.precision import is_other_float
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
-from preprocess.shape_inference import is_static
+from preprocess.sizes import is_static
 from preprocess.surgery import LAYERS, is_graph_output, optional_input, params_of, producer, readers
 
 INVARIANTS = range(1, 6)

@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 
 from drpai_qat.core.moving import VIEWS
 from preprocess.passlog import PassLog
-from preprocess.shape_inference import is_static
+from preprocess.sizes import is_static
 from preprocess.surgery import Array, Names, bypass, is_graph_output, produced_by, readers, value_of
 
 _ELEMENTWISE = frozenset((

@@ -45,11 +45,11 @@ def fold_weight_fake_quant(graph: gs.Graph, log: PassLog) -> gs.Graph:
     for _ in range(_MAX_ROUNDS):  # a constant quantized twice takes two rounds
         quantized = _quantize_constants(graph, log)
         if quantized:
-            evaluate_constants(graph)  # integer Clip, Cast and the like behind QuantizeLinear
+            evaluate_constants(graph, log)  # integer Clip, Cast and the like behind QuantizeLinear
         moved = _absorb_into_dequantize(graph, log)
         folded = _fold_other_constants(graph, log)
         if folded:
-            evaluate_constants(graph)
+            evaluate_constants(graph, log)
         if not (quantized or moved or folded):
             break
     return graph.cleanup()

@@ -11,7 +11,7 @@ from drpai_qat.cli.exit_status import DONE, NAMED_ERROR, guarded, say
 from drpai_qat.cli.json_output import json_flag, print_json
 from drpai_qat.source.model_options import ModelOptions
 
-_OPTIONS = ("input_shape", "input_name", "outputs")
+_OPTIONS = ("input_shape", "input_name", "outputs", "max_memory")
 _WIDTH = 80
 
 

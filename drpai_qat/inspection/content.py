@@ -12,6 +12,7 @@ import onnx
 
 import preprocess
 from drpai_qat.core.errors import DrpaiQatError, LoweringError, ModelError, NoFakeQuantError, QuantizationError
+from drpai_qat.core.memory_limit import MemoryLimit
 from drpai_qat.core.text import one_line
 from drpai_qat.graph.canonical import read_graph
 from drpai_qat.graph.foresight import ForeseenLayer, by_importer, foresee_layers, integer_share, unsupported
@@ -164,7 +165,7 @@ def inspect(options: ModelOptions) -> Inspection:
     network, quantized, refused = None, True, ""
     try:
         with naming(path):
-            network = _examined(static)
+            network = _examined(static, options.memory)
             if network.unsupported:
                 node, op, why = network.unsupported[0]
                 raise LoweringError(f"node {node!r} ({op}): {why}")
@@ -196,8 +197,8 @@ def _why(error: DrpaiQatError, shapes: tuple[InputShape, ...]) -> str:
     return f"{told} (with the example sizes {' '.join(_flags(shapes))}: give the real ones)"
 
 
-def _examined(static: onnx.ModelProto) -> Network:
-    folded = preprocess.preprocess(static)
+def _examined(static: onnx.ModelProto, memory: MemoryLimit) -> Network:
+    folded = preprocess.preprocess(static, memory=memory)
     plain = read_graph(folded.model)
     graph = read_network(folded.model)
     storage = find_storage(graph, _ACTIVATION)

@@ -135,6 +135,7 @@ def emit(
         clamp_root: False where the caller clamps a Snap at the root as well.
     """
     values: dict[int, Vector] = {}
+    kept = E.written_once(*roots)
     root = roots[0] if len(roots) == 1 else None
     for node in E.walk(*roots):
         match node:
@@ -167,7 +168,8 @@ def emit(
                 value = lookup(node, index)
             case _:
                 raise TypeError(f"no TIR for {type(node).__name__}")
-        values[id(node)] = T.Bind(value)  # a name: TIR trees would repeat the operand at each use
+        # A name: TIR trees would repeat the operand at each use.
+        values[id(node)] = held(value, lanes) if id(node) in kept else T.Bind(value)
     return [values[id(one)] for one in roots]
 
 

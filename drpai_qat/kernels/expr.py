@@ -11,6 +11,7 @@ built (in float64, rounded once), so the tree holds exactly the roundings that t
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -18,6 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+
+_WRITTEN_OUT = 24
+"""Nodes of an operand that may be written out wherever it is read; SiLU, GELU and their kin have fewer."""
+_DEEPEST = 256
+"""Nodes of an operand that is read once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,25 +177,30 @@ def is_integer(x: Expr, integer_operands: frozenset[int] = frozenset()) -> bool:
     Args:
         integer_operands: indices of the operands that are stored as integers of at most 16 bits.
     """
-    if isinstance(x, Snap):
-        return True
-    if isinstance(x, Load):
-        return x.index in integer_operands
-    if isinstance(x, Affine):  # a stored operand less its zero point
-        whole = bool((x.mul == np.rint(x.mul)).all() and (x.add == np.rint(x.add)).all())
-        return whole and is_integer(x.x, integer_operands)
-    if isinstance(x, Clamp):
-        bounds = [b for b in (x.lo, x.hi) if np.isfinite(b)]
-        return is_integer(x.x, integer_operands) and all(float(b).is_integer() for b in bounds)
-    if isinstance(x, Mask):
-        return is_integer(x.x, integer_operands)
-    if isinstance(x, Table):
-        return bool((x.values == np.rint(x.values)).all())
-    if isinstance(x, Unary):
-        return x.fn in ("round", "floor", "ceil")
-    if isinstance(x, Binary):
-        whole = x.op in ("add", "sub", "min", "max")
-        return whole and all(is_integer(side, integer_operands) for side in (x.x, x.y))
+    known: dict[int, bool] = {}
+    for node in walk(x):
+        known[id(node)] = _is_integer(node, [known[id(child)] for child in node.children], integer_operands)
+    return known[id(x)]
+
+
+def _is_integer(node: Expr, args: list[bool], integer_operands: frozenset[int]) -> bool:
+    match node:
+        case Snap():
+            return True
+        case Load(index=index):
+            return index in integer_operands
+        case Affine(mul=mul, add=add):  # a stored operand less its zero point
+            return args[0] and bool((mul == np.rint(mul)).all() and (add == np.rint(add)).all())
+        case Clamp(lo=lo, hi=hi):
+            return args[0] and all(float(b).is_integer() for b in (lo, hi) if np.isfinite(b))
+        case Mask():
+            return args[0]
+        case Table(values=values):
+            return bool((values == np.rint(values)).all())
+        case Unary(fn=fn):
+            return fn in ("round", "floor", "ceil")
+        case Binary(op=op):
+            return op in ("add", "sub", "min", "max") and all(args)
     return False
 
 
@@ -237,19 +248,35 @@ def _magnitude_of(node: Expr, args: list[float], dtypes: Sequence[str]) -> float
 
 
 def walk(*roots: Expr) -> Iterator[Expr]:
-    """Each distinct node of these trees once, operands before the nodes that use them."""
+    """Each distinct node of these trees once, operands before the nodes that use them; however deep they are."""
     seen: set[int] = set()
+    waiting = [(root, False) for root in reversed(roots)]
+    while waiting:
+        node, operands_done = waiting.pop()
+        if operands_done:
+            yield node
+        elif id(node) not in seen:
+            seen.add(id(node))
+            waiting.append((node, True))
+            waiting += [(child, False) for child in reversed(node.children)]
 
-    def visit(node: Expr) -> Iterator[Expr]:
-        if id(node) in seen:
-            return
-        seen.add(id(node))
-        for child in node.children:
-            yield from visit(child)
-        yield node
 
-    for root in roots:
-        yield from visit(root)
+def written_once(*roots: Expr) -> frozenset[int]:
+    """Identities of nodes that are read several times, and so large that writing them out each time would not do.
+
+    A chain of sums t + t has as many nodes as steps, and 2^steps paths: where those beyond a size are written once,
+    what is written stays in proportion to the nodes. Long chains are cut, too: compilers walk expressions by recursion.
+    """
+    uses = Counter(id(child) for node in walk(*roots) for child in node.children)
+    sizes: dict[int, int] = {}
+    found: set[int] = set()
+    for node in walk(*roots):
+        size = 1 + sum(sizes[id(child)] for child in node.children)
+        if size > (_WRITTEN_OUT if uses[id(node)] > 1 else _DEEPEST):
+            found.add(id(node))
+            size = 1
+        sizes[id(node)] = size
+    return frozenset(found)
 
 
 def constants(*roots: Expr) -> list[Array]:

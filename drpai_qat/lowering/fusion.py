@@ -37,6 +37,9 @@ from drpai_qat.lowering.elementwise import (
 )
 from drpai_qat.lowering.storage import Stored, channels_last
 
+_MOST_OPERANDS = 32
+"""Tensors that an epilogue reads: each is an argument of its kernel."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -69,7 +72,8 @@ def grow(context: Context, start: Node, with_operands: bool = True) -> Group:
 
     push(start.output)
     seen: set[str] = set()
-    while waiting:
+    operands: set[str] = set()
+    while waiting and len(operands) < _MOST_OPERANDS:
         _, output = heapq.heappop(waiting)
         node = nodes[output]
         if output in seen or output in values:
@@ -85,6 +89,7 @@ def grow(context: Context, start: Node, with_operands: bool = True) -> Group:
             continue
         if not with_operands and any(_spatial(graph.constant(n)) for n in data_operands(graph, node)):
             continue
+        operands.update(others)
         values.add(output)
         members.append(node)
         push(output)

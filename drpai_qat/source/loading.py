@@ -22,6 +22,7 @@ from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_m
 from drpai_qat.core.errors import ModelError
 from drpai_qat.core.text import one_line
 from drpai_qat.source.declarations import checkable, complete_declarations
+from drpai_qat.source.growth import check_growth
 from drpai_qat.source.structure import check_structure, sort_nodes, subgraphs
 
 MAX_BYTES = 2**31 - 1
@@ -62,6 +63,7 @@ def load(path: Path) -> Source:
     broken = next(_broken_texts(model), None)
     if broken is not None:
         raise ModelError(f"{path}: {one_line(broken)} is not text: damaged file")
+    check_growth(path.name, model)
     _load_external_data(path, model)
     complete_declarations(model)
     for where, tensor in _tensors(model):
@@ -166,6 +168,11 @@ def _check_external(path: Path, where: str, tensor: onnx.TensorProto) -> int:
     needed = expected if expected is not None else length
     if offset < 0 or length < 0 or offset + needed > size:
         raise ModelError(f"{at} has {size} bytes, too few for {needed} at offset {offset}: truncated copy?")
+    if expected == 0:
+        tensor.ClearField("data_location")
+        tensor.raw_data = b""
+    elif not length and expected is not None:  # or all that is behind it would be read, however much that is
+        tensor.external_data.add(key="length", value=str(expected))
     return needed
 
 

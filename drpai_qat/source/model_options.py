@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from drpai_qat.core.errors import OptionError
+from drpai_qat.core.memory_limit import MemoryLimit, parsed_size
 from drpai_qat.core.option_groups import Group, option
 from drpai_qat.source.input_shape import InputShape
 
@@ -47,10 +48,22 @@ class ModelOptions(Group):
         help="Refuse a file that a warning is due for: exported in training mode, never calibrated, not of the "
         "framework that -m names, quantized after training or in its weights alone.",
     )  # fmt: skip
+    max_memory: str | None = option(
+        "--max_memory", metavar="SIZE", default_text="80% of what the machine has available",
+        help="Memory that a compilation may take (8G, 500M): files that ask for more are refused before it is taken, "
+        "by the sizes of their tensors.",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.input_shapes  # raises if they can't be read
+        if self.max_memory is not None:
+            parsed_size(self.max_memory)
+
+    @property
+    def memory(self) -> MemoryLimit:
+        """What --max_memory says."""
+        return MemoryLimit.of(self.max_memory)
 
     @property
     def output_names(self) -> tuple[str, ...]:

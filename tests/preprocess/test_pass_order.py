@@ -49,6 +49,7 @@ from preprocess.quantize_nodes import complete_quantize_nodes
 from preprocess.recover_weights import recover_weights
 from preprocess.served_forms import write_served_forms
 from preprocess.shape_inference import make_shapes_static
+from preprocess.sizes import refuse_too_large
 from preprocess.views import merge_views, sink_views
 from preprocess.warnings import warn_if_never_calibrated
 from preprocess.weights import fold_weight_fake_quant
@@ -388,6 +389,18 @@ CASES: dict[str, Case] = {
         {"Div": 1, "Max": 1, "Min": 1, "QuantizeLinear": 1, "DequantizeLinear": 2, "Conv": 1},
         holds=lambda made, log: made.opset_import[0].version == 21,
     ),
+    "a tensor that nothing could hold": Case(
+        vector("q = QuantizeLinear (x, s, z)\n d = DequantizeLinear (q, s, z)\n e = Expand (d, far)\n"
+               "r = ReduceSum <keepdims = 0> (e)\n y = Add (d, r)"),
+        {**GRID, "far": np.array([10**12, 4, 16])}, refused=r"tensor e has 6\.4e\+13 values",
+    ),
+    "many tensors joined": Case(
+        vector("q = QuantizeLinear (x, s, z)\n d = DequantizeLinear (q, s, z)\n"
+               + "\n".join(f"m{i} = Mul (d, k{i})" for i in range(40))
+               + f"\n y = Concat <axis = 0> ({', '.join(f'm{i}' for i in range(40))})")
+        .replace("(float[4,16] y)", "(float[160,16] y)"),
+        {**GRID, **{f"k{i}": np.float32(i + 1) for i in range(40)}}, {**PAIR, "Mul": 40, "Concat": 3},
+    ),
     "an index outside": Case(
         vector("q = QuantizeLinear (x, s, z)\n d = DequantizeLinear (q, s, z)\n y = Gather <axis = 1> (d, i)"),
         {**GRID, "i": np.arange(1, 17)}, refused="index 16 is outside",
@@ -467,6 +480,7 @@ ORDER: tuple[tuple[tuple[str, ...], Pass, Pass, str], ...] = (
     (BOTH, fold_constants, translate_qoperators, "integer operators with scales in Constant nodes"),
     (BOTH, translate_qoperators, make_shapes_static, "integer operators with scales in Constant nodes"),
     (BOTH, translate_fused_operators, make_shapes_static, "shape arithmetic behind fused operators"),
+    (BOTH, make_shapes_static, refuse_too_large, "a tensor that nothing could hold"),
     (BOTH, make_shapes_static, refuse_misfits, "an index outside"),
     (BOTH, make_shapes_static, remove_idle_casts, "a Cast to the type that is inferred"),
     (BOTH, make_shapes_static, explicit_pads, "automatic padding"),

@@ -141,7 +141,7 @@ def _floats(options: HandoverOptions, progress: Stages) -> tuple[FloatModel, onn
         whole = specialize(source.path.name, source.model, options.input_shapes)
         static = end_at(source.path.name, whole, options.output_names)
     with progress.stage("folding the fake-quant"), naming(source.path):
-        folded = preprocess.preprocess(static, options.qat_type)
+        folded = preprocess.preprocess(static, options.qat_type, options.memory)
         if options.strict:
             refuse_warnings(folded.log)
         canonical = folded.model

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import onnx
 import onnx.parser
 import pytest
+import tvm
 
 import preprocess
 from drpai_qat.backends.cpu import targets
@@ -41,6 +42,12 @@ def fan(branches: int) -> onnx.ModelProto:
     return _model("".join(lines), "y")
 
 
+def doubling(steps: int) -> onnx.ModelProto:
+    """Each sum read twice: 2^steps paths."""
+    lines = [START, *(f"t{i + 1} = Add(t{i}, t{i})\n" for i in range(steps))]
+    return _model("".join(lines), f"t{steps}")
+
+
 def _model(body: str, result: str) -> onnx.ModelProto:
     constants = (
         "float s = {0.05}, uint8 z = {128}, float sw = {0.01}, int8 zw = {0}, float[4] g = {1, 1, 1, 1}, "
@@ -65,9 +72,19 @@ def calls(make: Callable[[int], onnx.ModelProto], size: int) -> tuple[int, int]:
     return counts[0], counts[1]
 
 
-@pytest.mark.parametrize("make", [chain, fan])
+@pytest.mark.parametrize("make", [chain, fan, doubling])
 def test_twice_the_network_takes_twice_the_calls(make: Callable[[int], onnx.ModelProto]) -> None:
     calls(make, 2)  # imports and caches
     small, large = calls(make, 24), calls(make, 48)
     for name, few, many in zip(("preprocess", "lowering"), small, large, strict=True):
         assert many < 2.2 * few, f"{name}: {few} -> {many} calls"
+
+
+def test_shared_operands_are_written_once() -> None:
+    """TVM's simplifiers write an operand out wherever it is read, unless it is stored."""
+    sizes = []
+    for steps in (16, 32, 64):
+        module = lower(preprocess.preprocess(doubling(steps), "pytorch").model, targets.by_name("avx2").isa).module
+        simple = tvm.tirx.transform.StmtSimplify()(module)
+        sizes.append(len(simple.script()))
+    assert sizes[2] - sizes[1] < 3 * (sizes[1] - sizes[0])
