@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from drpai_qat.calibration.calibrate import Calibrated, fill_gaps, quantize_float
+from drpai_qat.calibration.kinds import kinds_of_tensors
 from drpai_qat.calibration.recipe import Recipe
 from drpai_qat.core.progress import Stages
 from drpai_qat.data.frames import RANDOM_FRAMES, Frames, RandomFrames
@@ -89,7 +90,7 @@ def _told(found: Calibrated, kind: str, recipe: Recipe, data: str) -> Quantized:
         "symmetric": recipe.symmetric,
         "data": data or "random",
         "frames": found.frames,
-        "tensors": list(found.tensors),
+        "tensors": kinds_of_tensors(found.model, set(found.tensors)),
     }
     return Quantized(found.model, tuple(notes), calibration)
 

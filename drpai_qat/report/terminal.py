@@ -87,8 +87,9 @@ def _calibrated(report: Report) -> str:
     told = report.calibration
     if told is None:
         return ""
-    count, frames = len(told["tensors"]), told["frames"]
-    return f"{count} tensor{'s' if count > 1 else ''} by {told['method']}, {frames} frames of {told['data']}"
+    count, frames, trained = len(told["tensors"]["calibrated"]), told["frames"], len(told["tensors"]["trained"])
+    kept = f"; {trained} trained ranges kept" if trained else ""
+    return f"{count} tensor{'s' if count > 1 else ''} by {told['method']}, {frames} frames of {told['data']}{kept}"
 
 
 def _loss(figures: OutputFigures) -> str:

@@ -6,6 +6,7 @@ import pytest
 
 import preprocess
 from drpai_qat.calibration.calibrate import fill_gaps, quantize_float
+from drpai_qat.calibration.kinds import kinds_of_tensors
 from drpai_qat.calibration.recipe import METHODS, Recipe
 from drpai_qat.core.errors import ModelError, OptionError
 from drpai_qat.core.progress import Silent
@@ -125,3 +126,12 @@ def test_gaps_of_a_trained_model():
 def test_no_gaps():
     before = preprocess.preprocess(qdq_model(), "pytorch").model
     assert fill_gaps(before, [], Recipe(), Silent()).tensors == ()
+
+
+def test_where_ranges_come_from():
+    source = without_input_grid()
+    found = fill_gaps(preprocess.preprocess(source, "pytorch").model, frames(source), Recipe(), Silent())
+    kinds = kinds_of_tensors(found.model, set(found.tensors))
+    assert kinds["calibrated"] == ["x"]
+    assert kinds["trained"] == ["r", "f"]
+    assert kinds["derived"] == ["p"]  # a mean of what lies on a grid
