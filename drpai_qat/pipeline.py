@@ -23,7 +23,8 @@ from drpai_qat.core.option_groups import takes
 from drpai_qat.core.progress import Silent, Stages
 from drpai_qat.data.frames import chosen_preprocessing, open_frames
 from drpai_qat.data.given_samples import read_samples, samples_to_json
-from drpai_qat.data.samples import choose_samples, input_infos
+from drpai_qat.data.samples import choose_samples, input_infos, trained_range
+from drpai_qat.data.value_ranges import doubt
 from drpai_qat.deployment.folder import CANONICAL, hashes, staged, write_arrays
 from drpai_qat.deployment.manifest import Manifest, versions
 from drpai_qat.graph.canonical import read_graph
@@ -86,6 +87,7 @@ def run(options: CompileOptions, progress: Stages) -> Report:
                 refuse_warnings(folded.log)
         inputs_taken = input_infos(folded.model)
         image = chosen_preprocessing(options, inputs_taken)
+        doubts = "" if image is None else doubt(image.preprocessing, trained_range(image.info.name, folded.model))
         frames = open_frames(options, inputs_taken)
         with naming(source.path, static):
             quantized = quantize(
@@ -127,6 +129,7 @@ def run(options: CompileOptions, progress: Stages) -> Report:
                     *artifact.notes,
                     *(preprocess.Note("note", "options", "options", line) for line in options.remarks()),
                     *(preprocess.Note("warning", "data", "data", line) for line in (frames.notes() if frames else ())),
+                    *([preprocess.Note("warning", "data", "data", doubts)] if doubts else []),
                 ),
                 coverage=artifact.coverage,
                 size=artifact.size,

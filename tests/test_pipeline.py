@@ -44,6 +44,10 @@ def test_images_are_samples_and_their_preprocessing_is_recorded(small, tmp_path,
     assert compile_main([*arguments, "--preprocess", "tf", "--check-samples", "9"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "warning: data: 1 file skipped: list.txt (no image)" in printed
+    assert (
+        "warning: data: the preprocessing gives -1 to 1, and the network's input has a range of -2.56 to 2.54"
+        in printed
+    )
     assert "3 samples of photos" in printed
     deployed = json.loads((tmp_path / "out/deploy.json").read_text())
     assert deployed["samples"]["used"] == 3

@@ -16,10 +16,8 @@ from drpai_qat.data.examples import Data, Example
 from drpai_qat.data.fitting import named, rows
 from drpai_qat.data.image_input import ImageInput, image_input, recorded_input
 from drpai_qat.data.preprocessing import Preprocessing, describe, read_preprocessing
+from drpai_qat.data.value_ranges import NEAR, apart, doubt, value_range
 from drpai_qat.evaluation.networks import OpenedNetwork, as_fed, as_given
-
-_NEAR = 0.25
-"""How far the ends of two ranges may lie apart, as a share of the wider one, to be taken for the same."""
 
 
 class Feeding:
@@ -68,6 +66,8 @@ class Feeding:
             if _cuts(taken.preprocessing, data.pixels):
                 likeliest = replace(likeliest, resize="stretch")
             self._take(likeliest, data, why)
+        if self.image is not None and not self.guessed:
+            self.guessed = doubt(self.image.preprocessing, network.reach)
 
     def _take(self, preprocessing: Preprocessing, data: Data, why: str) -> None:
         self.image = image_input(self._inputs, preprocessing, self._where, data.pixels)
@@ -111,10 +111,10 @@ def _likeliest(network: OpenedNetwork, data: Data) -> tuple[Preprocessing, str, 
             f"nothing records how pixels become the network's input: assumed {name}, unless --preprocess says more"
         )
         return first, f"assumed, {name}", unknown
-    distances = {name: _distance(_values(one), network.reach) for name, one in data.candidates.items()}
+    distances = {name: apart(value_range(one), network.reach) for name, one in data.candidates.items()}
     nearest = min(distances, key=lambda one: distances[one])
     low, high = network.reach
-    if distances[nearest] <= _NEAR:
+    if distances[nearest] <= NEAR:
         return data.candidates[nearest], f"{nearest}, as the input was trained on {low:.4g} to {high:.4g}", ""
     wrong = f"the input was trained on {low:.4g} to {high:.4g}, and {name} gives something else: give --preprocess"
     return first, f"assumed, {name}", wrong
@@ -125,17 +125,3 @@ def _cuts(how: Preprocessing, pixels: tuple[int, ...] | None) -> bool:
     if how.resize != "center" or pixels is None or how.size is None:
         return False
     return pixels[0] > how.size[0] or pixels[1] > how.size[1]
-
-
-def _values(one: Preprocessing) -> tuple[float, float]:
-    table = one.table(max(len(one.mean), len(one.std)))
-    return float(table.min()), float(table.max())
-
-
-def _distance(values: tuple[float, float], reach: tuple[float, float]) -> float:
-    """How far the ends lie apart, as a share of the wider range; of a symmetric grid only the farther end counts."""
-    if abs(reach[0] + reach[1]) < 0.02 * (reach[1] - reach[0]):
-        farthest = max(abs(value) for value in values)
-        return abs(farthest - reach[1]) / max(farthest, reach[1])
-    width = max(values[1] - values[0], reach[1] - reach[0])
-    return max(abs(values[0] - reach[0]), abs(values[1] - reach[1])) / width

@@ -221,7 +221,10 @@ class TestPixels:
             feeding = Feeding(replace(network, reach=reach), data, None)
             assert feeding.guessed.startswith(says)
             assert feeding.told.startswith("assumed, pixels / 255: stretch")
-        assert Feeding(network, data, "tf").guessed == ""
+        assert Feeding(replace(network, reach=(-1.0, 1.0)), data, "tf").guessed == ""
+        assert Feeding(network, data, "tf").guessed.startswith(
+            "the preprocessing gives -1 to 1, and the network's input"
+        )
 
     def test_recorded(self, mnist, small_output, tmp_path):
         copy = tmp_path / "out"
