@@ -76,7 +76,7 @@ def _show(found: Evaluation) -> None:
         if top5:
             cells.append("-" if score.correct_in_5 is None else f"{score.correct_in_5 / found.count:.2%}")
         cells += [f"{score.figures[name]:.4f}" if name in score.figures else "-" for name in figures]
-        table.add_row(Text(one_line(score.name)), *cells, f"{score.latency_ms:.3f} ms", score.runs_in)
+        table.add_row(Text(one_line(score.name)), *cells, f"{score.latency_ms:.3f} ms", score.runs_in.split(",")[0])
     console.print(table)
     if found.agreement is not None:
         console.print(f"same answer: {found.agreement:.2%}, {len(found.changed)} differ", highlight=False)
