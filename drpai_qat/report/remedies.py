@@ -20,7 +20,7 @@ class Remedy:
     Attributes:
         key: names it.
         why: what the reason means.
-        pytorch, tensorflow: what to change, by the framework that trained the model.
+        pytorch, tensorflow: what to change, by the framework that trained the model; "" for nothing.
         code: of `pytorch`; "" for none.
     """
 
@@ -99,8 +99,8 @@ RANGE = Remedy(
 EDGE = Remedy(
     "edge",
     "The network takes and gives float32. This step lies between that and the integers inside, or behind them.",
-    "Nothing.",
-    "Nothing.",
+    "",
+    "",
 )
 RESULT = Remedy(
     "result",
