@@ -44,11 +44,14 @@ def _profile(values: dict[str, Any]) -> int:
 
     from drpai_qat.deployment import manifest
     from drpai_qat.report import profile_table
+    from drpai_qat.report.page.writing import add_times
 
     folder: Path = values["folder"]
     with tempfile.TemporaryDirectory() as scratch:
         profile = _measured(folder, manifest.read_network(folder), Path(scratch), values)
     profile.write(folder)
+    threads = f", {profile.threads} thread{'' if profile.threads == 1 else 's'}" if profile.threads else ""
+    add_times(folder, {one.name: one.us for one in profile.layers}, f"{profile.where}{threads}")
     if values["as_json"]:
         print_json(profile.to_json())
     else:

@@ -56,6 +56,7 @@ def content_of(report: Report, target: Mapping[str, Any], command: str, versions
         "layers": _layers(report),
         "used": [] if check is None else _used(check, report.layers),
         "memory": list(report.size.memory.by_step),
+        "steps": _steps(report),
         "size": words.sizes(report.size),
         "seconds": {name: round(value, 1) for name, value in report.seconds.items()},
         "random": report.samples is None,
@@ -200,6 +201,14 @@ def _layers(report: Report) -> list[dict[str, Any]]:
             del row["covers"]
         rows.append(row)
     return rows
+
+
+def _steps(report: Report) -> list[int]:
+    """The layer of each kernel of a run, -1 for none; empty where the kernels are not known."""
+    if len(report.kernels) != len(report.size.memory.by_step):
+        return []
+    owners = {name: i for i, layer in enumerate(report.layers) for name in layer.covers}
+    return [owners.get(one.node, -1) for one in report.kernels]
 
 
 def _single(own: Sequence[Certificate]) -> dict[str, Any]:

@@ -94,7 +94,9 @@ def test_what_shows_under_the_pointer(page):
     assert page.run(f"document.querySelector('tr.chosen').id === 'layer-{number}'")
     assert page.run("document.querySelector('.plot .at').getAttribute('visibility')") == "visible"
     page.point(*page.center(".plot[data-plot=memory]"))
-    assert page.run("document.getElementById('tip').textContent").startswith("kernel ")
+    assert " · " in page.run("document.getElementById('tip').textContent")
+    assert "kernel " in page.run("document.getElementById('tip').textContent")
+    assert page.run("document.querySelectorAll('tr.chosen').length") == 1
     page.point(2, 2)
     assert page.run("document.getElementById('tip').hidden")
 

@@ -144,6 +144,8 @@ def test_figures_are_those_of_report_json(compiled):
     assert sum(used["qx"]["histogram"]) == 3 * 3 * 8 * 8
     assert len(facts["check"]["by_sample"]) == 3
     assert {one["tensor"] for one in facts["check"]["accumulated"]} == set(used)
+    assert len(shown["steps"]) == len(facts["kernels"]) == len(facts["size"]["live_activations_by_step"])
+    assert set(shown["steps"]) <= set(range(len(shown["layers"])))
     assert "report.html" in json.loads((folder / "deploy.json").read_text())["files"]
 
 

@@ -107,8 +107,14 @@
         choose(i);
         show(event, i, values[i]);
       } else {
-        tip.textContent = `kernel ${i}: ${values[i]}`;
-        place(event);
+        const layer = data.steps[i] ?? -1;
+        if (layer >= 0) {
+          choose(layer);
+          show(event, layer, `kernel ${i}: ${values[i]}`);
+        } else {
+          tip.textContent = `kernel ${i}: ${values[i]}`;
+          place(event);
+        }
       }
     });
     plot.addEventListener("pointerleave", hide);
