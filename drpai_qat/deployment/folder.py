@@ -38,7 +38,9 @@ def staged(output_dir: Path) -> Iterator[Path]:
     Raises: DeploymentError: the folder can't be written, holds something that is not ours, or the disk is full.
     """
     final = _resolved(output_dir)
-    check_replaceable(final)
+    if os.path.lexists(final):
+        with named_os_errors(output_dir), turn(final.parent):  # else the contents could be exchanged meanwhile
+            check_replaceable(final)
     created = _make_parents(final.parent, output_dir)
     try:
         with named_os_errors(output_dir), staging(final) as folder:
@@ -171,7 +173,14 @@ def hashes(folder: Path) -> dict[str, str]:
 def _resolved(output_dir: Path) -> Path:
     """Absolute, links followed: a link to the output folder keeps pointing at it."""
     try:
-        return output_dir.expanduser().resolve()
+        final = output_dir.expanduser().resolve()
+        str(final).encode()
+        return final
+    except UnicodeEncodeError:
+        shown = one_line(output_dir)
+        raise DeploymentError(
+            f"{shown} is no text in UTF-8, and TVM writes to no other path: choose another with -o"
+        ) from None
     except (OSError, RuntimeError) as error:
         raise DeploymentError(f"{output_dir} is not a usable path: {error}: choose another with -o") from None
 

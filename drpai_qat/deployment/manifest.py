@@ -7,10 +7,10 @@ Knows neither TVM nor ONNX, so a board's Python can read it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,8 +93,9 @@ def read(folder: Path) -> Manifest:
         format.
     """
     path = folder / FILE
-    if not os.path.lexists(path):
-        raise DeploymentError(f"{folder} holds no {FILE}: give a folder that the compile command wrote")
+    with contextlib.suppress(PermissionError, ValueError):  # whoever opens it says so
+        if not _is_there(path):
+            raise DeploymentError(f"{folder} holds no {FILE}: give a folder that the compile command wrote")
     try:
         content = json.loads(read_bounded(path, schema.MOST_BYTES).decode(), parse_constant=_no_json)
     except (ValueError, RecursionError) as error:  # a file may nest as deep as it likes
@@ -109,6 +110,14 @@ def read(folder: Path) -> Manifest:
         return _parsed(schema.Value(content))
     except schema.SchemaError as error:
         raise DeploymentError(f"{path} is damaged: {one_line(error)}: compile or copy it again") from None
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _no_json(word: str) -> NoReturn:

@@ -252,6 +252,9 @@ class TestRefused:
     def test_name_too_long(self, tmp_path):
         self.refused(tmp_path / ("x" * 300), "can't be written")
 
+    def test_a_path_that_is_no_text(self, tmp_path):
+        self.refused(tmp_path / os.fsdecode(b"b\xff"), r"b\\udcff is no text in UTF-8")
+
     def test_appeared_meanwhile(self, tmp_path):
         out = tmp_path / "out"
         with pytest.raises(DeploymentError, match="not an earlier output"), staged(out):
