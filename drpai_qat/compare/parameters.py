@@ -73,7 +73,8 @@ class BiasDifference:
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in the JSON form."""
-        return {**vars(self), "steps": None if self.steps is None else finite(self.steps)}
+        steps = None if self.steps is None else finite(self.steps)
+        return {**vars(self), "steps": steps, "relative": finite(self.relative)}
 
 
 @dataclass(frozen=True)
