@@ -1,6 +1,7 @@
 # make demo   compile a bundled QAT model and show how close the INT8 network is to what was trained
 # make test   the fast tests (minutes); make lint; make slow; make arm: Arm64 code under qemu
 # make docs   the documents as a site in build/site; fails where a link leads nowhere
+# make attack SEEDS=10000 FIRST=0   damaged and hostile files by the thousand (docs/security.md)
 #             CASES=random draws new cases for the property tests, which are the same ones every time by default
 # All of them use .venv in this folder, made on first use with PYTHON (default python3, 3.11 or newer); TensorFlow's part
 # of make slow has .venv-tf, because TensorFlow holds numpy, protobuf and onnx back for everything beside it.
@@ -10,12 +11,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 TF_VENV := .venv-tf
 CASES ?= fixed
+SEEDS ?= 1000
+FIRST ?= 0
 PYTEST_OPTIONS := -q --hypothesis-profile=$(CASES)
 TF_TESTS := tests/export/test_tensorflow_export.py tests/samples/test_tensorflow_sample.py \
 	tests/test_numerics.py
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
-.PHONY: demo test lint slow slow-pytorch slow-tensorflow arm docs clean
+.PHONY: demo test lint slow slow-pytorch slow-tensorflow attack arm docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python compile_onnx_model_quant.py samples/models/small_cnn_qat.onnx --qat --qat_type pytorch \
@@ -31,6 +34,10 @@ slow-pytorch: $(VENV)/.installed-slow
 
 slow-tensorflow: $(TF_VENV)/.installed
 	$(TF_VENV)/bin/python -m pytest -n auto --dist worksteal $(PYTEST_OPTIONS) -m slow $(TF_TESTS)
+
+# Mutants of the models in tests/models, compiled one by one; status 1 and a file in build/attack for each fault found.
+attack: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.attack --seeds $(SEEDS) --first $(FIRST) --jobs $$(nproc)
 
 # Arm64 code under qemu, beside the x86 build: sets up an Arm64 Python in build/arm64 on first use.
 arm: $(VENV)/.installed-dev

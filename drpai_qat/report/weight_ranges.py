@@ -70,6 +70,7 @@ def weight_ranges(weight: Weight, axis: int) -> WeightRanges:
         reach = _reach(values, others, params.zero_point.max(initial=0) if zero is None else zero)
         scale = params.scale if along or params.scale.ndim == 0 else params.scale.max()
     steps, reals = reach, reach * np.asarray(scale, np.float64)
+    reals = np.where(np.isfinite(reals), reals, 0.0)  # a broken channel is dead, and the check says so of the outputs
     living = reals[reals > 0]
     median = float(np.median(living)) if living.size else 0.0
     far = np.flatnonzero(reals > OUTLIER * median) if median else np.empty(0, np.intp)

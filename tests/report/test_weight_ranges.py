@@ -25,6 +25,11 @@ def test_a_scale_for_each_channel_and_a_zero_point():
     assert found.per_channel
 
 
+def test_infinite_weights_have_no_bin():
+    found = weight_ranges(Weight(np.array([[np.inf, 1], [2, 3], [np.nan, 0]], np.float32)), 0)
+    assert (found.largest, found.dead, sum(found.histogram)) == (3.0, 2, 1)
+
+
 def test_float_weights_and_columns():
     found = weight_ranges(Weight(np.array([[1.0, -4.0], [2.0, 0.5]], np.float32)), -1)
     assert (found.dtype, found.least, found.largest) == ("float32", 2.0, 4.0)
