@@ -16,7 +16,7 @@ from drpai_qat.cli.exit_status import CHECK_FELL_SHORT, DONE, guarded, say
 from drpai_qat.cli.json_output import json_flag, print_json
 from drpai_qat.core.interrupts import Interrupts
 from drpai_qat.options import CompileOptions
-from drpai_qat.version import __version__
+from drpai_qat.version import described
 
 _PLAIN_WIDTH = 140
 
@@ -32,7 +32,7 @@ flag = partial(click.option, cls=Titled, is_flag=True)
 @flag("--quiet", title="Messages", help="Print errors only.")
 @json_flag()
 @flag("--verbose", title="Messages", help="Also print what was folded, and a traceback of internal errors.")
-@click.version_option(__version__, package_name="drpai-qat", cls=Titled, title="Messages")
+@click.version_option(described(), package_name="drpai-qat", cls=Titled, title="Messages")
 @click.help_option("-h", "--help", cls=Titled, title="Messages")
 @click.pass_context
 def compile_command(context: click.Context, /, **values: Any) -> None:

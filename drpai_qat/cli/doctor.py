@@ -17,7 +17,7 @@ from drpai_qat.cli.json_output import json_flag, print_json
 from drpai_qat.core.errors import DrpaiQatError, OptionError
 from drpai_qat.core.findings import Finding
 from drpai_qat.core.text import one_line
-from drpai_qat.version import __version__
+from drpai_qat.version import described
 
 _TARGET = ("target", "toolchain_dir", "cross_compiler")
 _SDK = ("drp_compiler_dir", "quantization_tool")
@@ -55,9 +55,9 @@ def _doctor(target: TargetOptions, sdk: SdkOptions, as_json: bool) -> int:
     missing = sum(one.missing for one in findings)
     if as_json:
         lines = [{"state": _state(one), **vars(one)} for one in findings]
-        print_json({"version": __version__, "missing": missing, "findings": lines})
+        print_json({"version": described(), "missing": missing, "findings": lines})
     else:
-        click.echo(f"drpai-qat {__version__}")
+        click.echo(f"drpai-qat {described()}")
         width = max(len(one.what) for one in findings)
         for one in findings:
             click.echo(_line(one, width))

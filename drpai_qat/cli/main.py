@@ -22,11 +22,11 @@ from drpai_qat.cli.handover import handover_command
 from drpai_qat.cli.inspect import inspect_command
 from drpai_qat.cli.profile import profile_command
 from drpai_qat.cli.run import run_command
-from drpai_qat.version import __version__
+from drpai_qat.version import described
 
 
 @click.group(cls=GroupedCommands, context_settings=CONTEXT)
-@click.version_option(__version__, package_name="drpai-qat")
+@click.version_option(described(), package_name="drpai-qat")
 def drpai_qat() -> None:
     """QAT ONNX models as INT8 networks, for DRP-AI boards and CPUs.
 

@@ -21,7 +21,7 @@ from drpai_qat.core.tensor_info import TensorInfo
 from drpai_qat.core.text import one_line
 from drpai_qat.deployment import schema
 from drpai_qat.deployment.files import read_bounded
-from drpai_qat.version import __version__
+from drpai_qat.version import described
 
 FORMAT = "drpai-qat/1"
 """Changes where a reader of the number before would misunderstand the file."""
@@ -160,7 +160,7 @@ def read_network(folder: Path) -> Manifest:
 
 def versions() -> dict[str, str]:
     """Of this package, and of those that compile."""
-    return {"drpai-qat": __version__, **{name: importlib.metadata.version(name) for name in _VERSIONS_OF}}
+    return {"drpai-qat": described(), **{name: importlib.metadata.version(name) for name in _VERSIONS_OF}}
 
 
 def is_ours(folder: Path) -> bool:
