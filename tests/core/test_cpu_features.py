@@ -104,7 +104,7 @@ def test_code_for_another_machine_is_refused(small_output: Path, tmp_path: Path)
 
 def test_the_run_command_says_so_in_one_line(small_output: Path, tmp_path: Path) -> None:
     folder = foreign(small_output, tmp_path / "out", features=["avx10"])
-    command = [sys.executable, "-m", "drpai_qat.cli.main", "run", str(folder)]
+    command = [sys.executable, "-m", "drpai_qat", "run", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1

@@ -26,6 +26,8 @@ _GRACE_SECONDS = 5.0
 class ToolError(DeploymentError):
     """A tool of the SDK did not do its work."""
 
+    see = "a-tool-of-the-sdk-failed"
+
 
 def run_tool(
     name: str, command: Sequence[str], folder: Path, environment: Mapping[str, str], log: Path, timeout: float

@@ -75,7 +75,8 @@ def test_the_guides_own_line(sdk: Any, models: Path, tmp_path: Path, capsys) -> 
     assert wanted | {"sub_0_drpai/model_quantization.onnx", "sub_0_drpai/ranges.json"} == set(part["files"])
     assert {*part["files"], "drpai.log", "model_int8.onnx"} <= set(content["files"])
     assert sorted(os.listdir(out)) == [
-        "deploy.json", "drpai.log", "input_0.bin", "interpreter_out", "model_int8.onnx", "report.json", "sub_0_drpai",
+        "deploy.json", "drpai.log", "input_0.bin", "interpreter_out", "model_int8.onnx", "report.html", "report.json",
+        "sub_0_drpai",
     ]  # fmt: skip
     assert left_behind(sdk) == []
     assert str(tmp_path) not in (out / "deploy.json").read_text() + (out / "report.json").read_text()
@@ -280,7 +281,7 @@ def test_failures(sdk: Any, small: Path, tmp_path: Path, capsys, tool: str, play
     assert sorted(os.listdir(tmp_path)) == ["sdk", "small.onnx"]
     assert left_behind(sdk) == []
     if plays != "broken help":
-        log = Path(text.split("all that the tools said: ")[1].strip())
+        log = Path(text.split("all that the tools said: ")[1].split(" (docs/")[0])
         assert "drpai_quantizer.cli_interface" in log.read_text(errors="replace")
         log.unlink()
 

@@ -195,11 +195,11 @@ def test_a_channel_of_zeros_may_have_any_scale(plain: bool) -> None:
     assert steps_apart(net, IN, plain).max() <= 1
 
 
-def test_weights_with_a_zero_point_are_refused_by_name() -> None:
+def test_depthwise_weights_with_a_zero_point_are_refused_by_name() -> None:
     net = model(
-        "(float[1,8,9,9] x) => (float[1,4,7,7] y)",
-        f"{qdq('x', 'a', 'x')} w = DequantizeLinear (w_i, sw, zw) c = Conv (a, w) {qdq('c', 'y', 'y')}",
-        w_i=np.random.default_rng(0).integers(0, 256, (4, 8, 3, 3)).astype(np.uint8), sw=0.02,
+        "(float[1,8,9,9] x) => (float[1,8,7,7] y)",
+        f"{qdq('x', 'a', 'x')} w = DequantizeLinear (w_i, sw, zw) c = Conv <group=8> (a, w) {qdq('c', 'y', 'y')}",
+        w_i=np.random.default_rng(0).integers(0, 256, (8, 1, 3, 3)).astype(np.uint8), sw=0.02,
         zw=np.array(100, np.uint8),
         **(grid("x", 0.03, 120) | grid("y", 0.1, 128)),
     )  # fmt: skip
