@@ -15,6 +15,7 @@ from drpai_qat.cli.click_options import CONTEXT, Titled, TitledCommand, group_fr
 from drpai_qat.cli.exit_status import CHECK_FELL_SHORT, DONE, guarded, say
 from drpai_qat.cli.json_output import json_flag, print_json
 from drpai_qat.core.interrupts import Interrupts
+from drpai_qat.core.quiet import keep_all
 from drpai_qat.options import CompileOptions
 from drpai_qat.version import described
 
@@ -31,7 +32,11 @@ flag = partial(click.option, cls=Titled, is_flag=True)
 @options_from(CompileOptions)
 @flag("--quiet", title="Messages", help="Print errors only.")
 @json_flag()
-@flag("--verbose", title="Messages", help="Also print what was folded, and a traceback of internal errors.")
+@flag(
+    "--verbose",
+    title="Messages",
+    help="Also print what was folded, what libraries say, and a traceback of internal errors.",
+)
 @click.version_option(described(), package_name="drpai-qat", cls=Titled, title="Messages")
 @click.help_option("-h", "--help", cls=Titled, title="Messages")
 @click.pass_context
@@ -60,6 +65,8 @@ def _compile(options: CompileOptions, interrupts: Interrupts, quiet: bool, verbo
     if not quiet:
         for line in options.remarks():
             say(f"note: {line}")
+    if verbose:
+        keep_all()
     stages = progress.Silent() if quiet else progress.for_console(Console(stderr=True))
     report = pipeline.run(options, interrupts.watch(stages))
     if as_json:

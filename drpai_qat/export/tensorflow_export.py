@@ -17,10 +17,11 @@ from onnx import numpy_helper
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from drpai_qat.core.errors import ModelError, OptionError
+from drpai_qat.core.quiet import quiet
 from drpai_qat.export.comparison import Exported, compare
 from drpai_qat.export.tensorflow_fake_quant import OF_ONNXRUNTIME, FakeQuants, drop_idle_axes, put_weights
 from drpai_qat.export.tensorflow_model import Network, network_of
-from drpai_qat.export.writing import quiet, staged
+from drpai_qat.export.writing import staged
 
 _OPSETS = range(13, 19)
 _BY_XLA, _INLINED = "_XlaMustCompile", "_inlined"

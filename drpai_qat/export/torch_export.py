@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from drpai_qat.core.errors import DrpaiQatError, MissingExtraError, ModelError
+from drpai_qat.core.quiet import quiet
 from drpai_qat.export.comparison import Exported, compare
 from drpai_qat.export.torch_fake_quant import freeze, is_fake_quant, opset_needed, refuse_unobserved
 from drpai_qat.export.torch_float_layers import notes_on_float
 from drpai_qat.export.torch_interface import Interface, unwrapped
-from drpai_qat.export.writing import quiet, staged
+from drpai_qat.export.writing import staged
 
 _DYNAMO_FIRST_OPSET = 18  # its translations are written for 18 and later
 _TORCHSCRIPT_LAST_OPSET = 20

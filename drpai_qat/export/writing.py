@@ -1,12 +1,9 @@
-"""Files that appear whole or not at all, and exporters kept quiet meanwhile."""
+"""Files that appear whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 import tempfile
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,21 +31,3 @@ def staged(path: Path) -> Iterator[Path]:
             written.replace(path)
         except OSError as error:
             raise DeploymentError(f"{path} can't be written: {error.strerror}") from error
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the exporters, whose C++ half prints warnings and, at a failure, the whole graph."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = os.dup(1), os.dup(2)
-    try:
-        with open(os.devnull, "w") as sink, warnings.catch_warnings(), contextlib.redirect_stdout(sink):
-            warnings.simplefilter("ignore")
-            os.dup2(sink.fileno(), 1)
-            os.dup2(sink.fileno(), 2)
-            yield
-    finally:
-        for target, original in zip((1, 2), saved, strict=True):
-            os.dup2(original, target)
-            os.close(original)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from tvm import relax, tirx
 from tvm.relax.frontend.onnx import from_onnx
 
 from drpai_qat.core.errors import LoweringError
+from drpai_qat.core.quiet import quiet
 from drpai_qat.graph.canonical import DEQUANTIZE, FAKE_QUANT, QUANTIZE, Node
 from drpai_qat.graph.importer_limits import why_not_importable
 from drpai_qat.graph.layer_weights import macs, no_kernel
@@ -50,15 +52,12 @@ def lower_imported(context: Context, node: Node) -> None:
     dynamic = [n for n in dict.fromkeys(node.inputs) if n and not context.graph.is_constant(n)]
     operands = [_shaped(context, name) for name in dynamic]
     model = _single_node_model(context, node, dynamic, operands)
-    try:
-        module = from_onnx(model, keep_params_in_input=False)
-        module = relax.transform.DecomposeOpsForInference()(module)
-        function = module["main"].without_attr("global_symbol")
-    except Exception as error:  # the importer raises whatever its converters raise
-        first = str(error).strip().splitlines()[-1][:160] if str(error).strip() else type(error).__name__
+    module, refusal = _import(model)
+    if module is None:
         raise LoweringError(
-            f"node {node.name!r}: operator {node.op} has no kernel here, and TVM's ONNX importer refuses it: {first}"
-        ) from error
+            f"node {node.name!r}: operator {node.op} has no kernel here, and TVM's ONNX importer refuses it: {refusal}"
+        )
+    function = module["main"].without_attr("global_symbol")
     _check_results(context, node, function)
     label = f"onnx_{node.op.lower()}_{len(context.program.steps)}"
     function, private = _with_own_names(module, function, label)
@@ -80,6 +79,17 @@ def lower_imported(context: Context, node: Node) -> None:
         )
     )
     context.record(node, "tvm", macs(context.graph, node), no_kernel(node.op))
+
+
+def _import(model: onnx.ModelProto) -> tuple[tvm.IRModule | None, str]:
+    """The model as TVM's importer has it; else None, and why not."""
+    with quiet():
+        try:
+            module = from_onnx(model, keep_params_in_input=False)
+            return relax.transform.DecomposeOpsForInference()(module), ""
+        except Exception as error:  # the importer raises whatever its converters raise
+            traceback.clear_frames(error.__traceback__)  # they hold a builder that prints when it goes
+            return None, str(error).strip().splitlines()[-1][:160] if str(error).strip() else type(error).__name__
 
 
 @relax.expr_functor.mutator

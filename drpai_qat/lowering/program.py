@@ -124,7 +124,11 @@ def kind_of(name: str) -> str:
 
 
 def to_module(program: Program) -> tvm.IRModule:
-    """The program as an IRModule whose `main` takes the network's inputs, then the constants in their order."""
+    """The program as an IRModule whose `main` takes the network's inputs, then the constants in their order.
+
+    Raises: LoweringError: the graph's shapes contradict each other.
+    """
+    _check_sizes(program)  # before there is a builder: one that an exception ends prints a warning
     builder = relax.BlockBuilder()
     inputs = [
         relax.Var(f"input_{i}", relax.TensorType(shape, program.sizes[number][1]))
@@ -134,7 +138,7 @@ def to_module(program: Program) -> tvm.IRModule:
         name: relax.Var(name, relax.TensorType((value.size,), value.dtype.name))
         for name, value in program.constants.items()
     }
-    functions: dict[tvm_ffi.StructuralKey, tuple[tvm.ir.GlobalVar, tuple[int, ...]]] = {}
+    functions: dict[tvm_ffi.StructuralKey, tvm.ir.GlobalVar] = {}
     buffers: dict[int, relax.Expr] = {}
     with builder.function("main", [*inputs, *constants.values()]):
         with builder.dataflow():
@@ -148,8 +152,6 @@ def to_module(program: Program) -> tvm.IRModule:
                     _emit_imported(builder, step, program, buffers)
             results = []
             for number, shape in program.outputs:
-                if math.prod(shape) != program.sizes[number][0]:
-                    raise LoweringError(f"an output of shape {list(shape)} holds {program.sizes[number][0]} values")
                 flat = buffers[number]
                 result = flat if len(shape) == 1 else relax.op.reshape(flat, shape)
                 results.append(builder.emit_output(result))
@@ -165,39 +167,40 @@ def _emit_kernel(
     builder: relax.BlockBuilder,
     step: KernelStep,
     program: Program,
-    functions: dict[tvm_ffi.StructuralKey, tuple[tvm.ir.GlobalVar, tuple[int, ...]]],
+    functions: dict[tvm_ffi.StructuralKey, tvm.ir.GlobalVar],
     buffers: dict[int, relax.Expr],
     constants: dict[str, relax.Var],
 ) -> None:
     key = tvm_ffi.StructuralKey(step.kernel.func)
     if key not in functions:
-        function = step.kernel.func
-        var = builder.add_func(function.without_attr("global_symbol"), f"{step.label}_{len(functions)}")
-        functions[key] = var, tuple(int(one.shape[0]) for one in function.params)
-    var, wanted = functions[key]
-    _check_sizes(step, program, wanted)
+        function = step.kernel.func.without_attr("global_symbol")
+        functions[key] = builder.add_func(function, f"{step.label}_{len(functions)}")
     types = [relax.TensorType((size,), dtype) for size, dtype in (program.sizes[out] for out in step.outs)]
     arguments = [*(buffers[i] for i in step.inputs), *(constants[name] for name in step.constants)]
-    result = builder.emit(relax.call_tir(var, arguments, types[0] if len(types) == 1 else types))
+    result = builder.emit(relax.call_tir(functions[key], arguments, types[0] if len(types) == 1 else types))
     for i, out in enumerate(step.outs):
         buffers[out] = result if len(types) == 1 else builder.emit(relax.TupleGetItem(result, i))
 
 
-def _check_sizes(step: KernelStep, program: Program, wanted: tuple[int, ...]) -> None:
-    """Compiled kernels check nothing, so they never get a buffer of another size than they were written for.
-
-    Raises: LoweringError: the graph's shapes contradict each other.
-    """
-    found = (
-        *(program.sizes[number][0] for number in step.inputs),
-        *(program.constants[name].size for name in step.constants),
-        *(program.sizes[number][0] for number in step.outs),
-    )
-    if found != wanted:
-        raise LoweringError(
-            f"shapes of the graph contradict each other: the kernel {step.label} is for tensors of "
-            f"{listed([*map(str, wanted)])} values, and gets {listed([*map(str, found)])}"
+def _check_sizes(program: Program) -> None:
+    """Compiled kernels check nothing, so they never get a buffer of another size than they were written for."""
+    for step in program.steps:
+        if isinstance(step, ImportedStep):
+            continue
+        found = (
+            *(program.sizes[number][0] for number in step.inputs),
+            *(program.constants[name].size for name in step.constants),
+            *(program.sizes[number][0] for number in step.outs),
         )
+        wanted = tuple(int(one.shape[0]) for one in step.kernel.func.params)
+        if found != wanted:
+            raise LoweringError(
+                f"shapes of the graph contradict each other: the kernel {step.label} is for tensors of "
+                f"{listed([*map(str, wanted)])} values, and gets {listed([*map(str, found)])}"
+            )
+    for number, shape in program.outputs:
+        if math.prod(shape) != program.sizes[number][0]:
+            raise LoweringError(f"an output of shape {list(shape)} holds {program.sizes[number][0]} values")
 
 
 def _emit_imported(

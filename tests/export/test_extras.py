@@ -12,8 +12,9 @@ import pytest
 
 from drpai_qat import export
 from drpai_qat.core.errors import DeploymentError, MissingExtraError, ModelError
+from drpai_qat.core.quiet import quiet
 from drpai_qat.export.comparison import Exported, compare
-from drpai_qat.export.writing import quiet, staged
+from drpai_qat.export.writing import staged
 
 PAIR = """
 <ir_version: 8, opset_import: ["" : 13]>
