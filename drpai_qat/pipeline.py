@@ -59,7 +59,7 @@ def compile(call: _Call) -> Report:
         samples: a .npz file, a folder of .npy files, arrays by name of the network input, or the number of random ones.
         thresholds: what the check must reach; see drpai_qat.check.thresholds.
         cache: False does what --no_cache does.
-        progress: told of each stage; default: silent.
+        progress: told of each stage, and of its steps if it is a drpai_qat.core.progress.Counting; default: silent.
     Returns: the report; `report.passed` is False if the check fell short, or
         `min_int8` is missed (the folder is written all the same).
     Raises: DrpaiQatError: see drpai_qat.core.errors.

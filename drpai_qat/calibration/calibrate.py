@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 
 import onnx
@@ -16,7 +16,7 @@ from drpai_qat.calibration.observers import Ends
 from drpai_qat.calibration.placement import Site
 from drpai_qat.calibration.recipe import Recipe
 from drpai_qat.calibration.walk import frames_in_memory, spread, walk
-from drpai_qat.core.progress import Stages
+from drpai_qat.core.progress import Stages, counted
 from drpai_qat.core.quantization import QuantParams
 
 
@@ -55,7 +55,7 @@ def quantize_float(
     quantize_weights(graph)
     if recipe.corrects:
         with progress.stage("correcting biases, layer by layer"):
-            walk(gs.import_onnx(model), graph, spread(frames, count, frames_in_memory(model)), correct_bias)
+            walk(gs.import_onnx(model), graph, spread(frames, count, frames_in_memory(model)), correct_bias, progress)
     quantize_biases(graph)
     return _finished(graph, sites, grids, count)
 
@@ -90,7 +90,7 @@ def _find_grids(
     names = [site.name for site in sites]
     observed = Observed(model, names)
     with progress.stage("finding the ranges of activations"):
-        ends, count = find_ends(observed, names, frames)
+        ends, count = find_ends(observed, names, counted(frames, _expected(frames), progress))
     ends = {name: one for name, one in ends.items() if one.seen}
     shared = {site.name: site.shares.name if site.shares is not None else site.name for site in sites}
     ends = _joined(ends, shared)
@@ -98,7 +98,7 @@ def _find_grids(
         found = {name: ranges.BY_ENDS[recipe.method](one) for name, one in ends.items()}
     else:
         with progress.stage(f"choosing ranges by {recipe.method}"):
-            histograms = find_histograms(observed, ends, frames)
+            histograms = find_histograms(observed, ends, counted(frames, count, progress))
             for name, first in shared.items():
                 if name != first and name in histograms and first in histograms:
                     histograms[first].counts += histograms[name].counts
@@ -111,6 +111,14 @@ def _find_grids(
     return {
         name: ranges.grid_of_range(*found[name], symmetric=recipe.symmetric) for name in names if name in found
     }, count
+
+
+def _expected(frames: Iterable[Frame]) -> int | None:
+    """How many frames there are, where they know it."""
+    if isinstance(frames, Sized):
+        return len(frames)
+    count = getattr(frames, "count", None)
+    return count if isinstance(count, int) else None
 
 
 def _joined(ends: dict[str, Ends], shared: Mapping[str, str]) -> dict[str, Ends]:

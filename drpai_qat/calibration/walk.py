@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from drpai_qat.calibration.collection import Frame
 from drpai_qat.calibration.placement import LAYERS, is_weight
+from drpai_qat.core.progress import Stages, counted
 from drpai_qat.runtimes.onnxruntime import Reference
 from preprocess.quantize_nodes import DEQUANTIZE
 from preprocess.surgery import params_of, producer
@@ -73,20 +74,21 @@ def spread(frames: Iterable[Frame], count: int, most: int) -> list[Frame]:
     return list(islice(frames, 0, None, step))
 
 
-def walk(floating: gs.Graph, quantized: gs.Graph, frames: Iterable[Frame], visit: Visit) -> None:
+def walk(floating: gs.Graph, quantized: gs.Graph, frames: Iterable[Frame], visit: Visit, progress: Stages) -> None:
     """Visit the layers of constant weights in order.
 
     Args:
         floating: the float network.
         quantized: the same with grids in it; layers and tensors keep their names.
         frames: few enough to be kept in memory with the tensors that are alive at one time.
+        progress: told of each layer.
     """
     sides = [_Side(floating, frames), _Side(quantized, frames)]
     layers = [node for node in sides[1].graph.nodes if _is_layer(node)]
     for side in sides:
         side.plan([layer.name for layer in layers])
     theirs = {node.name: node for node in floating.nodes}
-    for at, layer in enumerate(layers):
+    for at, layer in enumerate(counted(layers, len(layers), progress)):
         x_float, x = (side.input_of(at) for side in sides)
         twin = theirs[layer.name]
         plain = _single(twin, twin.inputs[0].shape, floating.opset)

@@ -77,6 +77,7 @@ def check_compiled(
             with progress.stage("no layer of this target runs alone: the outputs were checked"):
                 pass
     elif options.check == "layers" or (result.shortfalls and result.is_finite):
-        with progress.stage("checking layer by layer"):
-            result = certify(result, runnable, reference.run, canonical, deployed, compile_here, samples, fineness)
+        result = certify(
+            result, runnable, reference.run, canonical, deployed, compile_here, samples, fineness, progress
+        )
     return result

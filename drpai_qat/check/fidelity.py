@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 from drpai_qat.check.accumulated import Accumulated, accumulated
 from drpai_qat.check.certificate import AS_FLOAT32, Certificate, Fineness
 from drpai_qat.check.figures import OutputFigures, compare_output
-from drpai_qat.check.fold import FoldCheck
+from drpai_qat.check.fold import FoldCheck, Pairs
 from drpai_qat.check.heads import Head, Joint, all_small_heads
 from drpai_qat.check.layers import Cut, Feeds, LayerCheck, RunOnce, assembled, cut_at_quantizers, fed, reference_run
 from drpai_qat.check.thresholds import Thresholds
 from drpai_qat.check.used_ranges import UsedRange, Watched
+from drpai_qat.core.progress import Silent, Stages, step
 from drpai_qat.core.quantization import QuantParams
 from drpai_qat.core.sqnr import sqnr_db
 from drpai_qat.runtimes.exact import ExactNetwork
@@ -150,6 +151,7 @@ def certify(
     compile_here: Callable[[onnx.ModelProto], RunOnce],
     samples: Sequence[Feeds],
     fineness: Fineness = AS_FLOAT32,
+    progress: Stages | None = None,
 ) -> CheckResult:
     """Hold every layer of the deployed network, and the fold, against exact arithmetic.
 
@@ -162,18 +164,38 @@ def certify(
         compile_here: compiles another model in the same way, returns what runs it.
         samples: network inputs; the first `CERTIFIED_SAMPLES` are used.
         fineness: of the deployed network's arithmetic.
+        progress: told of both stages, and of each layer; default: silent.
     """
+    progress = progress or Silent()
     samples = samples[:CERTIFIED_SAMPLES]
-    cut = cut_at_quantizers(canonical)
-    pieces = compile_here(cut.model)
+    with progress.stage("compiling the layers one by one"):
+        cut = cut_at_quantizers(canonical)
+        pieces = compile_here(cut.model)
+    with progress.stage("checking layer by layer"):
+        return _certified(result, source, run_source, canonical, deployed, cut, pieces, samples, fineness, progress)
+
+
+def _certified(
+    result: CheckResult,
+    source: onnx.ModelProto,
+    run_source: RunOnce,
+    canonical: onnx.ModelProto,
+    deployed: RunOnce,
+    cut: Cut,
+    pieces: RunOnce,
+    samples: Sequence[Feeds],
+    fineness: Fineness,
+    progress: Stages,
+) -> CheckResult:
+    """The same, with what runs the layers: `pieces` of the canonical model `cut`."""
     reference = reference_run(canonical, cut, "model_int8.onnx")
     layers, folding = LayerCheck(canonical, cut, fineness), FoldCheck(source, canonical)
     errors: tuple[Accumulated, ...] = ()
-    for sample in samples:
+    for number, sample in enumerate(samples):
         wanted = reference(sample)
         errors = errors or accumulated(canonical, assembled(pieces, cut, sample, wanted), wanted)
         exact = layers.add(sample, wanted, pieces(fed(cut, sample, wanted)))
-        folding.add(sample, wanted, exact)
+        folding.add(sample, wanted, _told(exact, number, len(samples), len(cut.tensors), progress))
     result = replace(result, layers=layers.certificates(), folding=folding.certificates(), accumulated=errors)
     result = replace(result, uncertified=first_uncertified(result.layers or (), result.folding or ()))
     if not result.shortfalls or result.uncertified or not result.is_finite:
@@ -187,6 +209,13 @@ def certify(
             return replace(result, uncertified=f"{why}: please report it")
     own = _agreement(_turned(canonical, cut, worst, wanted, pieces(fed(cut, worst, wanted))), run_source(worst))
     return replace(result, amplified=_explained(result.layers or (), own))
+
+
+def _told(exact: Pairs, sample: int, samples: int, layers: int, progress: Stages) -> Pairs:
+    """The exact values of one sample of several: a layer of a sample is a step."""
+    for done, one in enumerate(exact, 1):
+        yield one
+        step(progress, sample * layers + min(done, layers), samples * layers)
 
 
 def first_uncertified(layers: Sequence[Certificate], folding: Sequence[Certificate]) -> str:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -41,15 +40,22 @@ def evaluate_command(context: click.Context, /, **values: Any) -> None:
 
 
 def _evaluate(options: EvaluateOptions, as_json: bool, quiet: bool) -> int:
+    from drpai_qat.core import progress
     from drpai_qat.evaluation import evaluate
     from drpai_qat.evaluation.answers import open_contest
 
     contest = open_contest(options)
-    errors = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=errors, transient=True, disable=quiet or not errors.is_terminal) as progress:
-        task = progress.add_task("evaluating", total=contest.data.count)
-        found = evaluate.run(contest, options, lambda count: progress.advance(task, count))
+    stages = progress.Silent() if quiet else progress.for_console(Console(stderr=True))
+    total, done = contest.data.count, 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if total is not None:
+            progress.step(stages, done, max(total, done))
+
+    with stages.stage("evaluating"):
+        found = evaluate.run(contest, options, advance)
     for text in found.warnings:
         say(f"warning: --data {one_line(found.data)}: {one_line(text, 1000)}")
     if as_json:

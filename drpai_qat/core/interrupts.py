@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from types import FrameType, TracebackType
 
+from drpai_qat.core import progress
 from drpai_qat.core.progress import Stages
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -90,3 +91,7 @@ class _Watched:
         with self._stages.stage(name):
             yield
         self._interrupts.check()
+
+    def step(self, done: int, total: int) -> None:
+        self._interrupts.check()
+        progress.step(self._stages, done, total)

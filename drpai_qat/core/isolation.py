@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import json
 import os
+import selectors
 import signal
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 from drpai_qat.core import errors
 from drpai_qat.core.text import one_line
@@ -31,22 +32,26 @@ _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>: a signal for the child when its parent i
 
 _SIGNALS: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+_LOOK_EVERY = 0.25
+"""Seconds between two looks at what a child has done so far."""
+
 _Handler = Callable[[int, FrameType | None], object]
 _Handled = Callable[[], contextlib.AbstractContextManager[None]]
 
 
-def run_isolated(work: Callable[[], None], scratch: Path) -> None:
+def run_isolated(work: Callable[[], None], scratch: Path, meanwhile: Callable[[], None] | None = None) -> None:
     """Run `work` in a forked child and wait for it; only files that it writes come back.
 
     Args:
         work: uses no threads of this process.
         scratch: folder for its temporary files; whoever made it removes it.
+        meanwhile: called in this process several times a second while the child works.
     Raises:
         DrpaiQatError: `work` raised one.
         RuntimeError: it raised something else, or the child ended without a word; what it printed is the message.
     """
     with signals_held() as handled:
-        start_isolated(work, scratch).finish(handled)
+        start_isolated(work, scratch).finish(handled, meanwhile)
 
 
 def start_isolated(work: Callable[[], None], scratch: Path) -> Child:
@@ -85,16 +90,17 @@ class Child:
     number: int
     pipe: int
 
-    def finish(self, handled: _Handled = contextlib.nullcontext) -> None:
+    def finish(self, handled: _Handled = contextlib.nullcontext, meanwhile: Callable[[], None] | None = None) -> None:
         """Wait for it.
 
         Args:
             handled: makes the context in which signals are handled, where they are held outside of it.
+            meanwhile: see `run_isolated`.
         Raises: as `run_isolated`.
         """
         try:
             with os.fdopen(self.pipe, "rb") as pipe, handled():
-                printed, _, report = pipe.read().partition(_REPORT)
+                printed, _, report = (pipe.read() if meanwhile is None else _read(pipe, meanwhile)).partition(_REPORT)
         except BaseException:
             self.kill()
             raise
@@ -116,6 +122,21 @@ class Child:
         with signals_held():
             os.kill(self.number, signal.SIGKILL)
             os.waitpid(self.number, 0)
+
+
+def _read(pipe: BinaryIO, meanwhile: Callable[[], None]) -> bytes:
+    """All that comes out of the pipe."""
+    parts: list[bytes] = []
+    with selectors.DefaultSelector() as selector:
+        selector.register(pipe, selectors.EVENT_READ)
+        while True:
+            ready = selector.select(_LOOK_EVERY)
+            meanwhile()
+            if ready:
+                part = os.read(pipe.fileno(), 1 << 16)
+                if not part:
+                    return b"".join(parts)
+                parts.append(part)
 
 
 @contextlib.contextmanager

@@ -1,16 +1,27 @@
-"""What the command is doing, and for how long: a live line in a terminal, one plain line per stage elsewhere."""
+"""What the command is doing, how far it is, and for how long: a live line in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, TypeVar, runtime_checkable
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
-from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from drpai_qat.core.text import seconds as in_words
+
+_Item = TypeVar("_Item")
+
+_GUESSED_FROM = 2.0
+"""Seconds of a stage after which its speed says when it will end."""
+_LINE_EVERY = 10.0
+"""Seconds between two lines of one stage, where they are not written over each other."""
 
 
 class Stages(Protocol):
@@ -20,6 +31,80 @@ class Stages(Protocol):
 
     def stage(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Enter a stage; leaving it, also by an exception, ends it."""
+
+
+@runtime_checkable
+class Counting(Stages, Protocol):
+    """Stages that are also told how far the one at hand is: whoever receives stages need not be."""
+
+    def step(self, done: int, total: int) -> None:
+        """So many of so many steps of the stage are done."""
+
+
+def step(stages: Stages, done: int, total: int) -> None:
+    """Tell how far a stage is, if `stages` wants to know."""
+    if total > 0 and isinstance(stages, Counting):
+        stages.step(done, total)
+
+
+def counted(items: Iterable[_Item], total: int | None, stages: Stages) -> Iterator[_Item]:
+    """The items; each is a step of the stage at hand, done when the next one is asked for.
+
+    Args:
+        total: how many there are, or fewer; None: nobody knows, so nothing is told.
+    """
+    for done, item in enumerate(items):
+        yield item
+        if total is not None:
+            step(stages, done + 1, max(total, done + 1))
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Steps that several processes do, counted in a file: whoever did one adds a byte, which waits for nobody.
+
+    Attributes:
+        path: of the file; the folder is there, and goes when all is done.
+    """
+
+    path: Path
+
+    def begin(self, total: int) -> None:
+        """So many steps follow."""
+        with contextlib.suppress(OSError):  # a count is nothing to fail for
+            self.path.write_bytes(b"%d\n" % total)
+
+    def add(self) -> None:
+        """One is done."""
+        with contextlib.suppress(OSError), self.path.open("ab") as file:
+            file.write(b".")
+
+    def told(self, stages: Stages) -> Callable[[], None]:
+        """What tells `stages` how many are done by now, as often as it is called."""
+
+        def tell() -> None:
+            with contextlib.suppress(OSError):
+                total, _, done = self.path.read_bytes().partition(b"\n")
+                if done:
+                    step(stages, len(done), int(total))
+
+        return tell
+
+
+class _Pace:
+    """How far a stage is, and how long it will take at the speed so far."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    def text(self, done: int, total: int) -> str:
+        """ "12 of 57, 8 s left"; without the time where it is too early to tell."""
+        elapsed = time.perf_counter() - self._start
+        if elapsed < _GUESSED_FROM or not 0 < done < total:
+            return f"{done} of {total}"
+        return f"{done} of {total}, {in_words(max(1, round(elapsed / done * (total - done))))} left".replace(
+            ".0 s", " s"
+        )
 
 
 @dataclass
@@ -45,22 +130,36 @@ class Plain(Silent):
         super().__init__()
         self._console = console
         self._start = time.perf_counter()
+        self._stage = ""
+        self._pace = _Pace()
+        self._printed = self._start
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """See Stages."""
-        elapsed = time.perf_counter() - self._start
-        self._console.print(f"[{elapsed:6.1f} s] {name}", markup=False, highlight=False, soft_wrap=True)
+        self._stage, self._pace = name, _Pace()
+        self._print(name)
         with super().stage(name):
             yield
 
+    def step(self, done: int, total: int) -> None:
+        """See Counting."""
+        if done < total and time.perf_counter() - self._printed >= _LINE_EVERY:
+            self._print(f"{self._stage}: {self._pace.text(done, total)}")
+
+    def _print(self, text: str) -> None:
+        self._printed = time.perf_counter()
+        elapsed = self._printed - self._start
+        self._console.print(f"[{elapsed:6.1f} s] {text}", markup=False, highlight=False, soft_wrap=True)
+
 
 class Live(Silent):
-    """One line per stage, with a running clock."""
+    """One line per stage, with a running clock, and a bar where the number of steps is known."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
         self._console = console
+        self._tell: Callable[[int, int], None] | None = None
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -68,13 +167,37 @@ class Live(Silent):
         columns = (
             SpinnerColumn(finished_text="✓"),
             TextColumn("{task.description}", markup=False),
+            _Bar(bar_width=16),
+            TextColumn("{task.fields[steps]}", markup=False),
             TimeElapsedColumn(),
         )
+        pace = _Pace()
         with RichProgress(*columns, console=self._console) as progress:
-            task = progress.add_task(name, total=1)
-            with super().stage(name):
-                yield
-            progress.update(task, completed=1)
+            task = progress.add_task(name, total=1, steps="")
+
+            def tell(done: int, total: int) -> None:
+                # one step short of the end: the clock stops when the stage ends, which is not with its last step
+                progress.update(task, completed=min(done, total - 0.01), total=total, steps=pace.text(done, total))
+
+            self._tell = tell
+            try:
+                with super().stage(name):
+                    yield
+            finally:
+                self._tell = None
+            progress.update(task, completed=1, total=1, steps="")
+
+    def step(self, done: int, total: int) -> None:
+        """See Counting."""
+        if self._tell is not None:
+            self._tell(done, total)
+
+
+class _Bar(BarColumn):
+    """A bar for stages that told a number of steps."""
+
+    def render(self, task: Task) -> RenderableType:  # type: ignore[override]  # rich says ProgressBar, and takes any
+        return super().render(task) if task.fields["steps"] else Text("")
 
 
 def for_console(console: Console) -> Stages:

@@ -58,7 +58,7 @@ def test_the_walk_sees_what_both_networks_compute(make, layers):
         seen[step.layer.name] = (step.layer.outputs[0].name, step.y_float, y)
         return y
 
-    walk(gs.import_onnx(folded), gs.import_onnx(quantized), data, visit)
+    walk(gs.import_onnx(folded), gs.import_onnx(quantized), data, visit, Silent())
     assert len(seen) == layers
     for name, y_float, y in seen.values():
         for model, found in ((folded, y_float), (quantized, y)):

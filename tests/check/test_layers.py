@@ -142,6 +142,7 @@ def test_every_seed_has_the_same_verdict(tmp_path):
     from drpai_qat.backends.cpu import targets
     from drpai_qat.backends.cpu.cache import KernelCache
     from drpai_qat.backends.cpu.compilation import _compile_here
+    from drpai_qat.core.progress import Silent
     from drpai_qat.runtimes.network import Network
     from drpai_qat.source.loading import load
     from drpai_qat.source.static_shapes import specialize
@@ -149,7 +150,9 @@ def test_every_seed_has_the_same_verdict(tmp_path):
     loaded = load(MODELS / "pt_fuse_mbv2.onnx")
     canonical = preprocess(specialize("m", loaded.model, ()), "pytorch").model
     cut = cut_at_quantizers(canonical)
-    network = _compile_here(cut.model, Network, targets.host(), tmp_path, KernelCache.of_user(), exact_sums=True)
+    network = _compile_here(
+        cut.model, Network, targets.host(), tmp_path, KernelCache.of_user(), exact_sums=True, progress=Silent()
+    )
     for seed in range(4):
         assert all(one.certified for one in certificates(canonical, cut, network.run, count=1, seed=seed))
 

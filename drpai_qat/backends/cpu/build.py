@@ -21,12 +21,18 @@ from drpai_qat.backends.cpu.memory import PlanMemory
 from drpai_qat.backends.cpu.targets import Target
 from drpai_qat.backends.cpu.toolchain import Linker, own_compiler
 from drpai_qat.core.errors import LoweringError
+from drpai_qat.core.progress import Tally
 from drpai_qat.lowering import Lowered
 from drpai_qat.report.size import MemoryUse
 
 
 def build(
-    lowered: Lowered, target: Target, library: Path, linker: Linker | None = None, cache: KernelCache = NO_CACHE
+    lowered: Lowered,
+    target: Target,
+    library: Path,
+    linker: Linker | None = None,
+    cache: KernelCache = NO_CACHE,
+    tally: Tally | None = None,
 ) -> MemoryUse:
     """Compile the network for a target and write the library.
 
@@ -34,6 +40,7 @@ def build(
         library: file to write; it loads with libtvm_runtime alone.
         linker: for another machine than this one; None: the compiler of this one.
         cache: of compiled kernels.
+        tally: counts those that are built.
     Returns: the memory that a run takes.
     Raises: LoweringError: an operator that TVM's importer took does not compile.
     """
@@ -43,7 +50,7 @@ def build(
     link = cc.cross_compiler(partial(_link, command), get_target_triple=lambda: triple)
     with tempfile.TemporaryDirectory() as folder:
         plan = PlanMemory()
-        objects = outline_kernels(target, cache, Path(folder))
+        objects = outline_kernels(target, cache, Path(folder), tally)
         compile_module(lowered.module, target, plan, objects).export_library(str(library), fcompile=link)
     return plan.use
 

@@ -20,7 +20,7 @@ from drpai_qat.backends.cpu.targets import Target
 from drpai_qat.backends.cpu.toolchain import Linker
 from drpai_qat.backends.protocol import Artifact, RunOnce
 from drpai_qat.core.isolation import run_isolated
-from drpai_qat.core.progress import Stages
+from drpai_qat.core.progress import Stages, Tally
 from drpai_qat.core.tensor_info import TensorInfo
 from drpai_qat.deployment.manifest import LIBRARY, PARAMS
 from drpai_qat.lowering import Lowered, lower
@@ -56,8 +56,10 @@ def compile_network(
     with progress.stage("lowering"):
         lowered = lower(canonical, target.isa, exact_sums)
     with progress.stage(f"compiling for {target.name}" + (f" with {linker}" if linker else "")):
-        memory = _build(lowered, target, folder, cache, linker)
-    here = partial(_compile_here, target=_twin(target), scratch=folder, cache=cache, exact_sums=exact_sums)
+        memory = _build(lowered, target, folder, cache, progress, linker)
+    here = partial(
+        _compile_here, target=_twin(target), scratch=folder, cache=cache, exact_sums=exact_sums, progress=progress
+    )
     if target.runs_here:
         apart.load(folder / LIBRARY, folder / PARAMS, lowered.inputs, lowered.outputs)
     else:
@@ -110,27 +112,33 @@ def _compile_here(
     scratch: Path,
     cache: KernelCache,
     exact_sums: bool,
+    progress: Stages,
 ) -> _Loaded:
     """Compile into a folder that is gone afterwards: the code stays mapped."""
     with tempfile.TemporaryDirectory(dir=scratch) as name:
         folder = Path(name)
         lowered = lower(model, target.isa, exact_sums)
-        _build(lowered, target, folder, cache)
+        _build(lowered, target, folder, cache, progress)
         return load(folder / LIBRARY, folder / PARAMS, lowered.inputs, lowered.outputs)
 
 
 def _build(
-    lowered: Lowered, target: Target, folder: Path, cache: KernelCache, linker: Linker | None = None
+    lowered: Lowered,
+    target: Target,
+    folder: Path,
+    cache: KernelCache,
+    progress: Stages,
+    linker: Linker | None = None,
 ) -> MemoryUse:
     """Generate code in a child process, which LLVM may end, and write both files."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        answer = Path(scratch) / "memory.json"
+        answer, tally = Path(scratch) / "memory.json", Tally(Path(scratch) / "kernels")
 
         def work() -> None:
-            use = build(lowered, target, folder / LIBRARY, linker, cache)
+            use = build(lowered, target, folder / LIBRARY, linker, cache, tally)
             answer.write_text(json.dumps(asdict(use)))
 
-        run_isolated(work, Path(scratch))
+        run_isolated(work, Path(scratch), tally.told(progress))
         write_params(folder / PARAMS, lowered.params)
         use = json.loads(answer.read_text())
         return MemoryUse(**{**use, "by_step": tuple(use["by_step"])})

@@ -23,6 +23,7 @@ from tvm import relax, tirx
 from drpai_qat.backends.cpu.cache import KernelCache
 from drpai_qat.backends.cpu.targets import Target
 from drpai_qat.core.isolation import start_isolated
+from drpai_qat.core.progress import Tally
 from drpai_qat.lowering.program import kind_of
 
 _LEAST = 4  # kernels that are worth a process
@@ -63,13 +64,14 @@ def _generator() -> str:
     return f"tvm {version('apache-tvm')} llvm {llvm} {hashlib.sha256(own).hexdigest()}"
 
 
-def outline_kernels(target: Target, cache: KernelCache, folder: Path) -> tvm.transform.Pass:
+def outline_kernels(target: Target, cache: KernelCache, folder: Path, tally: Tally | None = None) -> tvm.transform.Pass:
     """Pass, the last of a Relax pipeline: kernels become object files, and calls name their symbols.
 
     The objects travel as static libraries in the module's attribute `external_mods`; exporting links them.
 
     Args:
         folder: for the object files; they must outlive the export.
+        tally: counts the kernels that are built.
     """
 
     def run(module: tvm.IRModule, context: object) -> tvm.IRModule:
@@ -81,7 +83,7 @@ def outline_kernels(target: Target, cache: KernelCache, folder: Path) -> tvm.tra
         if not kernels:
             return module
         distinct = {kernel.symbol: kernel for kernel in kernels.values()}
-        _make(distinct.values(), target, cache, folder)
+        _make(distinct.values(), target, cache, folder, tally)
         calls = _Calls({var: relax.ExternFunc(kernel.symbol) for var, kernel in kernels.items()})
         others = {
             var: calls.visit_expr(function) if isinstance(function, relax.Function) else function
@@ -113,7 +115,7 @@ def _object(folder: Path, kernel: _Kernel) -> Path:
     return folder / f"{kernel.symbol}.o"
 
 
-def _make(kernels: Iterable[_Kernel], target: Target, cache: KernelCache, folder: Path) -> None:
+def _make(kernels: Iterable[_Kernel], target: Target, cache: KernelCache, folder: Path, tally: Tally | None) -> None:
     """Write the object file of each kernel, from the cache or newly built."""
     missing = []
     for kernel in kernels:
@@ -124,13 +126,15 @@ def _make(kernels: Iterable[_Kernel], target: Target, cache: KernelCache, folder
             _object(folder, kernel).write_bytes(known)
     if not missing:
         return
+    if tally is not None:
+        tally.begin(len(missing))
     missing.sort(key=lambda kernel: len(kernel.text), reverse=True)  # long ones first, so that all end together
     count = max(1, min(len(os.sched_getaffinity(0)), _MOST_PROCESSES, len(missing) // _LEAST))
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         shares = [missing[i::count] for i in range(count)]
-        others = [start_isolated(partial(_build, share, target, folder), Path(scratch)) for share in shares[1:]]
+        others = [start_isolated(partial(_build, share, target, folder, tally), Path(scratch)) for share in shares[1:]]
         try:
-            _build(shares[0], target, folder)
+            _build(shares[0], target, folder, tally)
         finally:
             for other in others:
                 other.finish()
@@ -139,9 +143,11 @@ def _make(kernels: Iterable[_Kernel], target: Target, cache: KernelCache, folder
     cache.trim()
 
 
-def _build(kernels: Iterable[_Kernel], target: Target, folder: Path) -> None:
+def _build(kernels: Iterable[_Kernel], target: Target, folder: Path, tally: Tally | None) -> None:
     for kernel in kernels:
         module = tvm.IRModule({kernel.symbol: kernel.function.with_attr("global_symbol", kernel.symbol)})
         with target.tvm_target:
             built = tirx.build(module, target=target.tvm_target)
         built.write_to_file(str(_object(folder, kernel)))
+        if tally is not None:
+            tally.add()
