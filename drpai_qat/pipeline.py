@@ -81,8 +81,10 @@ def run(options: CompileOptions, progress: Stages) -> Report:
             whole = specialize(source.path.name, source.model, options.input_shapes)
             static = end_at(source.path.name, whole, options.output_names)
         with progress.stage("folding the fake-quant"), naming(source.path, static):
-            may_be_float = options.qat_type is None
-            folded = preprocess.preprocess(static, options.qat_type, options.memory, may_be_float=may_be_float)
+            folded = preprocess.preprocess(
+                static, options.qat_type, options.memory, may_be_float=options.qat_type is None,
+                has_data=given is not None or options.images is not None or options.calibration is not None,
+            )  # fmt: skip
             if options.strict:
                 refuse_warnings(folded.log)
         inputs_taken = input_infos(folded.model)

@@ -31,11 +31,13 @@ class Preprocessed:
         model: valid ONNX with the source's input and output names; the invariants are in validate.py.
         log: the nodes that were folded or skipped, with reasons, in order.
         qat_type: "pytorch" or "tensorflow": the pipeline that was used; "float": there was no fake-quant to fold.
+        dynamic: activations were quantized while the network ran: calibration is to give them ranges.
     """
 
     model: onnx.ModelProto
     log: tuple[Note, ...]
     qat_type: str
+    dynamic: bool = False
 
     @property
     def is_float(self) -> bool:
@@ -49,6 +51,7 @@ def preprocess(
     memory: MemoryLimit | None = None,
     *,
     may_be_float: bool = False,
+    has_data: bool = False,
 ) -> Preprocessed:
     """Fold the fake-quant of a QAT model into the canonical QDQ graph.
 
@@ -57,13 +60,14 @@ def preprocess(
         qat_type: "pytorch" or "tensorflow"; None: detected from the file.
         memory: that the work on it may take; None: what this machine has.
         may_be_float: take a model without fake-quant too; its batch norms are folded, its tensors stay float32.
+        has_data: take a model whose activations are quantized dynamically too; they become float32, to be calibrated.
     Raises:
         ModelError: the model is not QDQ, has no fake-quant (unless it may be float), or cannot be made static.
         QuantizationError: a scale or zero point is invalid; names node and tensor.
     """
     if qat_type is not None and qat_type not in PIPELINES:
         raise ModelError(f"unknown QAT type {qat_type}; choose one of {', '.join(PIPELINES)}")
-    log = PassLog(memory=memory or MemoryLimit.of_machine())
+    log = PassLog(memory=memory or MemoryLimit.of_machine(), has_data=has_data)
     log.running = "warnings"
     warn_about_source(model, log)
     graph = open_graph(model, log)
@@ -83,4 +87,4 @@ def preprocess(
     log.running = "validate"
     for violation in find_violations(canonical):  # lowering computes it in float32: no reason to refuse the model
         log.note(violation.where, f"not canonical: {violation.what}")
-    return Preprocessed(canonical, tuple(log.notes), chosen)
+    return Preprocessed(canonical, tuple(log.notes), chosen, bool(log.dynamic))

@@ -16,6 +16,7 @@ from preprocess.constants import fold_constants, unshare_small_constants
 from preprocess.custom_quantizers import translate_custom_quantizers
 from preprocess.dead_channels import blank_dead_channels
 from preprocess.detection import require_fake_quant
+from preprocess.dynamic import translate_dynamic
 from preprocess.fake_quantize import translate_fake_quantize
 from preprocess.float_interface import use_float_interface
 from preprocess.fused_operators import translate_fused_operators
@@ -53,6 +54,7 @@ PREPARE: tuple[Pass, ...] = (
     translate_custom_quantizers,  # after scales are constants, before shape inference likewise
     translate_qonnx,  # after scales are constants, before shape inference likewise
     translate_fake_quantize,  # after its ranges are constants, before shape inference, which does not know it
+    translate_dynamic,  # after scales are constants, before shape inference likewise
     make_shapes_static,
     refuse_too_large,  # needs shapes; before anything is computed from weights
     refuse_misfits,  # needs shapes; before passes that take them at their word

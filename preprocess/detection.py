@@ -65,7 +65,7 @@ def require_fake_quant(graph: gs.Graph, log: PassLog) -> gs.Graph:
 
     Raises: NoFakeQuantError: there is no QuantizeLinear and no DequantizeLinear, and no weights lie on a grid.
     """
-    if any(node.op == QUANTIZE and not is_trained(node.inputs[0]) for node in graph.nodes):
+    if log.dynamic or any(node.op == QUANTIZE and not is_trained(node.inputs[0]) for node in graph.nodes):
         return graph
     if not has_fake_quant(graph):
         raise NoFakeQuantError(

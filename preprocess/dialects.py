@@ -3,8 +3,8 @@
 onnxruntime's own QuantizeLinear and DequantizeLinear (domain com.microsoft, written for 16-bit types before opset 21)
 mean the same as the standard ones and are renamed. Translated are OpenVINO's FakeQuantize, which stripped NNCF models
 still hold (fake_quantize.py), Quant of QONNX (qonnx.py), MQBench's and the Model Compression Toolkit's quantizers
-(custom_quantizers.py), operators on integers (qoperators.py), and float ones that
-onnxruntime's optimizer fused (fused_operators.py).
+(custom_quantizers.py), operators on integers (qoperators.py), those whose activations are quantized in the run
+(dynamic.py), and float ones that onnxruntime's optimizer fused (fused_operators.py).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import onnx
 
 from drpai_qat.core.errors import ModelError
 from preprocess.custom_quantizers import CUSTOM, MCT
+from preprocess.dynamic import is_dynamic
 from preprocess.fake_quantize import OF_TENSORFLOW
 from preprocess.fused_operators import FUSED
 from preprocess.leftovers import TENSORFLOW
@@ -37,14 +38,6 @@ _KNOWN = {
     "aten": "a PyTorch operator that the exporter could not translate; export with a newer opset",
     "com.microsoft": "an operator of onnxruntime's optimizer; compile the file as it was before optimization, as QDQ",
 }
-_DYNAMIC = (
-    "quantized dynamically: ranges of activations are computed at run time, so that training left none; "
-    f"train with static ranges and {_AS_QDQ}"
-)
-_DYNAMIC_OPERATORS = {
-    "": {"ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"},
-    "com.microsoft": {"DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulIntegerToFloat"},
-}
 _RENAMED = {
     "com.microsoft": {"QuantizeLinear", "DequantizeLinear", *QOPERATORS},
     "org.openvinotoolkit": {"FakeQuantize"},
@@ -66,9 +59,7 @@ def refuse_dialects(model: onnx.ModelProto, opset: int) -> None:
     """
     for node in all_nodes(model.graph):
         where = f"node {node.name or (node.output[0] if node.output else '?')} ({node.op_type})"
-        if node.op_type in _DYNAMIC_OPERATORS.get(_domain(node), ()):
-            raise ModelError(f"{where}: {_DYNAMIC}")
-        if is_translated(node):
+        if is_translated(node) or is_dynamic(node):
             continue
         if node.domain in STANDARD:
             _require_operator(node, where, opset, model.producer_name)
@@ -107,7 +98,8 @@ def rename_standard_nodes(model: onnx.ModelProto, log: PassLog) -> bool:
             count += node.op_type not in QOPERATORS  # which are counted as they are translated
     if count:
         log.note("model", f"{count} nodes of other domains that mean the same as Q/DQ are read as such")
-    kept = [opset for opset in model.opset_import if opset.domain in STANDARD]
+    domains = {*STANDARD, *(node.domain for node in all_nodes(model.graph) if is_dynamic(node))}
+    kept = [opset for opset in model.opset_import if opset.domain in domains]
     del model.opset_import[:]
     model.opset_import.extend(kept)
     return bool(count)

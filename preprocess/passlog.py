@@ -42,11 +42,15 @@ class PassLog:
     Attributes:
         running: name of the pass at work.
         memory: that passes may take.
+        has_data: calibration will give ranges to what is quantized dynamically, which is refused else.
+        dynamic: names of the nodes that were.
     """
 
     notes: list[Note] = field(default_factory=list)
     running: str = ""
     memory: MemoryLimit = field(default_factory=MemoryLimit.of_machine)
+    has_data: bool = False
+    dynamic: list[str] = field(default_factory=list)
 
     def folded(self, node: gs.Node, reason: str) -> None:
         """Note that `node` was absorbed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import onnx
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from drpai_qat.data.samples import input_infos
 from preprocess import Note, Preprocessed
 
 _NAMED = 3
+_Data: TypeAlias = Iterable[Mapping[str, NDArray]]
 
 
 @dataclass(frozen=True)
@@ -51,25 +52,32 @@ def quantize(
     Args:
         folded: what preprocess made.
         frames: calibration data; None: a trained model stays as it is.
-        samples: those of the check, which calibrate a float model for want of other data; None: random frames do.
+        samples: those of the check, which calibrate a float model, or one that was quantized dynamically, for want of
+            other data; None: random frames calibrate a float model.
         num_frame: of random frames.
         everywhere: the target wants a grid on each result.
     Raises: OptionError: the data can't be used.
     """
     if not folded.is_float:
-        if frames is None:
+        if frames is None and not (folded.dynamic and samples is not None):
             return Quantized(folded.model)
-        filled = fill_gaps(folded.model, frames, recipe, progress)
-        return _told(filled, "filled", recipe, frames.name) if filled.tensors else Quantized(folded.model)
-    data: Iterable[Mapping[str, NDArray]]
-    if frames is not None:
-        data, name = frames, frames.name
-    elif samples is not None:
-        data, name = samples.cut(input_infos(folded.model)), samples.name or "samples"
+        data, name = _given(folded, frames, samples)
+        filled = fill_gaps(folded.model, data, recipe, progress)
+        return _told(filled, "filled", recipe, name) if filled.tensors else Quantized(folded.model)
+    if frames is not None or samples is not None:
+        data, name = _given(folded, frames, samples)
     else:
         data, name = RandomFrames(folded.model, num_frame or RANDOM_FRAMES), ""
     found = quantize_float(folded.model, data, recipe, progress, everywhere=everywhere)
     return _told(found, "after training", recipe, name)
+
+
+def _given(folded: Preprocessed, frames: Frames | None, samples: GivenSamples | None) -> tuple[_Data, str]:
+    """The user's data and its name; samples for want of other."""
+    if frames is not None:
+        return frames, frames.name
+    assert samples is not None
+    return samples.cut(input_infos(folded.model)), samples.name or "samples"
 
 
 def _told(found: Calibrated, kind: str, recipe: Recipe, data: str) -> Quantized:

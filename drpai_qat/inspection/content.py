@@ -53,6 +53,7 @@ class Network:
 
     Attributes:
         qat_type: whose passes fold it.
+        dynamic: activations are quantized while the source runs: ranges have to come from data.
         weights, activations: quantized tensors, by kind.
         ranges: of what layers read.
         layers: convolutions and matrix products.
@@ -63,6 +64,7 @@ class Network:
     """
 
     qat_type: str
+    dynamic: bool
     weights: tuple[Kind, ...]
     activations: tuple[Kind, ...]
     ranges: Ranges
@@ -138,6 +140,7 @@ def _network_to_json(network: Network) -> dict[str, Any]:
     least, most = network.shares
     return {
         "qat_type": network.qat_type,
+        "dynamic": network.dynamic,
         "weights": [asdict(one) for one in network.weights],
         "activations": [asdict(one) for one in network.activations],
         "layer_inputs": asdict(network.ranges),
@@ -198,7 +201,7 @@ def _why(error: DrpaiQatError, shapes: tuple[InputShape, ...]) -> str:
 
 
 def _examined(static: onnx.ModelProto, memory: MemoryLimit) -> Network:
-    folded = preprocess.preprocess(static, memory=memory)
+    folded = preprocess.preprocess(static, memory=memory, has_data=True)
     plain = read_graph(folded.model)
     graph = read_network(folded.model)
     storage = find_storage(graph, _ACTIVATION)
@@ -207,6 +210,7 @@ def _examined(static: onnx.ModelProto, memory: MemoryLimit) -> Network:
         imported[node.op] = imported.get(node.op, 0) + 1
     return Network(
         qat_type=folded.qat_type,
+        dynamic=folded.dynamic,
         weights=kinds_of_weights(graph),
         activations=kinds_of_activations(plain, storage),
         ranges=ranges_of_inputs(graph, storage),
@@ -237,9 +241,10 @@ def _flags(shapes: tuple[InputShape, ...]) -> list[str]:
 
 def _next(options: ModelOptions, shapes: tuple[InputShape, ...], network: Network | None) -> str:
     words = ["drpai-qat compile", shlex.quote(str(options.model))]
-    words += [f"-a -m {network.qat_type}"] if network is not None else []
+    trained = network is not None and not network.dynamic
+    words += [f"-a -m {network.qat_type}"] if network is not None and trained else []
     words += _flags(options.input_shapes or shapes)
     if options.output_names:
         words.append(f"--outputs {shlex.quote(','.join(options.output_names))}")
-    words += [] if network is not None else ["--images DIR"]
+    words += [] if trained else ["--images DIR"]
     return " ".join(words)

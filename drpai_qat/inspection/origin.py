@@ -83,8 +83,12 @@ _SIGNS = (
     _Sign("TensorFlow Model Optimization (tfmot)", TENSORFLOW, names=("AllValuesQuantize", "MovingAvgQuantize")),
     _Sign("TensorFlow's FakeQuantWithMinMaxVars", TENSORFLOW, names=("FakeQuantWithMinMax",)),
     _Sign(
+        "dynamic quantization, as onnxruntime's quantize_dynamic writes it",
+        ops=("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "ConvInteger", "MatMulInteger"),
+    ),
+    _Sign(
         "operators on integers (QOperator): quantized after training, or converted",
-        ops=("QLinearConv", "QLinearMatMul", "QGemm", "QLinearAdd", "ConvInteger", "MatMulInteger"),
+        ops=("QLinearConv", "QLinearMatMul", "QGemm", "QLinearAdd"),
     ),
 )
 _QDQ = ("QuantizeLinear", "DequantizeLinear")

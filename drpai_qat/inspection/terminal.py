@@ -61,10 +61,13 @@ def _tensor(tensor: Tensor) -> str:
 
 
 def _network(network: Network, framework: str) -> Iterator[tuple[str, str]]:
+    if network.dynamic:
+        yield "fake-quant", "dynamic: activations have no ranges of their own; they are calibrated with your data"
     yield "weights", _kinds(network.weights)
     yield "activations", _kinds(network.activations)
-    yield from _ranges(network, framework)
-    yield from _macs(network)
+    if not network.dynamic:  # else data will decide
+        yield from _ranges(network, framework)
+        yield from _macs(network)
     if network.imported:
         counts = [f"{count} {op}" for op, count in sorted(network.imported.items())]
         yield "operators", f"in float32 through TVM's importer, slowly: {listed(counts, 8)}"

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import onnx
 import pytest
+from onnxruntime.quantization import QuantType, quantize_dynamic
 
 import drpai_qat
 from drpai_qat.cli.main import compile_main
@@ -64,3 +65,22 @@ def test_tflite(model, tmp_path):
     assert report.passed
     assert report.int8_mac_fraction == 1
     assert not [one for one in report.coverage if one.compute == "int16"]
+
+
+def test_dynamic_quantization_gets_ranges_from_data(model, tmp_path, capsys):
+    source = tmp_path / "dynamic.onnx"
+    quantize_dynamic(model, source, weight_type=QuantType.QUInt8)
+    out = tmp_path / "out"
+    assert compile_main([str(source), "-o", str(out)]) == 1
+    assert "quantized dynamically" in (told := capsys.readouterr().err)
+    assert "give the data to take them from: --calibration FILE or --images DIR" in told
+    assert not out.exists()
+    arguments = ["-o", str(out), "--calibration", str(tmp_path / "data.npz"), "--min-int8", "1", "--check", "layers"]
+    assert compile_main([str(source), *arguments]) == 0
+    assert "against source" in capsys.readouterr().out
+    told = json.loads((out / "report.json").read_text())["calibration"]
+    assert told["tensors"]["trained"] == []
+    assert told["against_source"][0]["sqnr_db"] > 25
+    report = drpai_qat.compile(source, output_dir=tmp_path / "by", samples=tmp_path / "data.npz", check="none")
+    assert report.calibration is not None
+    assert report.calibration["data"] == "data.npz"

@@ -30,6 +30,7 @@ from preprocess.custom_quantizers import translate_custom_quantizers
 from preprocess.data_movement import dequantize_before_moves
 from preprocess.dead_channels import blank_dead_channels
 from preprocess.detection import require_fake_quant
+from preprocess.dynamic import translate_dynamic
 from preprocess.fake_quantize import translate_fake_quantize
 from preprocess.float_interface import use_float_interface
 from preprocess.fused_operators import translate_fused_operators
@@ -94,7 +95,7 @@ class Case:
         source.graph.initializer.extend(
             onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in self.constants.items()
         )
-        log = PassLog()
+        log = PassLog(has_data=True)
         graph = run(passes, open_graph(source, log), log)
         return gs.export_onnx(graph), log.notes
 
@@ -258,6 +259,12 @@ CASES: dict[str, Case] = {
         vector("q = QuantizeLinear (x, s, z)\n d = DequantizeLinear (q, s, z)\n"
                "m = com.microsoft.QuickGelu <alpha = 1.0> (d)\n h = Shape (m)\n y = Reshape (m, h)"),
         GRID, head=domain("com.microsoft"), holds=lambda made, log: ops(made)["Shape"] == 0,
+    ),
+    "shape arithmetic behind dynamic quantization": Case(
+        vector("t = Constant <value = float {0.0625}> ()\n m = com.microsoft.DynamicQuantizeMatMul (x, w, t)\n"
+               "h = Shape (m)\n y = Reshape (m, h)"),
+        {"w": np.eye(16, dtype=np.int8) * 64}, head=domain("com.microsoft"),
+        holds=lambda made, log: ops(made)["MatMul"] == 1 and ops(made)["Shape"] == 0,
     ),
     "block-wise weights": Case(
         "net (float[4,16] x) => (float[4,4] y)\n{\nq = QuantizeLinear (x, s, z)\n d = DequantizeLinear (q, s, z)\n"
@@ -479,6 +486,8 @@ ORDER: tuple[tuple[tuple[str, ...], Pass, Pass, str], ...] = (
     (BOTH, translate_fake_quantize, make_shapes_static, "shape arithmetic behind FakeQuantize"),
     (BOTH, fold_constants, translate_qoperators, "integer operators with scales in Constant nodes"),
     (BOTH, translate_qoperators, make_shapes_static, "integer operators with scales in Constant nodes"),
+    (BOTH, fold_constants, translate_dynamic, "shape arithmetic behind dynamic quantization"),
+    (BOTH, translate_dynamic, make_shapes_static, "shape arithmetic behind dynamic quantization"),
     (BOTH, translate_fused_operators, make_shapes_static, "shape arithmetic behind fused operators"),
     (BOTH, make_shapes_static, refuse_too_large, "a tensor that nothing could hold"),
     (BOTH, make_shapes_static, refuse_misfits, "an index outside"),
