@@ -22,6 +22,7 @@ from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_m
 from drpai_qat.core.errors import ModelError
 from drpai_qat.core.text import one_line
 from drpai_qat.source.declarations import checkable, complete_declarations
+from drpai_qat.source.framework_names import name_layers
 from drpai_qat.source.growth import check_growth
 from drpai_qat.source.structure import check_structure, sort_nodes, subgraphs
 
@@ -63,6 +64,7 @@ def load(path: Path) -> Source:
     broken = next(_broken_texts(model), None)
     if broken is not None:
         raise ModelError(f"{path}: {one_line(broken)} is not text: damaged file")
+    name_layers(model.graph)
     check_growth(path.name, model)
     _load_external_data(path, model)
     complete_declarations(model)
