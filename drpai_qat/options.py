@@ -17,6 +17,7 @@ from drpai_qat.backends.tflite.tflite_options import TfliteOptions
 from drpai_qat.calibration.calibration_options import CalibrationOptions
 from drpai_qat.calibration.recipe import Recipe
 from drpai_qat.check.thresholds import CheckOptions
+from drpai_qat.core.errors import OptionError
 from drpai_qat.core.option_groups import words
 from drpai_qat.data.frame_options import FrameOptions
 from drpai_qat.data.sample_options import SampleOptions
@@ -42,11 +43,21 @@ class CompileOptions(
         super().__post_init__()
         table.known(self.target)
         self.fit(self)
+        self._refuse_max_drop()
         _ = self.calibration_recipe  # raises if a word of -p is unknown
         if self.mcpu is not None:
             from drpai_qat.backends.cpu import targets  # loads TVM: LLVM knows the CPUs
 
             targets.by_name(self.target, self.mcpu)
+
+    def _refuse_max_drop(self) -> None:
+        if self.max_drop is None:
+            return
+        if self.qat_type is not None:
+            raise OptionError("--max-drop: for models without QAT: drop it, or -a (a trained layer stays in integers)")
+        if self.uses_tools or self.target == "tflite":
+            where = "the DRP-AI SDK's tools" if self.uses_tools else "--target tflite"
+            raise OptionError(f"--max-drop: {where} can't have single layers in float: drop it")
 
     @property
     def calibration_recipe(self) -> Recipe:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Container, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 
 import onnx
@@ -12,6 +12,7 @@ from drpai_qat.calibration import placement, ranges
 from drpai_qat.calibration.bias_correction import correct_bias
 from drpai_qat.calibration.collection import Frame, Observed, find_ends, find_histograms
 from drpai_qat.calibration.insertion import insert_grids, quantize_biases, quantize_weights
+from drpai_qat.calibration.max_drop import KeptInFloat, keep_within
 from drpai_qat.calibration.observers import Ends
 from drpai_qat.calibration.placement import Site
 from drpai_qat.calibration.recipe import Recipe
@@ -29,12 +30,14 @@ class Calibrated:
         tensors: names of the tensors that were given a grid.
         frames: how many were looked at.
         unseen: tensors that should have one, but held no finite value.
+        kept: which layers --max-drop left in float; None: it was not asked for.
     """
 
     model: onnx.ModelProto
     tensors: tuple[str, ...]
     frames: int = 0
     unseen: tuple[str, ...] = ()
+    kept: KeptInFloat | None = None
 
 
 def quantize_float(
@@ -46,18 +49,39 @@ def quantize_float(
         model: as preprocess leaves a float model; not changed.
         frames: calibration data; iterated more than once.
         everywhere: give each result a grid, as TFLite's operators need it.
-    Raises: OptionError: there are no frames.
+    Raises: OptionError: there are no frames, or --max-drop can't be met.
     """
+    find_sites = placement.sites_everywhere if everywhere else placement.sites_between_kernels
     graph = gs.import_onnx(model)
-    sites = placement.sites_everywhere(graph) if everywhere else placement.sites_between_kernels(graph)
+    sites = find_sites(graph)
     grids, count = _find_grids(model, sites, frames, recipe, progress)
-    insert_grids(graph, sites, grids)
-    quantize_weights(graph)
-    if recipe.corrects:
-        with progress.stage("correcting biases, layer by layer"):
-            walk(gs.import_onnx(model), graph, spread(frames, count, frames_in_memory(model)), correct_bias, progress)
-    quantize_biases(graph)
-    return _finished(graph, sites, grids, count)
+    unseen = tuple(site.name for site in sites if site.name not in grids)
+    kept_frames: list[Frame] = []
+    if recipe.corrects or recipe.max_drop is not None:
+        kept_frames = spread(frames, count, frames_in_memory(model))
+
+    def make(floating: Container[str], shown: Sequence[Frame], told: Stages) -> onnx.ModelProto:
+        graph = gs.import_onnx(model)
+        reals = placement.nodes_in_float(graph, floating)
+        insert_grids(graph, _serving_others(find_sites(graph), reals), grids, reals)
+        quantize_weights(graph, floating)
+        if recipe.corrects:
+            walk(gs.import_onnx(model), graph, shown, correct_bias, told)
+        quantize_biases(graph)
+        return gs.export_onnx(graph, do_type_check=False)
+
+    with progress.stage("correcting biases, layer by layer" if recipe.corrects else "quantizing weights"):
+        made, kept = make((), kept_frames, progress), None
+    if recipe.max_drop is not None:
+        made, kept = keep_within(recipe.max_drop, model, made, make, kept_frames, progress)
+    left = placement.nodes_in_float(graph, {name for name, _, _ in kept.layers} if kept is not None else ())
+    rounded = (site.name for site in _serving_others(sites, left))
+    return Calibrated(made, tuple(name for name in rounded if name in grids), count, unseen, kept)
+
+
+def _serving_others(sites: Sequence[Site], nodes: Container[str]) -> list[Site]:
+    """Sites that more than these nodes read."""
+    return [site for site in sites if not placement.serves_only(site.tensor, nodes)]
 
 
 def fill_gaps(model: onnx.ModelProto, frames: Iterable[Frame], recipe: Recipe, progress: Stages) -> Calibrated:
@@ -71,13 +95,8 @@ def fill_gaps(model: onnx.ModelProto, frames: Iterable[Frame], recipe: Recipe, p
         return Calibrated(model, ())
     grids, count = _find_grids(model, sites, frames, recipe, progress)
     insert_grids(graph, sites, grids)
-    return _finished(graph, sites, grids, count)
-
-
-def _finished(graph: gs.Graph, sites: Sequence[Site], grids: Mapping[str, QuantParams], frames: int) -> Calibrated:
-    model = gs.export_onnx(graph, do_type_check=False)
     unseen = tuple(site.name for site in sites if site.name not in grids)
-    return Calibrated(model, tuple(grids), frames, unseen)
+    return Calibrated(gs.export_onnx(graph, do_type_check=False), tuple(grids), count, unseen)
 
 
 def _find_grids(

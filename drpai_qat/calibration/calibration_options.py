@@ -22,6 +22,12 @@ class CalibrationOptions(Group):
         "a share of the values, or the nearest histogram.",
     )  # fmt: skip
 
+    max_drop: float | None = option(
+        "--max_drop", metavar="X", kind=float, least=0, default_text="none stay in float",
+        help="For models without QAT: the layers that lose most stay in float until the outputs' RMS error on the data "
+        "is at most X percent of their RMS value (10: 20 dB, 1: 40 dB).",
+    )  # fmt: skip
+
     def recipe(self, words: str | None) -> Recipe:
         """What to do.
 
@@ -32,4 +38,4 @@ class CalibrationOptions(Group):
         asked = read_words(words or "")
         if self.calibrate_method is not None:
             asked["method"] = self.calibrate_method
-        return Recipe(**asked)
+        return Recipe(**asked, max_drop=self.max_drop)

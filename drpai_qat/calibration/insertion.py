@@ -7,7 +7,7 @@ b  =>  int32 initializer -> DequantizeLinear of scale s_x * s_w, where the layer
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -23,21 +23,24 @@ _MOST_STEPS = 2.0**30
 """A bias of more accumulator steps than this would leave no room for the products: its channel gets larger steps."""
 
 
-def insert_grids(graph: gs.Graph, sites: list[Site], grids: Mapping[str, QuantParams]) -> None:
+def insert_grids(
+    graph: gs.Graph, sites: list[Site], grids: Mapping[str, QuantParams], floating: Container[str] = ()
+) -> None:
     """Put Q/DQ behind tensors of the graph.
 
     Args:
         grids: by name of the tensor; sites without one stay float32.
+        floating: names of nodes that read the tensors as they are.
     """
     names = Names(graph)
     for site in sites:
         if site.name in grids:
-            _quantize(graph, site.tensor, grids[site.name], names)
+            _quantize(graph, site.tensor, grids[site.name], names, floating)
     graph.cleanup().toposort()
 
 
-def _quantize(graph: gs.Graph, tensor: gs.Tensor, params: QuantParams, names: Names) -> None:
-    after = list(readers(tensor))
+def _quantize(graph: gs.Graph, tensor: gs.Tensor, params: QuantParams, names: Names, floating: Container[str]) -> None:
+    after = [node for node in readers(tensor) if node.name not in floating]
     shape = list(tensor.shape)
     constants = [
         gs.Constant(names(f"{tensor.name}_scale"), params.scale),
@@ -62,15 +65,19 @@ def weight_scale(weights: NDArray[np.float32], axis: int) -> NDArray[np.float32]
     return np.asarray(np.where(largest > 0, largest, 1) / 127, np.float32)
 
 
-def quantize_weights(graph: gs.Graph) -> list[str]:
+def quantize_weights(graph: gs.Graph, floating: Container[str] = ()) -> list[str]:
     """Put the float weights of layers on int8 grids.
 
+    Args:
+        floating: names of layers whose weights stay as they are.
     Returns: names of the weights.
     """
     names = Names(graph)
     made: dict[tuple[int, int], gs.Node] = {}
     done = []
     for layer in graph.nodes:
+        if layer.name in floating:
+            continue
         for index in (1,) if layer.op in LAYERS else (1, 2) if layer.op in RECURRENT else ():
             weights = layer.inputs[index]
             if not isinstance(weights, gs.Constant) or weights.dtype != np.float32 or not weights.values.size:

@@ -12,7 +12,7 @@ for what such an operator holds inside (an activation behind a layer, the nodes 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,6 +122,33 @@ def is_weight(tensor: gs.Tensor) -> bool:
         return True
     maker = producer(tensor)
     return maker is not None and maker.op == DEQUANTIZE and isinstance(maker.inputs[0], gs.Constant)
+
+
+def nodes_in_float(graph: gs.Graph, layers: Container[str]) -> set[str]:
+    """These layers, and what runs in the kernel of one or reads its result: the last layer in front of it decides.
+
+    What only moves elements is not among them: it takes integers and reals alike.
+    """
+    last: dict[int, int] = {}
+    found = set()
+    for at, node in enumerate(graph.nodes):
+        if node.op in LAYERS or node.op in RECURRENT:
+            before = at
+        else:
+            before = max((last.get(id(tensor), -1) for tensor in node.inputs), default=-1)
+        last.update((id(tensor), before) for tensor in node.outputs)
+        if before >= 0 and graph.nodes[before].name in layers and not keeps_grid(node):
+            found.add(str(node.name))
+    return found
+
+
+def serves_only(tensor: gs.Tensor, nodes: Container[str]) -> bool:
+    """Nothing but these nodes reads the tensor, directly or behind what only moves its elements."""
+    after = list(readers(tensor))
+    return bool(after) and all(
+        node.name in nodes or (keeps_grid(node) and all(serves_only(one, nodes) for one in node.outputs))
+        for node in after
+    )
 
 
 def keeps_grid(node: gs.Node) -> bool:

@@ -20,9 +20,11 @@ class Recipe:
         share: of `percentile`, in percent.
         symmetric: activations have zero point 0.
         corrects: take the mean error of each layer's outputs off its bias.
+        max_drop: largest relative error of the outputs, in percent; layers stay in float until it is met.
     """
 
     method: str = "mse"
     share: float = PERCENTILE
     symmetric: bool = False
     corrects: bool = True
+    max_drop: float | None = None

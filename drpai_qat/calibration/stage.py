@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from drpai_qat.calibration.calibrate import Calibrated, fill_gaps, quantize_float
 from drpai_qat.calibration.kinds import kinds_of_tensors
 from drpai_qat.calibration.recipe import Recipe
+from drpai_qat.core.errors import OptionError
 from drpai_qat.core.progress import Stages
 from drpai_qat.data.frames import RANDOM_FRAMES, Frames, RandomFrames
 from drpai_qat.data.given_samples import GivenSamples
@@ -56,9 +57,11 @@ def quantize(
             other data; None: random frames calibrate a float model.
         num_frame: of random frames.
         everywhere: the target wants a grid on each result.
-    Raises: OptionError: the data can't be used.
+    Raises: OptionError: the data can't be used, or --max-drop is for another model or can't be met.
     """
     if not folded.is_float:
+        if recipe.max_drop is not None:
+            raise OptionError("--max-drop: for float models, and this file's layers are quantized already: drop it")
         if frames is None and not (folded.dynamic and samples is not None):
             return Quantized(folded.model)
         data, name = _given(folded, frames, samples)
@@ -100,6 +103,8 @@ def _told(found: Calibrated, kind: str, recipe: Recipe, data: str) -> Quantized:
         "frames": found.frames,
         "tensors": kinds_of_tensors(found.model, set(found.tensors)),
     }
+    if found.kept is not None:
+        calibration["max_drop"] = found.kept.to_json()
     return Quantized(found.model, tuple(notes), calibration)
 
 

@@ -60,6 +60,7 @@ def _facts(report: Report) -> Table:
         "model": f"{report.model['name']} ({_kind(report)})",
         "quantized": f"{report.weights} weights, {report.activations} activations",
         "calibrated": _calibrated(report),
+        "max drop": _max_drop(report),
         "against source": "; ".join(_loss(one) for one in report.loss),
         "integer MACs": f"{report.int8_mac_fraction:.1%}{_int16_share(report)}",
         "float nodes": "; ".join(_float_nodes(report)) or "none",
@@ -90,6 +91,20 @@ def _calibrated(report: Report) -> str:
     count, frames, trained = len(told["tensors"]["calibrated"]), told["frames"], len(told["tensors"]["trained"])
     kept = f"; {trained} trained ranges kept" if trained else ""
     return f"{count} tensor{'s' if count > 1 else ''} by {told['method']}, {frames} frames of {told['data']}{kept}"
+
+
+def _max_drop(report: Report) -> str:
+    told = None if report.calibration is None else report.calibration.get("max_drop")
+    if told is None:
+        return ""
+    drop = f"{told['drop']:.3g}%, at most {told['limit']:g}% asked for"
+    left = [one["name"] for one in told["float_layers"]]
+    if not left:
+        return f"{drop}: no layer has to stay in float"
+    return (
+        f"{drop}, {told['drop_all_int8']:.3g}% with all layers in integers: {len(left)} of {told['layers']} layers "
+        f"stay in float, {told['float_mac_fraction']:.1%} of the MACs: {listed(left)}"
+    )
 
 
 def _loss(figures: OutputFigures) -> str:
