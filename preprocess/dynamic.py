@@ -13,6 +13,7 @@ But for the rounding of x, that is a float layer with weights on a grid. So
     DynamicQuantizeLSTM(x, wq, rq, ...)                   =>  LSTM(x, DQ(wq), DQ(rq), ...), gates in front of the inputs
     DynamicQuantizeLinear -> DequantizeLinear             =>  x
     QuantizeLinear of a scale that ReduceMin, ReduceMax of x give, in place of DynamicQuantizeLinear: the same
+    Div(x, s) -> Round -> Clip -> Mul(s) with such a scale (dynamic_arithmetic.py)                    =>  x
 
 with the integers, scales and zero points of the weights as they are. Calibration then gives x a range that stays.
 Source: ONNX DynamicQuantizeLinear-11, MatMulInteger-10, ConvInteger-10; onnxruntime's ContribOperators.md.
@@ -30,6 +31,7 @@ import onnx_graphsurgeon as gs
 
 from drpai_qat.core.errors import ModelError
 from drpai_qat.core.moving import PLACED, VIEWS
+from preprocess.dynamic_arithmetic import find_written, scale_is_of
 from preprocess.passlog import PassLog
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
 from preprocess.surgery import (
@@ -47,8 +49,6 @@ from preprocess.writing import Writer, taken_apart
 
 QUANTIZER = "DynamicQuantizeLinear"
 NO_DATA = "give the data to take them from: --calibration FILE or --images DIR"
-_KNOWN_BY = ("ReduceMin", "ReduceMax")
-_MOST_NODES = 60  # between a tensor and its scale; onnx's own definition of DynamicQuantizeLinear has 25
 _CONV_ATTRIBUTES = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 _LSTM_INPUTS = 8
 
@@ -71,8 +71,12 @@ def translate_dynamic(graph: gs.Graph, log: PassLog) -> gs.Graph:
 
     Raises: ModelError: there is no data to take the ranges from (log.has_data), or a form that is not known.
     """
+    written = list(find_written(graph))
     if not log.has_data:
-        _refuse(graph, f": ranges of activations are computed at run time, so that training left none; {NO_DATA}")
+        why = f": ranges of activations are computed at run time, so that training left none; {NO_DATA}"
+        _refuse(graph, why)
+        for one in written:
+            raise ModelError(f"node {one.rounding.name} (Round): quantized dynamically{why}")
         return graph  # a QuantizeLinear of computed scale is refused with all others that lack one
     quantizers = [node for node in graph.nodes if _is_quantizer(node)]
     layers = [node for node in graph.nodes if node.op in _LAYERS]
@@ -83,8 +87,12 @@ def translate_dynamic(graph: gs.Graph, log: PassLog) -> gs.Graph:
     for node in [one for one in graph.nodes if one.op == DEQUANTIZE and one.inputs]:
         writer.base = node.name
         _restore(node, graph, writer)
-    if quantizers or layers:
-        log.dynamic += [node.name for node in (*quantizers, *layers)]
+    for one in written:
+        writer.base = one.rounding.name
+        _pass_by(one.output, one.source, graph, writer)
+    roundings = [one.rounding for one in written]
+    if quantizers or layers or roundings:
+        log.dynamic += [node.name for node in (*quantizers, *layers, *roundings)]
         log.note("model", "quantized dynamically: weights stay as they are, activations get ranges from the data")
         graph = writer.finish().cleanup()
         graph.import_domains = None
@@ -108,23 +116,7 @@ def _refuse(graph: gs.Graph, why: str) -> None:
 
 
 def _is_quantizer(node: gs.Node) -> bool:
-    return node.op == QUANTIZER or (node.op == QUANTIZE and _scale_is_of(node.inputs[1], node.inputs[0]))
-
-
-def _scale_is_of(scale: gs.Tensor, x: gs.Tensor) -> bool:
-    """The scale is computed from the smallest and largest value of `x`, and constants."""
-    reduces, seen, stack = False, {id(x)}, [scale]
-    while stack:
-        tensor = stack.pop()
-        if id(tensor) in seen or isinstance(tensor, gs.Constant) or tensor.is_empty():
-            continue
-        seen.add(id(tensor))
-        maker = producer(tensor)
-        if maker is None or len(seen) > _MOST_NODES:
-            return False
-        reduces |= maker.op in _KNOWN_BY
-        stack += maker.inputs
-    return reduces
+    return node.op == QUANTIZER or (node.op == QUANTIZE and scale_is_of(node.inputs[1], node.inputs[0]))
 
 
 def _quantized(tensor: gs.Tensor, writer: Writer) -> _Quantized | None:
@@ -149,12 +141,17 @@ def _restore(node: gs.Node, graph: gs.Graph, writer: Writer) -> None:
     found = _quantized(node.inputs[0], writer)
     if found is None or node.inputs[1] is not found.scale:
         return
-    output = node.outputs[0]
-    detach(node)
+    _pass_by(node.outputs[0], found.real, graph, writer)
+
+
+def _pass_by(output: gs.Tensor, real: gs.Tensor, graph: gs.Graph, writer: Writer) -> None:
+    """Let the readers of `output` read `real`."""
+    for maker in list(output.inputs):
+        detach(maker)
     if is_graph_output(graph, output):
-        writer.emit("Identity", [found.real], output)
+        writer.emit("Identity", [real], output)
     else:
-        replace_input(output, found.real)
+        replace_input(output, real)
 
 
 def _product(node: gs.Node, graph: gs.Graph, writer: Writer) -> None:

@@ -185,6 +185,48 @@ def test_forms(form: str, expanded: bool) -> None:
     assert same(weights_of_layers(made), [(steps.astype(np.int32), np.array([0.01], np.float32))])
 
 
+WRITTEN = {
+    "symmetric, by row": """
+  a = Abs (x)
+  m = ReduceMax <axes = [1], keepdims = 1> (a)
+  s = Div (m, c127)
+  d = Div (x, s)
+  r = Round (d)
+  k = Clip (r, cmin, cmax)
+  h = Mul (k, s)""",
+    "with a zero point": """
+  m = ReduceMax <keepdims = 0> (x)
+  n = ReduceMin <keepdims = 0> (x)
+  e = Sub (m, n)
+  s = Div (e, c255)
+  o = Div (n, s)
+  p = Neg (o)
+  z = Round (p)
+  d = Div (x, s)
+  r = Round (d)
+  q = Add (r, z)
+  k = Clip (q, c0, c255)
+  b = Sub (k, z)
+  h = Mul (b, s)""",
+}
+
+
+@pytest.mark.parametrize("form", list(WRITTEN))
+def test_in_arithmetic(form: str) -> None:
+    head = '<ir_version: 8, opset_import: ["" : 17]>\n'
+    text = f"{head} net (float[4,16] x) => (float[4,8] y)\n{{\n{WRITTEN[form]}\n"
+    text += " v = DequantizeLinear (w, t)\n y = MatMul (h, v)\n}"
+    steps = np.arange(-64, 64, dtype=np.int8).reshape(16, 8)
+    limits = {"c127": 127, "cmin": -127, "cmax": 127, "c0": 0, "c255": 255}
+    source = model(
+        text, w=steps, t=np.float32(0.01),
+        **{name: np.float32(value) for name, value in limits.items() if f"{name})" in text or f"{name}," in text},
+    )  # fmt: skip
+    assert ops(folded(source).model) == {"DequantizeLinear": 1, "MatMul": 1}
+    with pytest.raises(ModelError, match=r"node Round_r \(Round\): quantized dynamically: .* --calibration FILE"):
+        preprocess(source)
+
+
 def test_two_activations_become_a_float_product() -> None:
     text = """<ir_version: 8, opset_import: ["" : 17]>
 net (float[4,16] x, float[16,3] v) => (float[4,3] y)
