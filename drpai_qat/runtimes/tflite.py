@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from drpai_qat.core.errors import DeploymentError, MissingExtraError
 from drpai_qat.core.quantization import QuantParams
+from drpai_qat.core.quiet import quiet
 from drpai_qat.core.tensor_info import TensorInfo
 from drpai_qat.core.text import one_line
 
@@ -39,13 +40,14 @@ class LiteNetwork:
         kinds = litert.OpResolverType
         where = {"model_path": str(model)} if isinstance(model, Path) else {"model_content": model}
         try:
-            self._interpreter = litert.Interpreter(
-                **where,
-                num_threads=threads,
-                experimental_op_resolver_type=kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES if plain else kinds.AUTO,
-                experimental_preserve_all_tensors=keep_all,
-            )
-            self._interpreter.allocate_tensors()
+            with quiet():  # "INFO: Created TensorFlow Lite XNNPACK delegate for CPU."
+                self._interpreter = litert.Interpreter(
+                    **where,
+                    num_threads=threads,
+                    experimental_op_resolver_type=kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES if plain else kinds.AUTO,
+                    experimental_preserve_all_tensors=keep_all,
+                )
+                self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError, OSError) as error:
             name = model.name if isinstance(model, Path) else "the TFLite file"
             raise DeploymentError(f"{name}: LiteRT can't load it: {one_line(error)}") from None
