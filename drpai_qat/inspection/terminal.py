@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.text import Text
 
 from drpai_qat.core.text import listed, one_line, shortened
+from drpai_qat.graph.remedies import of_maker
 from drpai_qat.inspection.content import Inspection, Network, Tensor
 from drpai_qat.inspection.doubts import Doubt
 from drpai_qat.inspection.quantized import Kind, Unranged
-from drpai_qat.inspection.remedies import remedy
 
 _LONGEST_NAME = 44
 _MOST = 4
@@ -94,7 +94,7 @@ def _ranges(network: Network, framework: str) -> Iterator[tuple[str, str]]:
         groups.setdefault((one.bounded, one.op), []).append(one)
     for (bounded, op), found in sorted(groups.items(), key=lambda group: group[0]):
         what = "network input" if not op else op if len(found) == 1 else f"{len(found)} {op}"
-        names, range_by = listed([_name(one.tensor) for one in found], 1), remedy(op, framework)
+        names, range_by = listed([_name(one.tensor) for one in found], 1), of_maker(op).range_from(framework)
         if bounded:
             text = f"{what}: {names}: bounded, so layers read it in integers; faster with {range_by}"
         else:

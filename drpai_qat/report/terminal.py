@@ -14,6 +14,7 @@ from rich.text import Text
 from drpai_qat.check.fidelity import CheckResult
 from drpai_qat.check.figures import OutputFigures
 from drpai_qat.core.text import listed, one_line, seconds, shortened
+from drpai_qat.graph.remedies import told
 from drpai_qat.report.content import Report
 from drpai_qat.report.size import Size
 from drpai_qat.report.warnings import warnings
@@ -64,7 +65,7 @@ def _facts(report: Report) -> Table:
         "against source": "; ".join(_loss(one) for one in report.loss),
         "integer MACs": f"{report.int8_mac_fraction:.1%}{_int16_share(report)}",
         "float nodes": "; ".join(_float_nodes(report)) or "none",
-        "to change": "report.html says what to change in training" if _float_nodes(report) else "",
+        "to change": "report.html says what to change in training" if _trained(report) and _float_nodes(report) else "",
         "skipped": "; ".join(_grouped((note.reason, note.node) for note in report.notes if note.action == "skipped")),
         "target": f"{report.target}: {report.runs_on}",
         "size": _size(report.size),
@@ -77,6 +78,10 @@ def _facts(report: Report) -> Table:
         if value:
             facts.add_row(key, Text(one_line(value, 1000)))
     return facts
+
+
+def _trained(report: Report) -> bool:
+    return report.model["qat_type"] != "float"
 
 
 def _kind(report: Report) -> str:
@@ -135,7 +140,7 @@ def _int16_share(report: Report) -> str:
 
 def _float_nodes(report: Report) -> list[str]:
     nodes = (node for node in report.coverage if node.compute in ("float32", "tvm"))
-    return _grouped((node.reason or node.compute, node.op) for node in nodes)
+    return _grouped((told(node.reason, report.model["qat_type"]) or node.compute, node.op) for node in nodes)
 
 
 def _slowest(report: Report) -> str:

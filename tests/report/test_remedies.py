@@ -3,6 +3,7 @@ import pytest
 from drpai_qat.backends.tflite import context as tflite
 from drpai_qat.core.quantization import QuantParams
 from drpai_qat.graph.layer_weights import LEAVES_INT32, NO_OPERAND_RANGE, NO_RANGE, NO_WEIGHT_GRID, OTHER_AXIS
+from drpai_qat.graph.remedies import ALL, EDGE, of_maker, of_reason, told
 from drpai_qat.lowering.arithmetic import OUTRUN
 from drpai_qat.lowering.context import FLOAT_INPUT, FLOAT_OUTPUT
 from drpai_qat.report import remedies
@@ -69,13 +70,42 @@ def test_edges_results_and_imported_operators_without_a_reason():
 
 
 def test_what_preprocess_skips():
-    assert remedies.of_reason("block-wise scales have no integer kernel: float constant").key == "weights"
-    assert remedies.of_reason("weights stay float32: they hold NaN or infinity").key == "weights"
-    assert remedies.of_reason("reads another grid than was written: rescaled in float32").key == "activation"
+    assert of_reason("block-wise scales have no integer kernel: float constant").key == "weights"
+    assert of_reason("weights stay float32: they hold NaN or infinity").key == "weights"
+    assert of_reason("reads another grid than was written: rescaled in float32").key == "activation"
 
 
 def test_every_remedy_says_what_to_change_in_both_frameworks():
-    assert len({one.key for one in remedies.ALL}) == len(remedies.ALL)
-    for one in remedies.ALL:
+    assert len({one.key for one in ALL}) == len(ALL)
+    for one in ALL:
         assert one.why
-        assert bool(one.what("pytorch")) == bool(one.what("tensorflow")) == (one is not remedies.EDGE)
+        assert bool(one.what("pytorch")) == bool(one.what("tensorflow")) == (one is not EDGE)
+
+
+def test_a_model_that_was_not_trained_is_told_nothing_of_training():
+    for one in ALL:
+        if one.key in ("axis", "activation"):  # forms of trained grids: calibration makes none
+            continue
+        text = one.because("float") + one.what("float")
+        assert "QuantStub" not in text
+        assert "FloatFunctional" not in text
+        assert "tfmot" not in text
+        assert "training put" not in text
+        assert "training left" not in text
+    assert told(NO_RANGE, "float") == "its input has no range"
+    assert told(NO_RANGE, "pytorch") == NO_RANGE
+
+
+@pytest.mark.parametrize(
+    ("op", "framework", "brief"),
+    [
+        ("", "PyTorch", "a QuantStub at the network's input"),
+        ("Add", "PyTorch", "FloatFunctional.add in place of +"),
+        ("Sigmoid", "PyTorch", "a QuantStub behind it"),
+        ("", "TensorFlow", "tfmot's quantize_model, which puts a QuantizeLayer at the input"),
+        ("", "unknown", "a fake-quant at the network's input"),
+        ("Add", "unknown", "a fake-quant behind it"),
+    ],
+)
+def test_what_inspect_says_of_a_tensor_without_a_range(op, framework, brief):
+    assert of_maker(op).range_from(framework) == brief

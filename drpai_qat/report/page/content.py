@@ -11,10 +11,11 @@ from drpai_qat.check.certificate import Certificate
 from drpai_qat.check.fidelity import CheckResult
 from drpai_qat.check.figures import OutputFigures, finite
 from drpai_qat.core.coverage import INTEGER
+from drpai_qat.graph.remedies import Remedy, of_reason, told
 from drpai_qat.report.content import Report
 from drpai_qat.report.layers import Layer
 from drpai_qat.report.page import words
-from drpai_qat.report.remedies import Remedy, of_reason, remedy
+from drpai_qat.report.remedies import remedy
 from drpai_qat.report.warnings import warnings
 
 MOST_SAMPLES = 8
@@ -142,7 +143,7 @@ class _Group:
 
 def _float_groups(report: Report) -> list[dict[str, Any]]:
     """What is not in integers, by reason, the most products first."""
-    layers = report.layers
+    layers, qat_type = report.layers, str(report.model["qat_type"])
     groups: dict[tuple[str, str], _Group] = {}
     for i, layer in enumerate(layers):
         if layer.integer:
@@ -155,10 +156,10 @@ def _float_groups(report: Report) -> list[dict[str, Any]]:
     ordered = sorted(groups.values(), key=lambda group: (-group.macs, -len(group.layers)))
     return [
         {
-            "reason": group.reason or _REASONS.get(group.remedy.key, "its input has no trained range"),
-            "why": group.remedy.why,
-            "what": group.remedy.what(str(report.model["qat_type"])),
-            "code": group.remedy.code if report.model["qat_type"] == "pytorch" else "",
+            "reason": told(group.reason or _REASONS.get(group.remedy.key, "its input has no trained range"), qat_type),
+            "why": group.remedy.because(qat_type),
+            "what": group.remedy.what(qat_type),
+            "code": group.remedy.code if qat_type == "pytorch" else "",
             "layers": group.layers[:MOST_NAMES],
             "count": len(group.layers),
             "share": group.macs / total,
@@ -170,13 +171,14 @@ def _float_groups(report: Report) -> list[dict[str, Any]]:
 
 def _skipped(report: Report) -> list[dict[str, Any]]:
     """What preprocess left as it was, by reason."""
+    qat_type = str(report.model["qat_type"])
     found: dict[str, list[str]] = {}
     for note in report.notes:
         if note.action == "skipped":
             found.setdefault(note.reason, []).append(note.node)
     return [
-        {"reason": reason, "nodes": nodes[:MOST_NAMES], "count": len(nodes), "why": of_reason(reason).why,
-         "what": of_reason(reason).what(str(report.model["qat_type"]))}
+        {"reason": reason, "nodes": nodes[:MOST_NAMES], "count": len(nodes), "why": of_reason(reason).because(qat_type),
+         "what": of_reason(reason).what(qat_type)}
         for reason, nodes in found.items()
     ]  # fmt: skip
 
