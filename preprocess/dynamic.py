@@ -48,7 +48,7 @@ from preprocess.surgery import (
 from preprocess.writing import Writer, taken_apart
 
 QUANTIZER = "DynamicQuantizeLinear"
-NO_DATA = "give the data to take them from: --calibration FILE or --images DIR"
+_NO_DATA = "compile with data to take them from: --calibration FILE or --images DIR"
 _CONV_ATTRIBUTES = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 _LSTM_INPUTS = 8
 
@@ -73,7 +73,7 @@ def translate_dynamic(graph: gs.Graph, log: PassLog) -> gs.Graph:
     """
     written = list(find_written(graph))
     if not log.has_data:
-        why = f": ranges of activations are computed at run time, so that training left none; {NO_DATA}"
+        why = f": ranges of activations are computed at run time, so that training left none; {_NO_DATA}"
         _refuse(graph, why)
         for one in written:
             raise ModelError(f"node {one.rounding.name} (Round): quantized dynamically{why}")

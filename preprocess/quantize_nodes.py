@@ -61,7 +61,7 @@ def _complete(node: gs.Node, names: Names) -> None:
         raise ModelError(
             f"{where}: scale is computed at run time, by an observer that was still on or by dynamic quantization: "
             "turn observers off before the export (torch.ao.quantization.disable_observer); for dynamic quantization, "
-            "give the data to take ranges from: --calibration FILE or --images DIR"
+            "compile with data to take ranges from: --calibration FILE or --images DIR"
         )
     zero_tensor = optional_input(node, 2)
     zero_point = value_of(zero_tensor)

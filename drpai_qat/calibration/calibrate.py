@@ -84,13 +84,16 @@ def _serving_others(sites: Sequence[Site], nodes: Container[str]) -> list[Site]:
     return [site for site in sites if not placement.serves_only(site.tensor, nodes)]
 
 
-def fill_gaps(model: onnx.ModelProto, frames: Iterable[Frame], recipe: Recipe, progress: Stages) -> Calibrated:
+def fill_gaps(
+    model: onnx.ModelProto, frames: Iterable[Frame], recipe: Recipe, progress: Stages, *, dynamic: bool = False
+) -> Calibrated:
     """Give a grid to what the layers of a trained model multiply and training left without one.
 
     Trained grids stay as they are, and so do tensors that have a bound: their integers are exact.
+    `dynamic`: the source was quantized dynamically, so that they are rounded there too, and get a grid here.
     """
     graph = gs.import_onnx(model)
-    sites = placement.gaps(graph, model)
+    sites = placement.gaps(graph, model, dynamic=dynamic)
     if not sites:
         return Calibrated(model, ())
     grids, count = _find_grids(model, sites, frames, recipe, progress)

@@ -61,12 +61,13 @@ class Site:
         return str(self.tensor.name)
 
 
-def gaps(graph: gs.Graph, model: onnx.ModelProto) -> list[Site]:
+def gaps(graph: gs.Graph, model: onnx.ModelProto, *, dynamic: bool = False) -> list[Site]:
     """What layers of integer weights multiply in a trained model and what has neither a grid nor a bound.
 
     Args:
         graph: of `model`.
         model: canonical QDQ, with the grids that training gave it.
+        dynamic: the source rounds whatever its layers multiply to 8 bits, in the run: so do those with a bound here.
     """
     known = read_graph(expand_recurrent(model))
     bounds = find_bounds(known, find_grids(known, "uint8"))
@@ -76,7 +77,7 @@ def gaps(graph: gs.Graph, model: onnx.ModelProto) -> list[Site]:
         if len(tensors) < 2 and not any(is_weight(t) and not isinstance(t, gs.Constant) for t in node.inputs[1:3]):
             continue  # its weights were left in float by whoever trained it
         for tensor in tensors:
-            if tensor.name not in bounds:
+            if dynamic or tensor.name not in bounds:
                 found.add(tensor, node)
     return found.sites()
 

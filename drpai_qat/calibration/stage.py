@@ -65,7 +65,7 @@ def quantize(
         if frames is None and not (folded.dynamic and samples is not None):
             return Quantized(folded.model)
         data, name = _given(folded, frames, samples)
-        filled = fill_gaps(folded.model, data, recipe, progress)
+        filled = fill_gaps(folded.model, data, recipe, progress, dynamic=folded.dynamic)
         return _told(filled, "filled", recipe, name) if filled.tensors else Quantized(folded.model)
     if frames is not None or samples is not None:
         data, name = _given(folded, frames, samples)

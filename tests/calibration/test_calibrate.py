@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import pytest
+from onnxruntime.quantization import quantize_dynamic
 
 import preprocess
 from drpai_qat.calibration.calibrate import fill_gaps, quantize_float
@@ -121,6 +122,23 @@ def test_gaps_of_a_trained_model():
     )
     assert all(np.array_equal(new[name], value) for name, value in old.items())  # nothing trained is touched
     assert agreement(found.model, source) > 30
+
+
+def test_all_operands_of_a_dynamic_network_get_a_grid(tmp_path):
+    """Also those with a bound, as behind a Softmax: the source rounds them to 8 bits."""
+    onnx.save(attention(), tmp_path / "float.onnx")
+    quantize_dynamic(tmp_path / "float.onnx", tmp_path / "dynamic.onnx", extra_options={"MatMulConstBOnly": False})
+    source = onnx.load(tmp_path / "dynamic.onnx")
+    before = preprocess.preprocess(source, has_data=True)
+    assert before.dynamic
+    found = fill_gaps(before.model, frames(source), Recipe(), Silent(), dynamic=True).model
+    preprocess.validate(found)
+    makers = {name: node.op_type for node in found.graph.node for name in node.output}
+    moved = ("DequantizeLinear", "Transpose", "Reshape")
+    products = [node for node in found.graph.node if node.op_type in ("MatMul", "Gemm")]
+    assert len(products) > 2
+    assert all(makers[name] in moved for node in products for name in node.input[:2])
+    assert agreement(found, source) > 25
 
 
 def test_no_gaps():

@@ -73,7 +73,7 @@ def test_dynamic_quantization_gets_ranges_from_data(model, tmp_path, capsys):
     out = tmp_path / "out"
     assert compile_main([str(source), "-o", str(out)]) == 1
     assert "quantized dynamically" in (told := capsys.readouterr().err)
-    assert "give the data to take them from: --calibration FILE or --images DIR" in told
+    assert "compile with data to take them from: --calibration FILE or --images DIR" in told
     assert not out.exists()
     arguments = ["-o", str(out), "--calibration", str(tmp_path / "data.npz"), "--min-int8", "1", "--check", "layers"]
     assert compile_main([str(source), *arguments]) == 0
