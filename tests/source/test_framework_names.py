@@ -48,6 +48,15 @@ def test_names(scopes: str | None, name: str) -> None:
         assert [*graph.node[0].output, *graph.node[1].input] == ["y", "y", "x"]
 
 
+@pytest.mark.parametrize("parameter", ["model.layer1.0.act.bias", "layer1.0.act.bias"])
+def test_flat_networks_are_named_by_their_parameters(parameter: str) -> None:
+    graph = exported(None, "['', 'add']").graph
+    graph.initializer.append(onnx.helper.make_tensor(parameter, onnx.TensorProto.FLOAT, [1], [1.0]))
+    graph.node[1].input[1] = parameter
+    name_layers(graph)
+    assert [node.name for node in graph.node] == ["node_relu_3", "layer1.0.act (node_add)"]
+
+
 def test_errors_name_the_layer(tmp_path: Path) -> None:
     model = exported("['', 'layer1', 'layer1.0', 'layer1.0.act', 'relu_3']", None)
     model.graph.node[0].input[0] = "lost"
