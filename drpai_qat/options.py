@@ -44,6 +44,8 @@ class CompileOptions(
         table.known(self.target)
         self.fit(self)
         self._refuse_max_drop()
+        if self.range_record is not None and self.qat_type is not None and not self._has_data:
+            raise OptionError("-r: nothing to record without --images or --calibration: drop it")
         _ = self.calibration_recipe  # raises if a word of -p is unknown
         if self.mcpu is not None:
             from drpai_qat.backends.cpu import targets  # loads TVM: LLVM knows the CPUs
@@ -60,14 +62,23 @@ class CompileOptions(
             raise OptionError(f"--max-drop: {where} can't have single layers in float: drop it")
 
     @property
+    def _has_data(self) -> bool:
+        return any(one is not None for one in (self.images, self.calibration))
+
+    @property
     def calibration_recipe(self) -> Recipe:
         """How the built-in quantizer calibrates; the words of -p are for the SDK's where that is used."""
         return self.recipe(None if self.uses_tools else self.quantization_option)
 
+    @property
+    def range_record(self) -> str | None:
+        """-r for the built-in quantizer; with the SDK's tools it is theirs."""
+        return None if self.uses_tools else self.record_dir
+
     def remarks(self) -> Iterator[str]:
         """A line on each option that is given and changes nothing."""
         yield from super().remarks()
-        if self.qat_type is None or self.uses_tools or self.images is not None or self.calibration is not None:
+        if self.qat_type is None or self.uses_tools or self._has_data:
             return
         chosen = {
             "-n": self.num_frame, "-p": self.quantization_option, "--calibrate-method": self.calibrate_method,

@@ -16,6 +16,7 @@ from drpai_qat.calibration.max_drop import KeptInFloat, keep_within
 from drpai_qat.calibration.observers import Ends
 from drpai_qat.calibration.placement import Site
 from drpai_qat.calibration.recipe import Recipe
+from drpai_qat.calibration.record import Record
 from drpai_qat.calibration.walk import frames_in_memory, spread, walk
 from drpai_qat.core.progress import Stages, counted
 from drpai_qat.core.quantization import QuantParams
@@ -31,6 +32,7 @@ class Calibrated:
         frames: how many were looked at.
         unseen: tensors that should have one, but held no finite value.
         kept: which layers --max-drop left in float; None: it was not asked for.
+        reused: the ranges are recorded ones, and the data was not looked at for them.
     """
 
     model: onnx.ModelProto
@@ -38,10 +40,17 @@ class Calibrated:
     frames: int = 0
     unseen: tuple[str, ...] = ()
     kept: KeptInFloat | None = None
+    reused: bool = False
 
 
 def quantize_float(
-    model: onnx.ModelProto, frames: Iterable[Frame], recipe: Recipe, progress: Stages, *, everywhere: bool = False
+    model: onnx.ModelProto,
+    frames: Iterable[Frame],
+    recipe: Recipe,
+    progress: Stages,
+    *,
+    everywhere: bool = False,
+    record: Record | None = None,
 ) -> Calibrated:
     """Quantize a folded float model after training.
 
@@ -49,12 +58,13 @@ def quantize_float(
         model: as preprocess leaves a float model; not changed.
         frames: calibration data; iterated more than once.
         everywhere: give each result a grid, as TFLite's operators need it.
+        record: where ranges are kept, and taken from if it holds those of this model and data.
     Raises: OptionError: there are no frames, or --max-drop can't be met.
     """
     find_sites = placement.sites_everywhere if everywhere else placement.sites_between_kernels
     graph = gs.import_onnx(model)
     sites = find_sites(graph)
-    grids, count = _find_grids(model, sites, frames, recipe, progress)
+    grids, count, reused = _find_grids(model, sites, frames, recipe, progress, record)
     unseen = tuple(site.name for site in sites if site.name not in grids)
     kept_frames: list[Frame] = []
     if recipe.corrects or recipe.max_drop is not None:
@@ -76,7 +86,7 @@ def quantize_float(
         made, kept = keep_within(recipe.max_drop, model, made, make, kept_frames, progress)
     left = placement.nodes_in_float(graph, {name for name, _, _ in kept.layers} if kept is not None else ())
     rounded = (site.name for site in _serving_others(sites, left))
-    return Calibrated(made, tuple(name for name in rounded if name in grids), count, unseen, kept)
+    return Calibrated(made, tuple(name for name in rounded if name in grids), count, unseen, kept, reused)
 
 
 def _serving_others(sites: Sequence[Site], nodes: Container[str]) -> list[Site]:
@@ -85,7 +95,13 @@ def _serving_others(sites: Sequence[Site], nodes: Container[str]) -> list[Site]:
 
 
 def fill_gaps(
-    model: onnx.ModelProto, frames: Iterable[Frame], recipe: Recipe, progress: Stages, *, dynamic: bool = False
+    model: onnx.ModelProto,
+    frames: Iterable[Frame],
+    recipe: Recipe,
+    progress: Stages,
+    *,
+    dynamic: bool = False,
+    record: Record | None = None,
 ) -> Calibrated:
     """Give a grid to what the layers of a trained model multiply and training left without one.
 
@@ -96,18 +112,39 @@ def fill_gaps(
     sites = placement.gaps(graph, model, dynamic=dynamic)
     if not sites:
         return Calibrated(model, ())
-    grids, count = _find_grids(model, sites, frames, recipe, progress)
+    grids, count, reused = _find_grids(model, sites, frames, recipe, progress, record)
     insert_grids(graph, sites, grids)
     unseen = tuple(site.name for site in sites if site.name not in grids)
-    return Calibrated(gs.export_onnx(graph, do_type_check=False), tuple(grids), count, unseen)
+    return Calibrated(gs.export_onnx(graph, do_type_check=False), tuple(grids), count, unseen, reused=reused)
 
 
 def _find_grids(
-    model: onnx.ModelProto, sites: Sequence[Site], frames: Iterable[Frame], recipe: Recipe, progress: Stages
-) -> tuple[dict[str, QuantParams], int]:
-    """The grid of each site that data has shown, and how many frames there were.
+    model: onnx.ModelProto,
+    sites: Sequence[Site],
+    frames: Iterable[Frame],
+    recipe: Recipe,
+    progress: Stages,
+    record: Record | None,
+) -> tuple[dict[str, QuantParams], int, bool]:
+    """The grid of each site that data has shown, how many frames there were, and whether ranges are recorded ones."""
+    names = [site.name for site in sites]
+    known, key = None, None
+    if record is not None:
+        key = record.key(model, frames, _expected(frames), recipe)
+        known = record.read(key, names)
+    found, count = known if known is not None else _find_ranges(model, sites, frames, recipe, progress)
+    if record is not None and key is not None and known is None:
+        record.write(key, names, found, count)
+    grids = {name: ranges.grid_of_range(*found[name], symmetric=recipe.symmetric) for name in names if name in found}
+    return grids, count, known is not None
 
-    Sites that share one get that of all their values together.
+
+def _find_ranges(
+    model: onnx.ModelProto, sites: Sequence[Site], frames: Iterable[Frame], recipe: Recipe, progress: Stages
+) -> tuple[dict[str, ranges.Range], int]:
+    """The range of each site that data has shown, and how many frames there were.
+
+    Sites that share a grid get that of all their values together.
     """
     names = [site.name for site in sites]
     observed = Observed(model, names)
@@ -130,9 +167,7 @@ def _find_grids(
                 for name in {shared[name] for name in histograms}
             }
             found = {name: by_share[shared[name]] for name in histograms}
-    return {
-        name: ranges.grid_of_range(*found[name], symmetric=recipe.symmetric) for name in names if name in found
-    }, count
+    return found, count
 
 
 def _expected(frames: Iterable[Frame]) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import onnx
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from drpai_qat.calibration.calibrate import Calibrated, fill_gaps, quantize_float
 from drpai_qat.calibration.kinds import kinds_of_tensors
 from drpai_qat.calibration.recipe import Recipe
+from drpai_qat.calibration.record import Record
 from drpai_qat.core.errors import OptionError
 from drpai_qat.core.progress import Stages
 from drpai_qat.data.frames import RANDOM_FRAMES, Frames, RandomFrames
@@ -47,6 +49,7 @@ def quantize(
     progress: Stages,
     *,
     everywhere: bool = False,
+    record_dir: str | None = None,
 ) -> Quantized:
     """Quantize a float model, or fill the gaps of a trained one.
 
@@ -57,22 +60,31 @@ def quantize(
             other data; None: random frames calibrate a float model.
         num_frame: of random frames.
         everywhere: the target wants a grid on each result.
+        record_dir: where ranges are kept for the next time.
     Raises: OptionError: the data can't be used, or --max-drop is for another model or can't be met.
     """
     if not folded.is_float:
         if recipe.max_drop is not None:
             raise OptionError("--max-drop: for float models, and this file's layers are quantized already: drop it")
         if frames is None and not (folded.dynamic and samples is not None):
+            if record_dir is not None:
+                raise OptionError("-r: nothing to record without --images or --calibration: drop it")
             return Quantized(folded.model)
         data, name = _given(folded, frames, samples)
-        filled = fill_gaps(folded.model, data, recipe, progress, dynamic=folded.dynamic)
-        return _told(filled, "filled", recipe, name) if filled.tensors else Quantized(folded.model)
+        record = _record(record_dir, name)
+        filled = fill_gaps(folded.model, data, recipe, progress, dynamic=folded.dynamic, record=record)
+        return _told(filled, "filled", recipe, name, record_dir) if filled.tensors else Quantized(folded.model)
     if frames is not None or samples is not None:
         data, name = _given(folded, frames, samples)
     else:
         data, name = RandomFrames(folded.model, num_frame or RANDOM_FRAMES), ""
-    found = quantize_float(folded.model, data, recipe, progress, everywhere=everywhere)
-    return _told(found, "after training", recipe, name)
+    record = _record(record_dir, name)
+    found = quantize_float(folded.model, data, recipe, progress, everywhere=everywhere, record=record)
+    return _told(found, "after training", recipe, name, record_dir)
+
+
+def _record(record_dir: str | None, data: str) -> Record | None:
+    return None if record_dir is None else Record(Path(record_dir), data or "random")
 
 
 def _given(folded: Preprocessed, frames: Frames | None, samples: GivenSamples | None) -> tuple[_Data, str]:
@@ -83,7 +95,7 @@ def _given(folded: Preprocessed, frames: Frames | None, samples: GivenSamples | 
     return samples.cut(input_infos(folded.model)), samples.name or "samples"
 
 
-def _told(found: Calibrated, kind: str, recipe: Recipe, data: str) -> Quantized:
+def _told(found: Calibrated, kind: str, recipe: Recipe, data: str, record_dir: str | None) -> Quantized:
     notes = []
     if not data:
         notes.append(
@@ -103,6 +115,8 @@ def _told(found: Calibrated, kind: str, recipe: Recipe, data: str) -> Quantized:
         "frames": found.frames,
         "tensors": kinds_of_tensors(found.model, set(found.tensors)),
     }
+    if record_dir is not None:
+        calibration["record"] = {"folder": Path(record_dir).name, "reused": found.reused}
     if found.kept is not None:
         calibration["max_drop"] = found.kept.to_json()
     return Quantized(found.model, tuple(notes), calibration)

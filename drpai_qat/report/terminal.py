@@ -95,6 +95,9 @@ def _calibrated(report: Report) -> str:
         return ""
     count, frames, trained = len(told["tensors"]["calibrated"]), told["frames"], len(told["tensors"]["trained"])
     kept = f"; {trained} trained ranges kept" if trained else ""
+    record = told.get("record")
+    if record is not None:
+        kept += f"; {'ranges taken from' if record['reused'] else 'ranges recorded in'} {record['folder']}"
     return f"{count} tensor{'s' if count > 1 else ''} by {told['method']}, {frames} frames of {told['data']}{kept}"
 
 

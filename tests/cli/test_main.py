@@ -66,7 +66,7 @@ class TestUsage:
             ["--unknown"],
             ["-o"],
             ["second.onnx"],
-            ["-r", "R"],
+            ["-a", "-m", "pytorch", "-r", "R"],
             ["-n", "0"],
             ["--images", "I", "--calibration", "C.npz"],
             ["--images", "I", "--preprocess", "imagnet"],

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from drpai_qat.core.errors import OptionError
 from drpai_qat.core.option_groups import Group, option
 
 OPERATOR_SETS = ("091", "100")
@@ -41,8 +40,10 @@ class SdkOptions(Group):
         help="Operators that the accelerator takes, one ONNX name on each line, instead of those of -v.",
     )  # fmt: skip
     record_dir: str | None = option(
-        "-r", "--record_dir", metavar="DIR", help="Folder to keep the recorded calibration data in; new or empty."
-    )
+        "-r", "--record_dir", metavar="DIR",
+        help="Folder that keeps what calibration found: ranges, which the next run on the same model and data takes "
+        "from there; with the SDK's tools its recorded data (new or empty).",
+    )  # fmt: skip
     cpu_data_type: str | None = option(
         "-f", "--cpu_data_type", choices=("float16", "float32"), default_text="float32",
         help="Type in which layers without integers are computed; float16 is computed in float32, which is finer.",
@@ -55,11 +56,6 @@ class SdkOptions(Group):
         "--tool_timeout", metavar="S", kind=int, least=1, default=3600,
         help="Seconds after which a tool of the SDK that has not finished is ended.",
     )  # fmt: skip
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.uses_tools and self.record_dir is not None:
-            raise OptionError("-r: recording is for -d and -q: drop it, a QAT model brings its trained ranges")
 
     @property
     def uses_tools(self) -> bool:

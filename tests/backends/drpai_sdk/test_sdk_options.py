@@ -11,7 +11,6 @@ from drpai_qat.core.errors import OptionError
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        ({"record_dir": "x"}, "-r: recording is for -d and -q"),
         ({"drp_compiler_version": "092"}, "-v '092' is unknown: give 091 or 100"),
     ],
 )
