@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,11 @@ import drpai_qat
 from tests.small_models import qdq_model
 
 MODELS = Path(__file__).parent / "models"
+
+# A shell starts what it runs in the background with these ignored, and every process below would inherit that.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 # How hypothesis draws cases: the same ones every time, or others (`make test CASES=random`; a failure prints how to
 # repeat it). No clock decides: a case may take as long as a busy machine needs, and networks take many draws.

@@ -5,6 +5,7 @@ The compiler is imported after the options are checked, so that --help and usage
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from drpai_qat.cli.click_options import CONTEXT, Titled, TitledCommand, group_fr
 from drpai_qat.cli.exit_status import CHECK_FELL_SHORT, DONE, guarded, say
 from drpai_qat.cli.json_output import json_flag, print_json
 from drpai_qat.core.interrupts import Interrupts
-from drpai_qat.core.quiet import keep_all
+from drpai_qat.core.quiet import nothing_silenced
 from drpai_qat.options import CompileOptions
 from drpai_qat.version import described
 
@@ -65,10 +66,9 @@ def _compile(options: CompileOptions, interrupts: Interrupts, quiet: bool, verbo
     if not quiet:
         for line in options.remarks():
             say(f"note: {line}")
-    if verbose:
-        keep_all()
     stages = progress.Silent() if quiet else progress.for_console(Console(stderr=True))
-    report = pipeline.run(options, interrupts.watch(stages))
+    with nothing_silenced() if verbose else nullcontext():
+        report = pipeline.run(options, interrupts.watch(stages))
     if as_json:
         print_json({"output_dir": str(report.output_dir), **report.to_json()})
     elif not quiet:

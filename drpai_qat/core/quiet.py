@@ -11,10 +11,15 @@ from collections.abc import Iterator
 _KEPT = False
 
 
-def keep_all() -> None:
-    """From now on nothing is silenced: --verbose."""
+@contextlib.contextmanager
+def nothing_silenced() -> Iterator[None]:
+    """Within it `quiet` does nothing: --verbose."""
     global _KEPT
-    _KEPT = True
+    before, _KEPT = _KEPT, True
+    try:
+        yield
+    finally:
+        _KEPT = before
 
 
 @contextlib.contextmanager

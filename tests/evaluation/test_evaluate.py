@@ -72,6 +72,7 @@ def folder(tmp_path_factory, small_output):
     y = np.array([int(reference.run({"x": one[None]})["y"].argmax()) for one in x])
     y[::4] = (y[::4] + 1) % 4
     np.savez(place / "data.npz", x=x, y=y)
+    np.savez(place / "more_classes.npz", x=x, y=y + 7)
     (place / "their_functions.py").write_text(FUNCTIONS)
     return place
 
@@ -170,7 +171,7 @@ class TestCommand:
             (["--data", "data.npz", "--output", "z"], 1, "--output z: the network's outputs are y"),
             (["--data", "data.npz", "--preprocess", "vgg"], 2, "--preprocess vgg: no such file"),
             (["--data", "data.npz", "--output", "y", "--metric", "m:f"], 2, "give one of them"),
-            (["--data", "digits"], 1, "the network has 4 classes, 0 and up"),
+            (["--data", "more_classes.npz"], 1, "the network has 4 classes, 0 and up"),
         ],
     )
     def test_what_is_wrong_is_one_line(self, arguments, status, says, small_output, capsys):
