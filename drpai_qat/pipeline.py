@@ -21,10 +21,8 @@ from drpai_qat.calibration.stage import quantize
 from drpai_qat.check.compiled import check_compiled, compare_with_source
 from drpai_qat.core.option_groups import takes
 from drpai_qat.core.progress import Silent, Stages
-from drpai_qat.data.frames import chosen_preprocessing, open_frames
-from drpai_qat.data.given_samples import read_samples, samples_to_json
-from drpai_qat.data.samples import choose_samples, input_infos, trained_range
-from drpai_qat.data.value_ranges import doubt
+from drpai_qat.data.given_samples import read_samples
+from drpai_qat.data.user_data import UserData
 from drpai_qat.deployment.folder import CANONICAL, hashes, staged, write_arrays
 from drpai_qat.deployment.manifest import Manifest, versions
 from drpai_qat.graph.canonical import read_graph
@@ -87,19 +85,16 @@ def run(options: CompileOptions, progress: Stages) -> Report:
             )  # fmt: skip
             if options.strict:
                 refuse_warnings(folded.log)
-        inputs_taken = input_infos(folded.model)
-        image = chosen_preprocessing(options, inputs_taken)
-        doubts = "" if image is None else doubt(image.preprocessing, trained_range(image.info.name, folded.model))
-        frames = open_frames(options, inputs_taken)
+        data = UserData.of(folded.model, given, options)
         with naming(source.path, static):
             quantized = quantize(
-                folded, frames, given, options.calibration_recipe, options.num_frame, progress,
+                folded, data.frames, given, options.calibration_recipe, options.num_frame, progress,
                 everywhere=backend.integer_operators, record_dir=options.range_record,
             )  # fmt: skip
             if options.strict:
                 refuse_warnings(quantized.notes)
         canonical, as_trained = quantized.model, quantized.calibration is None
-        samples = choose_samples(canonical, given, options, frames)
+        samples = data.samples(canonical, options)
         with naming(source.path, static):
             artifact = backend.compile(canonical, folder, progress)
             samples = [artifact.samples_as_taken(sample) for sample in samples]
@@ -114,9 +109,6 @@ def run(options: CompileOptions, progress: Stages) -> Report:
             loss = () if as_trained else compare_with_source(static, artifact.network.run, samples, progress)
         with progress.stage("writing the folder"):
             weights, activations = count_quantized(canonical)
-            onnx.save(canonical, folder / CANONICAL)
-            inputs, outputs = ([one.name for one in infos] for infos in (artifact.inputs, artifact.outputs))
-            write_arrays(folder, [samples[0][name] for name in inputs], [first[name] for name in outputs])
             report = Report(
                 model=_described(source, folded.qat_type),
                 output_dir=options.folder,
@@ -130,12 +122,11 @@ def run(options: CompileOptions, progress: Stages) -> Report:
                     *quantized.notes,
                     *artifact.notes,
                     *(preprocess.Note("note", "options", "options", line) for line in options.remarks()),
-                    *(preprocess.Note("warning", "data", "data", line) for line in (frames.notes() if frames else ())),
-                    *([preprocess.Note("warning", "data", "data", doubts)] if doubts else []),
+                    *(preprocess.Note("warning", "data", "data", line) for line in data.warnings()),
                 ),
                 coverage=artifact.coverage,
                 size=artifact.size,
-                samples=samples_to_json(given, None if frames is None else frames.name, samples),
+                samples=data.to_json(samples),
                 check=check,
                 seconds=dict(progress.seconds),
                 min_int8=options.min_int8,
@@ -144,9 +135,12 @@ def run(options: CompileOptions, progress: Stages) -> Report:
                 loss=loss,
                 kernels=artifact.kernels,
             )
+            onnx.save(canonical, folder / CANONICAL)
+            inputs, outputs = ([one.name for one in infos] for infos in (artifact.inputs, artifact.outputs))
+            write_arrays(folder, [samples[0][name] for name in inputs], [first[name] for name in outputs])
             report.write(folder)
             write_page(folder, report, samples, artifact.target, options.command, versions())
-            _manifest(report, artifact, folder, None if image is None else image.to_json()).write(folder)
+            _manifest(report, artifact, folder, None if data.image is None else data.image.to_json()).write(folder)
     return report
 
 
