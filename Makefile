@@ -71,9 +71,10 @@ $(VENV)/.installed-docs: setup.cfg pyproject.toml | $(VENV)/bin/pip needs-cc
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	touch $@
 
-# One known version of torch: the newest one may bring gigabytes of CUDA.
+# Frameworks, a Dask cluster, and the interpreter of microcontrollers. One known version of torch: the newest one may bring
+# gigabytes of CUDA.
 $(VENV)/.installed-slow: $(VENV)/.installed-dev
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,pytorch]' torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,pytorch,distributed]' torch==2.13.0 tflite-micro
 	touch $@
 
 $(TF_VENV)/.installed: setup.cfg pyproject.toml | $(TF_VENV)/bin/pip needs-cc
