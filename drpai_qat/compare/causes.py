@@ -10,7 +10,13 @@ from __future__ import annotations
 from drpai_qat.compare.input_experiments import layout, preprocessing
 from drpai_qat.compare.layers import LayerComparison, LayerFigures
 from drpai_qat.compare.matching import Matching
-from drpai_qat.compare.parameter_experiments import bias_rounding, folded_batch_norm, other_weights, recalibrated
+from drpai_qat.compare.parameter_experiments import (
+    bias_rounding,
+    folded_batch_norm,
+    other_weights,
+    quantized_weights,
+    recalibrated,
+)
 from drpai_qat.compare.parameters import Parameters
 from drpai_qat.compare.structure import Feeds, Side, frontier, region
 from drpai_qat.compare.suspect import Cause, Suspect
@@ -27,6 +33,7 @@ EXPERIMENTS = (
     saturation,
     rounding,  # before the bias: half a step on all of them is the same
     bias_rounding,
+    quantized_weights,
     other_weights,  # after all that a change of weights may be part of
     rounding_twice,
 )

@@ -12,6 +12,9 @@ from drpai_qat.compare.suspect import Cause, Suspect
 _NEAR = 4
 """Operators between a convolution and its batch norm: quantizer, ReLU."""
 
+_LEAST_STEP, _HALF_STEP = 1e-3, 0.501
+"""Of weights that lie on the grid but for float32, and of those that were rounded to it."""
+
 _LEAST_FACTOR = 0.02
 """Relative; weights per channel that differ by less are roundings."""
 
@@ -75,6 +78,20 @@ def recalibrated(suspect: Suspect) -> Cause | None:
     if weights is None or weights.percent is None or weights.same:
         return None
     return Cause("re-calibrated range", f"weights of {suspect.layers[0].node}: A {weights.ours}, B {weights.theirs}")
+
+
+def quantized_weights(suspect: Suspect) -> Cause | None:
+    """A's weights are reals, and B's are those, rounded to a grid: what B lost is not a fault of its deployment."""
+    if suspect.layers is None or suspect.layers[0].weights.shape != suspect.layers[1].weights.shape:
+        return None
+    mine, yours = suspect.layers
+    if mine.scale is not None or yours.scale is None:
+        return None
+    steps = np.abs(mine.real - yours.real) / np.reshape(yours.scale, (-1, 1)).astype(np.float64)
+    if not _LEAST_STEP < steps.max(initial=0) <= _HALF_STEP:
+        return None
+    told = f"A is a float network; the weights of {yours.node} are its own, rounded to B's grid"
+    return Cause("quantized weights", f"{told} (up to {steps.max():.2f} steps)")
 
 
 def other_weights(suspect: Suspect) -> Cause | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from drpai_qat.cli.main import main
 from drpai_qat.compare.compare_options import CompareOptions
@@ -37,6 +38,21 @@ def test_a_fault_is_named(folder, fault):
     assert found.cause is not None
     assert found.cause.name == faults.FAULTS[fault], found.verdict
     assert not found.passed
+
+
+def test_weights_that_were_quantized_after_training_are_no_others(folder):
+    source = faults.float_twin(onnx.load(folder / "a.onnx"))
+    generator = np.random.default_rng(3)
+    for one in source.graph.initializer:
+        values = numpy_helper.to_array(one)
+        if values.ndim > 1:
+            step = np.abs(values).max(axis=tuple(range(1, values.ndim)), keepdims=True) / 127
+            values = values + (generator.uniform(-0.45, 0.45, values.shape) * step).astype(np.float32)
+            one.CopyFrom(numpy_helper.from_array(values, one.name))
+    onnx.save(source, folder / "float.onnx")
+    found = compared(folder / "float.onnx", folder / "a.onnx")
+    assert found.cause is not None
+    assert found.cause.name == "quantized weights", found.verdict
 
 
 def test_the_first_layer_is_where_the_fault_is(folder):
