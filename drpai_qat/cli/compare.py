@@ -39,10 +39,10 @@ def compare_command(context: click.Context, /, a: str, b: str, **values: Any) ->
 def _compare(options: CompareOptions, interrupts: Interrupts, values: dict[str, Any]) -> int:
     from drpai_qat.compare.comparison import compare
     from drpai_qat.compare.text import described
-    from drpai_qat.core import progress
+    from drpai_qat.core import console_progress, progress
 
     silent = values["quiet"] or values["as_json"]
-    stages = interrupts.watch(progress.Silent() if silent else progress.for_console(Console(stderr=True)))
+    stages = interrupts.watch(progress.Silent() if silent else console_progress.for_console(Console(stderr=True)))
     found = compare(options, stages)
     if values["as_json"]:
         click.echo(json.dumps(found.to_json(), indent=2, allow_nan=False))

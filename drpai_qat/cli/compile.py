@@ -60,13 +60,13 @@ def compile_command(context: click.Context, /, **values: Any) -> None:
 
 def _compile(options: CompileOptions, interrupts: Interrupts, quiet: bool, verbose: bool, as_json: bool) -> int:
     from drpai_qat import pipeline
-    from drpai_qat.core import progress
+    from drpai_qat.core import console_progress, progress
     from drpai_qat.report import terminal
 
     if not quiet:
         for line in options.remarks():
             say(f"note: {line}")
-    stages = progress.Silent() if quiet else progress.for_console(Console(stderr=True))
+    stages = progress.Silent() if quiet else console_progress.for_console(Console(stderr=True))
     with nothing_silenced() if verbose else nullcontext():
         report = pipeline.run(options, interrupts.watch(stages))
     if as_json:

@@ -40,12 +40,12 @@ def evaluate_command(context: click.Context, /, **values: Any) -> None:
 
 
 def _evaluate(options: EvaluateOptions, as_json: bool, quiet: bool) -> int:
-    from drpai_qat.core import progress
+    from drpai_qat.core import console_progress, progress
     from drpai_qat.evaluation import evaluate
     from drpai_qat.evaluation.answers import open_contest
 
     contest = open_contest(options)
-    stages = progress.Silent() if quiet else progress.for_console(Console(stderr=True))
+    stages = progress.Silent() if quiet else console_progress.for_console(Console(stderr=True))
     total, done = contest.data.count, 0
 
     def advance(count: int) -> None:

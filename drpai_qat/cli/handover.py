@@ -46,9 +46,9 @@ def handover_command(context: click.Context, /, **values: Any) -> None:
 def _hand_over(options: HandoverOptions, interrupts: Interrupts, quiet: bool, as_json: bool) -> int:
     from drpai_qat.backends.drpai_sdk.handover import compare_returned, hand_over
     from drpai_qat.backends.drpai_sdk.returned_grids import counted
-    from drpai_qat.core import progress
+    from drpai_qat.core import console_progress, progress
 
-    stages = interrupts.watch(progress.Silent() if quiet else progress.for_console(Console(stderr=True)))
+    stages = interrupts.watch(progress.Silent() if quiet else console_progress.for_console(Console(stderr=True)))
     if options.returned is None:
         summary = hand_over(options, stages).summary()
         if as_json:

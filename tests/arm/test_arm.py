@@ -86,15 +86,14 @@ def test_bundle_is_small(board: Path) -> None:
     assert {path.name for path in (board / "lib").iterdir()} == {"libtvm_runtime.so", "libtvm_ffi.so"}
 
 
-def test_compiled_runner(board: Path, arm64: Path) -> None:
-    done = run_board(board, arm64, "-n", "3")
+def test_compiled_runner(board: Path, arm64: Path, tmp_path: Path) -> None:
+    done = run_board(board, arm64, "-n", "3", "-o", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("100.00% identical") == 2
     assert "(3 runs" in done.stdout
     for i in (0, 1):
         reference = board / "interpreter_out" / f"ref_result_{i}.bin"
-        assert (board / f"output_{i}.bin").read_bytes() == reference.read_bytes()
-        (board / f"output_{i}.bin").unlink()
+        assert (tmp_path / f"output_{i}.bin").read_bytes() == reference.read_bytes()
 
 
 def test_compiled_runner_reports_a_difference(board: Path, arm64: Path, tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ import pytest
 from rich.console import Console
 
 from drpai_qat.core import progress
+from drpai_qat.core.console_progress import Live, Plain, for_console
 from drpai_qat.core.isolation import run_isolated, start_isolated
-from drpai_qat.core.progress import Live, Plain, Silent, Tally, counted, for_console
+from drpai_qat.core.progress import Silent, Tally, counted
 
 
 def test_plain_text_where_it_is_not_a_terminal():
