@@ -34,8 +34,10 @@ class NetworkApart:
     def __init__(self) -> None:
         """Start the process. It loads TVM's runtime at once, while this one goes on."""
         self._printed = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process)
+        # An editable install is found by a hook of the environment, which -S leaves out, not by a folder in the path.
+        path = [*sys.path, str(Path(__file__).parents[2])]
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _CHILD, *sys.path],
+            [sys.executable, "-I", "-S", "-c", _CHILD, *path],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._printed,
         )  # fmt: skip
         self._end = weakref.finalize(self, _end, self._process)

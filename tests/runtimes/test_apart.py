@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,16 @@ def test_it_computes_what_the_network_does_here(small_output: Path, tmp_path: Pa
     del apart
     with pytest.raises(ProcessLookupError):
         os.kill(number, 0)
+
+
+def test_it_is_found_where_no_folder_of_the_path_holds_the_package(
+    small_output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in an editable install, outside the clone."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [one for one in sys.path if not Path(one, "drpai_qat").is_dir()])
+    found = manifest.read_network(small_output)
+    NetworkApart().load(small_output / manifest.LIBRARY, small_output / manifest.PARAMS, found.inputs, found.outputs)
 
 
 def test_functions_that_only_the_compiler_has_are_missing(tmp_path: Path) -> None:
