@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BINS = 4096
-_PIECE = 1 << 20  # elements counted at a time
+_PIECE = 1 << 16  # elements looked at a time: they stay in the cache from one step to the next
 
 
 @dataclass
@@ -32,12 +32,11 @@ class Ends:
 
     def add(self, values: NDArray[np.float32]) -> None:
         """See one frame; infinities and NaN are not counted."""
-        low, high = float(values.min(initial=math.inf)), float(values.max(initial=-math.inf))
+        low, high = _ends_of(values)
         if not (math.isfinite(low) and math.isfinite(high)):
-            values = values[np.isfinite(values)]
-            if not values.size:
+            low, high = _ends_of(values[np.isfinite(values)])
+            if low > high:  # there is none
                 return
-            low, high = float(values.min()), float(values.max())
         self.low, self.high = min(self.low, low), max(self.high, high)
         weight = max(self.weight, 1 / (self.frames + 1))  # a plain mean over the first frames
         self.mean_low += weight * (low - self.mean_low)
@@ -77,15 +76,40 @@ class Histogram:
         if not self.high > self.low:
             return
         flat = values.reshape(-1)
-        for start in range(0, flat.size, _PIECE):
-            piece = flat[start : start + _PIECE]
-            piece = piece[piece != 0]
-            with np.errstate(invalid="ignore"):
-                at = ((piece - np.float32(self.low)) * np.float32(1 / self.width)).astype(np.int32)
-            np.clip(at, 0, BINS - 1, out=at)
-            self.counts += np.bincount(at, minlength=BINS)
-            self.zeros += min(_PIECE, flat.size - start) - piece.size
+        places = np.empty(min(_PIECE, flat.size), np.result_type(flat, np.float32))
+        bins = np.empty(places.size, np.intp)
+        low, steps = np.float32(self.low), np.float32(1 / self.width)
+        counts, zeros = np.zeros(BINS, np.int64), 0
+        with np.errstate(invalid="ignore", over="ignore"):
+            for start in range(0, flat.size, _PIECE):
+                piece = flat[start : start + _PIECE]
+                place, at = places[: piece.size], bins[: piece.size]
+                np.multiply(np.subtract(piece, low, out=place), steps, out=place)
+                if place.min() > -1 and place.max() < BINS + 1:  # False for NaN
+                    np.copyto(at, place, casting="unsafe")
+                else:
+                    np.copyto(at, _bin_at(place))
+                found = np.bincount(at, minlength=BINS + 1)
+                counts += found[:BINS]
+                counts[-1] += found[BINS]
+                zeros += int(np.count_nonzero(piece == 0))
+            counts[_bin_at((np.zeros(1, places.dtype) - low) * steps)[0]] -= zeros
+        self.counts += counts
+        self.zeros += zeros
 
     def to_json(self) -> dict[str, Any]:
         """For a record."""
         return {"low": self.low, "high": self.high, "counts": self.counts.tolist(), "zeros": self.zeros}
+
+
+def _bin_at(places: NDArray[np.floating]) -> NDArray[np.int32]:
+    """The bins of places in units of them, the outermost for those beyond the ends."""
+    return np.clip(places.astype(np.int32), 0, BINS - 1)
+
+
+def _ends_of(values: NDArray[np.float32]) -> tuple[float, float]:
+    """Smallest and largest value, in one way through memory; NaN if one is, infinities of the wrong sign for none."""
+    flat = values.reshape(-1)
+    pieces = [flat[start : start + _PIECE] for start in range(0, flat.size, _PIECE)]
+    ends = np.array([(piece.min(), piece.max()) for piece in pieces], np.float64).reshape(-1, 2)
+    return float(ends[:, 0].min(initial=math.inf)), float(ends[:, 1].max(initial=-math.inf))

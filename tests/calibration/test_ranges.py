@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from drpai_qat.calibration import ranges
-from drpai_qat.calibration.observers import Ends, Histogram
+from drpai_qat.calibration.observers import BINS, Ends, Histogram
 from drpai_qat.core.quantization import QuantParams
 
 
@@ -30,6 +30,21 @@ def test_ends_of_frames():
     low, high = ranges.moving_average(ends)
     assert low == pytest.approx((-1 - 3 + 0.5) / 3)
     assert high == pytest.approx((2 + 1 + 0.5) / 3)
+
+
+@pytest.mark.parametrize("ends", [(-3.0, 2.5), (-40.0, 2.0), (0.0, 1.0), (-5.0, 0.0), (0.5, 9.0)])
+def test_each_value_counts_in_its_bin(ends):
+    """Of more values than are counted at a time; zeros apart, and what lies beyond the ends in the outermost bins."""
+    values = np.random.default_rng(0).normal(0, 1, (2, 70_000)).astype(np.float32)
+    values[:, ::5] = [[0.0], [-0.0]]
+    values[0, :3] = [np.nan, 1e9, -1e9]
+    histogram = Histogram(*ends)
+    histogram.add(values)
+    counted = values[values != 0]
+    with np.errstate(invalid="ignore"):
+        at = ((counted - np.float32(ends[0])) * np.float32(BINS / (ends[1] - ends[0]))).astype(np.int32)
+    assert np.array_equal(histogram.counts, np.bincount(np.clip(at, 0, BINS - 1), minlength=BINS))
+    assert histogram.zeros == values.size - counted.size
 
 
 @pytest.mark.parametrize("method", ["entropy", "percentile"])
