@@ -85,9 +85,7 @@ def cut_at_quantizers(model: onnx.ModelProto) -> Cut:
         for index, name in enumerate(node.input):
             if name in cut_off:
                 node.input[index] = name + FED_SUFFIX
-    trained = {
-        node.output[0] + FED_SUFFIX: integer_limits(node, maker.get(node.input[0]), constants) for node in quantized
-    }
+    trained = {node.output[0] + FED_SUFFIX: integer_limits(node, maker, constants) for node in quantized}
     for node in graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in trained:
             state_range(node, *trained[node.input[0]])
@@ -95,22 +93,39 @@ def cut_at_quantizers(model: onnx.ModelProto) -> Cut:
 
 
 def integer_limits(
-    quantize: onnx.NodeProto, maker: onnx.NodeProto | None, constants: Mapping[str, onnx.TensorProto]
+    quantize: onnx.NodeProto, maker: Mapping[str, onnx.NodeProto], constants: Mapping[str, onnx.TensorProto]
 ) -> tuple[int, int]:
-    """Smallest and largest integer of a cut tensor: those of its type, or what a Clip in front leaves of them.
+    """Smallest and largest integer of a cut tensor: those of its type, or what Clip, Max and Min in front leave.
 
     The reading side must know: grids that follow from ranges are then those of the network in one piece.
+
+    Args:
+        maker: node behind each tensor.
     """
     scale, zero_point = (onnx.numpy_helper.to_array(constants[name]) for name in quantize.input[1:3])
     limits = np.iinfo(zero_point.dtype)
-    ends = [int(limits.min), int(limits.max)]
-    if maker is not None and maker.op_type == "Clip" and scale.size == 1:
-        for index, name in enumerate(maker.input[1:3]):
-            if name in constants:
-                bound = float(onnx.numpy_helper.to_array(constants[name]).item())
-                step = np.rint(bound / float(scale.item())) + int(zero_point.item())
-                ends[index] = int(np.clip(step, limits.min, limits.max))
-    return (ends[0], ends[1]) if ends[0] < ends[1] else (int(limits.min), int(limits.max))
+    whole = least, greatest = int(limits.min), int(limits.max)
+    node = maker.get(quantize.input[0])
+    while scale.size == 1 and node is not None and node.op_type in ("Clip", "Max", "Min"):
+        lower, upper = _bounds(node, constants)
+        steps = np.clip(np.rint(np.array([lower, upper]) / float(scale.item())) + int(zero_point.item()), *whole)
+        least, greatest = max(least, int(steps[0])), min(greatest, int(steps[1]))
+        node = next((maker[name] for name in node.input if name in maker), None)
+    return (least, greatest) if least < greatest else whole
+
+
+def _bounds(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> tuple[float, float]:
+    """What a Clip, Max or Min leaves of the reals; bounds of channels count as the widest of them."""
+    ends = [constants.get(name) for name in node.input]
+    if node.op_type == "Clip":
+        low, high = (*ends[1:3], None, None)[:2]
+    else:
+        constant = next((end for end in ends if end is not None), None)
+        low, high = (constant, None) if node.op_type == "Max" else (None, constant)
+    return (
+        -np.inf if low is None else float(onnx.numpy_helper.to_array(low).min()),
+        np.inf if high is None else float(onnx.numpy_helper.to_array(high).max()),
+    )
 
 
 def fed(cut: Cut, sample: Feeds, integers: Feeds) -> dict[str, NDArray]:

@@ -150,6 +150,6 @@ def _grids_of(model: onnx.ModelProto) -> dict[str, _Grid]:
     for node in model.graph.node:
         if node.op_type == "QuantizeLinear" and math.prod(constants[node.input[1]].dims) == 1:
             scale, zero_point = (onnx.numpy_helper.to_array(constants[name]).item() for name in node.input[1:3])
-            limits = integer_limits(node, makers.get(node.input[0]), constants)
+            limits = integer_limits(node, makers, constants)
             found[node.output[0]] = _Grid(float(scale), int(zero_point), *limits)
     return found

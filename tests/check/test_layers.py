@@ -10,7 +10,7 @@ import pytest
 
 from drpai_qat.check.certificate import Certificate
 from drpai_qat.check.choices import Choice, find_choices
-from drpai_qat.check.layers import LayerCheck, assembled, cut_at_quantizers, fed, reference_run
+from drpai_qat.check.layers import LayerCheck, assembled, cut_at_quantizers, fed, integer_limits, reference_run
 from drpai_qat.data.samples import make_samples
 from drpai_qat.graph.canonical import read_graph
 from drpai_qat.graph.ranges import find_bounds, find_grids
@@ -155,6 +155,28 @@ def test_every_seed_has_the_same_verdict(tmp_path):
     )
     for seed in range(4):
         assert all(one.certified for one in certificates(canonical, cut, network.run, count=1, seed=seed))
+
+
+@pytest.mark.parametrize(
+    ("bounded", "limits"),
+    [
+        ("b = Clip(x, low, high)", (-2, 8)),
+        ("a = Max(x, lows) b = Min(highs, a)", (-4, 10)),
+        ("a = Min(x, high) b = Clip(a, low)", (-2, 8)),
+        ("b = Max(x, x)", (-128, 127)),
+    ],
+)
+def test_limits_in_front_of_a_grid_are_those_behind_it(bounded, limits):
+    """A range of each channel ends at the widest: AIMET's and ours of per-channel activations are Max and Min."""
+    graph = model(
+        "(float[1,2,2,2] x) => (float[1,2,2,2] y)",
+        f"{bounded} q = QuantizeLinear(b, scale, zero) y = DequantizeLinear(q, scale, zero)",
+        scale=np.float32(0.5), zero=np.int8(0), low=np.float32(-1), high=np.float32(4),
+        lows=np.array([-1, -2], np.float32).reshape(1, 2, 1, 1), highs=np.array([4, 5], np.float32).reshape(1, 2, 1, 1),
+    ).graph  # fmt: skip
+    maker = {name: node for node in graph.node for name in node.output}
+    (quantize,) = (node for node in graph.node if node.op_type == "QuantizeLinear")
+    assert integer_limits(quantize, maker, {tensor.name: tensor for tensor in graph.initializer}) == limits
 
 
 def test_pieces_have_the_ranges_of_the_whole(models: Path) -> None:
