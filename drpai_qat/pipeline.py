@@ -26,6 +26,7 @@ from drpai_qat.data.user_data import UserData
 from drpai_qat.deployment.folder import CANONICAL, hashes, staged, write_arrays
 from drpai_qat.deployment.manifest import Manifest, versions
 from drpai_qat.graph.canonical import read_graph
+from drpai_qat.graph.edges import edge_types
 from drpai_qat.options import CompileOptions
 from drpai_qat.report.content import Report
 from drpai_qat.report.layers import describe_layers
@@ -96,7 +97,7 @@ def run(options: CompileOptions, progress: Stages) -> Report:
         canonical, as_trained = quantized.model, quantized.calibration is None
         samples = data.samples(canonical, options)
         with naming(source.path, static):
-            artifact = backend.compile(canonical, folder, progress)
+            artifact = backend.compile(canonical, folder, progress, edge_types(static))
             samples = [artifact.samples_as_taken(sample) for sample in samples]
             with progress.stage("running the samples"):
                 first = artifact.network.run(samples[0])

@@ -15,6 +15,7 @@ from drpai_qat.check.certificate import AS_FLOAT32, Fineness
 from drpai_qat.core.coverage import KernelCall, LoweredNode
 from drpai_qat.core.progress import Stages
 from drpai_qat.core.tensor_info import TensorInfo
+from drpai_qat.graph.edges import ElemTypes
 from drpai_qat.report.size import Size
 from preprocess.passlog import Note
 
@@ -81,8 +82,13 @@ class Backend(Protocol):
         Raises: DrpaiQatError: something is missing, or the options do not fit each other.
         """
 
-    def compile(self, canonical: onnx.ModelProto, folder: Path, progress: Stages) -> Artifact:
+    def compile(
+        self, canonical: onnx.ModelProto, folder: Path, progress: Stages, source: ElemTypes | None = None
+    ) -> Artifact:
         """Compile a canonical QDQ model into files in `folder`.
+
+        Args:
+            source: types of the inputs and outputs in the user's file, for `--io source`; None: those of `canonical`.
 
         Raises: DrpaiQatError: it can't be compiled for the target.
         """

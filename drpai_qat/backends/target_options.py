@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from drpai_qat.core.option_groups import Group, option
+from drpai_qat.core.tensor_info import IO_TYPES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,11 @@ class TargetOptions(Group):
     cross_compiler: str | None = option(
         "--cross_compiler", metavar="CC", default_text="aarch64-linux-gnu-gcc",
         help="Compiler that links for an Arm target, instead of the SDK's or Debian's.",
+    )  # fmt: skip
+    io: str | None = option(
+        "--io", choices=IO_TYPES, default_text="float32; int8 for tflite",
+        help="Type of the network's inputs and outputs: float32, that of the model file (source), or int8 on the grids "
+        "that training gave them.",
     )  # fmt: skip
     sums: str = option(
         "--sums", choices=("exact", "int16"), default="exact",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drpai_qat.core.quantization import QuantParams
+
+FLOAT32, SOURCE, INT8 = "float32", "source", "int8"
+IO_TYPES = (FLOAT32, SOURCE, INT8)
+"""What `--io` may say of a network's inputs and outputs."""
 
 _INDEX_BYTES = 4
 """Indices take as much; smaller integers lie on a grid, and mean nothing on another."""
@@ -52,6 +56,29 @@ def takes(array: NDArray, wanted: np.dtype) -> bool:
     limits = np.iinfo(wanted)
     whole = array.dtype.kind != "f" or bool((array == np.floor(array)).all())
     return not array.size or (whole and bool(limits.min <= array.min() and array.max() <= limits.max))
+
+
+def as_given(info: TensorInfo) -> TensorInfo:
+    """The tensor as people feed and read it: reals, where its integers lie on a grid."""
+    return replace(info, dtype="float32") if _holds_a_grid(info) else info
+
+
+def as_fed(array: NDArray, info: TensorInfo) -> NDArray:
+    """What people feed, as the network takes it: reals are rounded to the grid where it holds integers."""
+    if info.quantization is None or not _holds_a_grid(info) or array.dtype.kind != "f":
+        return array
+    return info.quantization.quantize(array)
+
+
+def as_reals(array: NDArray, info: TensorInfo) -> NDArray:
+    """What the network gives, as people read it."""
+    if info.quantization is None or not _holds_a_grid(info):
+        return array
+    return info.quantization.dequantize(array)
+
+
+def _holds_a_grid(info: TensorInfo) -> bool:
+    return info.quantization is not None and np.dtype(info.dtype).kind != "f"
 
 
 def _grid_to_json(params: QuantParams) -> dict[str, Any]:

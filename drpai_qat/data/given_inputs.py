@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drpai_qat.core.errors import OptionError
-from drpai_qat.core.tensor_info import TensorInfo
+from drpai_qat.core.tensor_info import TensorInfo, as_given
 from drpai_qat.data.array_files import open_archive, open_array
 from drpai_qat.data.fitting import rows, sets
 from drpai_qat.data.image_files import UnreadableImageError, load_pixels
@@ -30,11 +30,12 @@ def read_inputs(
     Args:
         paths: .npz files with an array for each input; for a network with one input also .npy files, raw float32
             (.bin) and images, one or several samples in each; else one such file for each input, in their order.
-        inputs: of the network.
+        inputs: of the network; files hold reals where it takes integers of a grid.
         recorded: how an image becomes an input, as deploy.json has it.
         preprocess: value of --preprocess, which goes first.
     Raises: OptionError: a file can't be read, or does not fit the network.
     """
+    inputs = [as_given(info) for info in inputs]
     if len(inputs) > 1 and not any(path.suffix == ".npz" for path in paths):
         if len(paths) != len(inputs):
             names = ", ".join(info.name for info in inputs)

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drpai_qat.core.errors import OptionError
+from drpai_qat.core.tensor_info import as_fed, as_given
 from drpai_qat.core.text import one_line
 from drpai_qat.data.examples import Data, Example
 from drpai_qat.data.fitting import named, rows
 from drpai_qat.data.image_input import ImageInput, image_input, recorded_input
 from drpai_qat.data.preprocessing import Preprocessing, describe, read_preprocessing
 from drpai_qat.data.value_ranges import NEAR, apart, doubt, value_range
-from drpai_qat.evaluation.networks import OpenedNetwork, as_fed, as_given
+from drpai_qat.evaluation.networks import OpenedNetwork
 
 
 class Feeding:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 
@@ -130,15 +129,3 @@ def _reach(info: TensorInfo) -> tuple[float, float] | None:
         return None
     low, high = info.quantization.real_range()
     return float(low), float(high)
-
-
-def as_fed(array: NDArray, info: TensorInfo) -> NDArray:
-    """What people feed, as an input takes it: reals on its grid, where it holds integers."""
-    if info.quantization is None or np.dtype(info.dtype).kind == "f" or array.dtype == info.dtype:
-        return array
-    return info.quantization.quantize(array)
-
-
-def as_given(info: TensorInfo) -> TensorInfo:
-    """The input as people feed it: reals, where its integers lie on a grid."""
-    return info if info.quantization is None else replace(info, dtype="float32")

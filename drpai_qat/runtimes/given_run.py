@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drpai_qat.core.text import one_line
-from drpai_qat.runtimes.sample_run import Runs, write_outputs
+from drpai_qat.runtimes.sample_run import Runs, in_memory, write_outputs
 from drpai_qat.runtimes.timing import Timing, measure
 
 _SHOWN = 5
@@ -74,7 +74,7 @@ def run(network: Runs, given: Sequence[tuple[str, dict[str, NDArray]]], loops: i
     for _, feeds in given:
         found = network.run(feeds)
         outputs.append({info.name: found[info.name] for info in network.outputs})
-    timing = measure(network.run, given[0][1], network.inputs, loops, warm_up, getattr(network, "times", None))
+    timing = measure(in_memory(network), given[0][1], network.inputs, loops, warm_up, getattr(network, "times", None))
     return GivenRun(tuple(name for name, _ in given), tuple(outputs), timing)
 
 

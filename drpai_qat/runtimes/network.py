@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from drpai_qat.core import cpu_features as cpu
 from drpai_qat.core.errors import DeploymentError
-from drpai_qat.core.tensor_info import TensorInfo, takes
+from drpai_qat.core.tensor_info import TensorInfo, as_fed, as_reals, takes
 from drpai_qat.core.text import one_line
 from drpai_qat.deployment import manifest
 from drpai_qat.deployment.files import check_hash, opened
@@ -115,10 +115,16 @@ class Network:
         """Run the network.
 
         Args:
-            feeds: an array for each input name, of its shape; a longer batch is run piece by piece.
-        Returns: an array for each output name.
+            feeds: an array for each input name, of its shape; a longer batch is run piece by piece. Where the network
+                takes integers of a grid, reals are rounded to it, and integers of the type are taken as they are.
+        Returns: an array for each output name; reals where the network gives integers of a grid.
         Raises: DeploymentError: an input is missing or unknown, or has another shape or type.
         """
+        found = self.run_integers(feeds)
+        return {info.name: as_reals(found[info.name], info) for info in self.outputs}
+
+    def run_integers(self, feeds: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        """Run the network, and return its outputs as they are in memory; else as `run`."""
         arrays = [self._checked(info, feeds) for info in self.inputs]
         unknown = sorted(set(feeds) - {info.name for info in self.inputs})
         if unknown:
@@ -138,7 +144,7 @@ class Network:
     def _checked(self, info: TensorInfo, feeds: Mapping[str, NDArray]) -> NDArray:
         if info.name not in feeds:
             raise DeploymentError(f"input {info.name!r} is missing: feed an array of shape {list(info.shape)}")
-        array = np.asarray(feeds[info.name])
+        array = as_fed(np.asarray(feeds[info.name]), info)
         wanted = np.dtype(info.dtype)
         if not takes(array, wanted):
             raise DeploymentError(f"input {info.name!r} is {array.dtype}, not {wanted}: convert it as in training")

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drpai_qat.core.errors import DeploymentError, OptionError
+from drpai_qat.core.tensor_info import as_fed, as_reals
 from drpai_qat.core.text import listed, one_line
 from drpai_qat.deployment import manifest
 from drpai_qat.deployment.files import check_hash, opened
@@ -121,7 +122,7 @@ class RemoteNetwork:
             self._machine.invoke_stateful("main")
             result = self._machine.get_outputs("main")
         parts = list(result) if isinstance(result, tuple | list) else [result]
-        return {info.name: part.numpy() for info, part in zip(self.outputs, parts, strict=True)}
+        return {info.name: as_reals(part.numpy(), info) for info, part in zip(self.outputs, parts, strict=True)}
 
     def times(self, feeds: Mapping[str, NDArray], loops: int) -> list[float]:
         """Milliseconds of each of `loops` runs, measured on that machine: the network's time is not in them."""
@@ -174,7 +175,8 @@ class RemoteNetwork:
         for info in self.inputs:
             if info.name not in feeds or feeds[info.name].shape != info.shape:
                 raise DeploymentError(f"input {info.name!r}: feed an array of shape {list(info.shape)}")
-            arrays.append(runtime.tensor(np.ascontiguousarray(feeds[info.name], info.dtype), self._device))
+            array = as_fed(np.asarray(feeds[info.name]), info)
+            arrays.append(runtime.tensor(np.ascontiguousarray(array, info.dtype), self._device))
         with _named("upload"):
             (machine or self._machine).set_input("main", *arrays, *self._parameters)
 

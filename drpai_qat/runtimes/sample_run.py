@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drpai_qat.core.errors import DeploymentError
-from drpai_qat.core.tensor_info import TensorInfo
+from drpai_qat.core.tensor_info import TensorInfo, as_fed
 from drpai_qat.core.text import one_line
 from drpai_qat.deployment.files import opened
 from drpai_qat.deployment.folder import INTERPRETER_OUT, named_os_errors, write_float32
@@ -35,6 +35,11 @@ class Runs(Protocol):
 
     def run(self, feeds: Mapping[str, NDArray]) -> dict[str, NDArray]:
         """Outputs by name."""
+
+
+def in_memory(network: Runs) -> Callable[[Mapping[str, NDArray]], Mapping[str, NDArray]]:
+    """What is to be timed: the run that leaves integer outputs as they are."""
+    return getattr(network, "run_integers", network.run)
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ def run(network: Runs, folder: Path, loops: int, inputs: Path | None = None, war
         _compare(info.name, array, _read(samples / f"ref_result_{i}.bin", info))
         for i, (info, array) in enumerate(zip(network.outputs, arrays, strict=True))
     )
-    timing = measure(network.run, feeds, network.inputs, loops, warm_up, getattr(network, "times", None))
+    timing = measure(in_memory(network), feeds, network.inputs, loops, warm_up, getattr(network, "times", None))
     return SampleRun(arrays, compared, timing)
 
 
@@ -130,8 +135,8 @@ def sample_of(network: Runs, folder: Path) -> dict[str, NDArray]:
 
 
 def _fed(array: NDArray, info: TensorInfo) -> NDArray:
-    """As the network takes it; one with integers at its edges rounds reals to their grid itself."""
-    return array if info.quantization is not None else array.astype(info.dtype)
+    """As the network takes it: files hold float32."""
+    return as_fed(array, info).astype(info.dtype, copy=False)
 
 
 def _read(path: Path, info: TensorInfo) -> NDArray:

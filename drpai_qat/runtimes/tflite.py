@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from drpai_qat.core.errors import DeploymentError, MissingExtraError
 from drpai_qat.core.quantization import QuantParams
 from drpai_qat.core.quiet import quiet
-from drpai_qat.core.tensor_info import TensorInfo
+from drpai_qat.core.tensor_info import TensorInfo, as_fed, as_reals
 from drpai_qat.core.text import one_line
 
 
@@ -85,11 +85,7 @@ class LiteNetwork:
 
     def _run_once(self, feeds: Mapping[str, NDArray]) -> dict[str, NDArray]:
         integers = self.run_integers(feeds)
-        return {
-            info.name: integers[info.name] if info.quantization is None or integers[info.name].dtype.kind == "f"
-            else info.quantization.dequantize(integers[info.name])
-            for info in self.outputs
-        }  # fmt: skip
+        return {info.name: as_reals(integers[info.name], info) for info in self.outputs}
 
     def run_integers(self, feeds: Mapping[str, NDArray]) -> dict[str, NDArray]:
         """Run once; the outputs as the file has them."""
@@ -100,9 +96,7 @@ class LiteNetwork:
         for index, info in self._inputs:
             if info.name not in feeds:
                 raise DeploymentError(f"input {info.name!r} is missing")
-            value = np.asarray(feeds[info.name])
-            if value.dtype != info.dtype and info.quantization is not None and value.dtype.kind == "f":
-                value = info.quantization.quantize(value.astype(np.float32))
+            value = as_fed(np.asarray(feeds[info.name]), info)
             if value.shape != info.shape or value.dtype != info.dtype:
                 raise DeploymentError(
                     f"input {info.name!r} is {value.dtype} {list(value.shape)}; the file wants {info.dtype} "

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drpai_qat.core.tensor_info import TensorInfo
+from drpai_qat.core.tensor_info import TensorInfo, as_fed
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,13 @@ def measure(
     Args:
         run: the network.
         feeds: its inputs.
-        inputs: what they are.
+        inputs: what they are; reals are rounded to the grid of integer ones before the clock starts.
         times: measures in milliseconds where the network is, for one that is elsewhere; None: here.
     """
     batch = inputs[0].shape[0] if inputs and inputs[0].shape else 1
     if times is not None:
         return Timing(times(feeds, warm_up + loops)[warm_up:], batch)
+    feeds = {info.name: as_fed(feeds[info.name], info) for info in inputs}
     for _ in range(warm_up):
         run(feeds)
     found = []

@@ -36,7 +36,7 @@ std::vector<Entry> entries(const drpai_qat::Value& list, uint64_t* left) {
   for (const drpai_qat::Description& one : drpai_qat::read_descriptions(list, left)) found.push_back({one, {}});
   for (Entry& entry : found)  // only now: the vector no longer moves them
     entry.view = {entry.name.c_str(), entry.dtype.c_str(), static_cast<int32_t>(entry.shape.size()),
-                  entry.shape.data(), static_cast<size_t>(entry.bytes)};
+                  entry.shape.data(), static_cast<size_t>(entry.bytes), entry.scale, entry.zero_point};
   return found;
 }
 

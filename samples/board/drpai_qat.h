@@ -26,10 +26,12 @@ typedef struct drpai_qat_network drpai_qat_network;
 /* One input or output; valid until the network is freed. */
 typedef struct {
     const char *name;
-    const char *dtype;    /* "float32" almost always; "int8", "uint8", "int32", "int64" where the model says so */
+    const char *dtype;    /* "float32" almost always; "int8", "uint8", "int32", "int64" where the model or --io says so */
     int32_t ndim;
     const int64_t *shape; /* row-major, as in the ONNX file */
     size_t bytes;         /* of the whole array */
+    float scale;          /* integers q stand for the reals scale * (q - zero_point); */
+    int32_t zero_point;   /* scale 0: for themselves, or the array holds reals */
 } drpai_qat_tensor;
 
 /* Load deploy.so, deploy.json and deploy.params from a folder. NULL on failure: see drpai_qat_error(). */

@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <stdexcept>
 
@@ -186,6 +187,14 @@ int64_t Value::whole(int64_t low, int64_t high) const {
   return *found;
 }
 
+double Value::number() const {
+  if (content_.type_index() == ffi::TypeIndex::kTVMFFIInt) return static_cast<double>(*content_.as<int64_t>());
+  if (content_.type_index() != ffi::TypeIndex::kTVMFFIFloat) wrong("a number");
+  return *content_.as<double>();
+}
+
+bool Value::is_null() const { return content_.type_index() == ffi::TypeIndex::kTVMFFINone; }
+
 Value read_json(const std::string& path) {
   File file(path);
   if (file.left() > kMostJson) file.damaged("more than 16 MB");
@@ -209,6 +218,13 @@ std::vector<Description> read_descriptions(const Value& list, uint64_t* left) {
     for (const Value& dim : one.at("shape").items(kMostDims)) entry.shape.push_back(dim.whole(0, kMostDim));
     if (!bytes_of(entry.shape, entry.type, *left, &entry.bytes)) one.at("shape").wrong("within 4 GiB");
     *left -= entry.bytes;
+    Value grid = one.at("quantization");
+    if (entry.type.code != kDLFloat && !grid.is_null()) {
+      entry.scale = static_cast<float>(grid.at("scale").number());
+      if (!(entry.scale >= std::numeric_limits<float>::min() && entry.scale <= std::numeric_limits<float>::max()))
+        grid.at("scale").wrong("a positive number");
+      entry.zero_point = static_cast<int32_t>(grid.at("zero_point").whole(-65536, 65536));
+    }
     found.push_back(entry);
   }
   return found;

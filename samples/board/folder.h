@@ -50,6 +50,8 @@ class Value {
   std::vector<Value> items(size_t most) const;
   std::string text() const;
   int64_t whole(int64_t low, int64_t high) const;
+  double number() const;
+  bool is_null() const;
   [[noreturn]] void wrong(const std::string& wanted) const;
 
  private:
@@ -65,6 +67,8 @@ struct Description {
   DLDataType type;
   std::vector<int64_t> shape;
   uint64_t bytes;
+  float scale = 0;  // of integers on a grid
+  int32_t zero_point = 0;
 };
 
 /* Inputs or outputs; `left` bounds their bytes and is lowered by them. */

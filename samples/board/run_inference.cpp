@@ -17,6 +17,7 @@
 #include <cstring>
 #include <fstream>
 #include <limits>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -73,34 +74,53 @@ To limited(From value) {
   return static_cast<To>(value);
 }
 
-// Sample files are float32; a network with integer inputs gets the same numbers as integers, and back.
-template <typename To, typename From>
-std::vector<char> convert(const std::vector<char>& data) {
-  size_t count = data.size() / sizeof(From);
-  std::vector<char> result(count * sizeof(To));
+// Sample files are float32. A network with integer inputs gets their places on the grid, or the same numbers where they
+// stand for themselves; and back.
+template <typename T>
+std::vector<char> from_float(const std::vector<char>& data, float scale, int32_t zero_point) {
+  size_t count = data.size() / sizeof(float);
+  std::vector<char> result(count * sizeof(T));
   for (size_t i = 0; i < count; ++i) {
-    From value;
-    std::memcpy(&value, data.data() + i * sizeof(From), sizeof(From));
-    To converted = limited<To>(value);
-    std::memcpy(result.data() + i * sizeof(To), &converted, sizeof(To));
+    float real;
+    std::memcpy(&real, data.data() + i * sizeof(float), sizeof(float));
+    T value = scale == 0 ? limited<T>(real) : limited<T>(static_cast<double>(std::nearbyint(real / scale)) + zero_point);
+    std::memcpy(result.data() + i * sizeof(T), &value, sizeof(T));
   }
   return result;
 }
 
-std::vector<char> from_float(const std::vector<char>& data, const std::string& dtype) {
-  if (dtype == "int8") return convert<int8_t, float>(data);
-  if (dtype == "uint8") return convert<uint8_t, float>(data);
-  if (dtype == "int32") return convert<int32_t, float>(data);
-  if (dtype == "int64") return convert<int64_t, float>(data);
-  return data;
+template <typename T>
+std::vector<char> to_float(const std::vector<char>& data, float scale, int32_t zero_point) {
+  size_t count = data.size() / sizeof(T);
+  std::vector<char> result(count * sizeof(float));
+  for (size_t i = 0; i < count; ++i) {
+    T value;
+    std::memcpy(&value, data.data() + i * sizeof(T), sizeof(T));
+    float real = scale == 0 ? static_cast<float>(value)
+                            : static_cast<float>(static_cast<int64_t>(value) - zero_point) * scale;
+    std::memcpy(result.data() + i * sizeof(float), &real, sizeof(float));
+  }
+  return result;
 }
 
-std::vector<char> to_float(const std::vector<char>& data, const std::string& dtype) {
-  if (dtype == "int8") return convert<float, int8_t>(data);
-  if (dtype == "uint8") return convert<float, uint8_t>(data);
-  if (dtype == "int32") return convert<float, int32_t>(data);
-  if (dtype == "int64") return convert<float, int64_t>(data);
-  return data;
+using Conversion = std::vector<char> (*)(const std::vector<char>&, float, int32_t);
+
+struct Conversions {
+  Conversion from, to;
+};
+
+template <typename T>
+Conversions both() {
+  return {from_float<T>, to_float<T>};
+}
+
+// Of a type; null pointers: it is float32.
+Conversions conversions(const std::string& dtype) {
+  static const std::map<std::string, Conversions> known = {
+      {"int8", both<int8_t>()},   {"uint8", both<uint8_t>()}, {"int16", both<int16_t>()}, {"uint16", both<uint16_t>()},
+      {"int32", both<int32_t>()}, {"int64", both<int64_t>()}, {"float64", both<double>()}};
+  auto found = known.find(dtype);
+  return found == known.end() ? Conversions{nullptr, nullptr} : found->second;
 }
 
 size_t count_of(const drpai_qat_tensor* tensor) {
@@ -161,7 +181,7 @@ int main(int argc, char** argv) {
     std::vector<char> data;
     std::string why = read_file(path, count_of(input) * sizeof(float), &data);
     if (!why.empty()) return fail(why + ": copy the whole folder");
-    data = from_float(data, input->dtype);
+    if (Conversion from = conversions(input->dtype).from) data = from(data, input->scale, input->zero_point);
     if (drpai_qat_set_input(network, i, data.data(), data.size()) != 0) return fail(path + ": " + drpai_qat_error());
   }
 
@@ -178,7 +198,7 @@ int main(int argc, char** argv) {
     const drpai_qat_tensor* output = drpai_qat_output(network, i);
     std::vector<char> data(output->bytes);
     if (drpai_qat_get_output(network, i, data.data(), data.size()) != 0) return fail(drpai_qat_error());
-    data = to_float(data, output->dtype);
+    if (Conversion to = conversions(output->dtype).to) data = to(data, output->scale, output->zero_point);
     std::string path = options.out + "/output_" + std::to_string(i) + ".bin";
     if (!options.out.empty() &&
         !std::ofstream(path, std::ios::binary).write(data.data(), static_cast<std::streamsize>(data.size())))

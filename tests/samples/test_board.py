@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+import drpai_qat
 from tests.runtimes.tampering import mutants
 
 BOARD = Path(__file__).resolve().parents[2] / "samples" / "board"
@@ -72,6 +73,18 @@ def rehash(folder: Path) -> None:
 
 def test_whole(runner: Path, folder: Path) -> None:
     assert outcome(runner, folder) == (0, "")
+
+
+def test_integer_edges(runner: Path, tmp_path: Path) -> None:
+    """Sample files hold reals: both runners round them to the grid of the input, and give reals."""
+    models = Path(__file__).resolve().parents[1] / "models"
+    out, written = tmp_path / "out", tmp_path / "written"
+    written.mkdir()
+    assert drpai_qat.compile(models / "tf_cnn_op13.onnx", qat_type="tensorflow", output_dir=out, io="int8").passed
+    assert json.loads((out / "deploy.json").read_text())["inputs"][0]["dtype"] == "int8"
+    assert outcome(runner, out, "-o", written) == (0, "")
+    assert (written / "output_0.bin").read_bytes() == (out / "interpreter_out" / "ref_result_0.bin").read_bytes()
+    assert outcome(sys.executable, BOARD / "run_inference.py", out) == (0, "")
 
 
 def test_fields(runner: Path, folder: Path) -> None:

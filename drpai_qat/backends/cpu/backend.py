@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -13,6 +14,8 @@ from drpai_qat.backends.protocol import Artifact
 from drpai_qat.backends.target_options import TargetOptions
 from drpai_qat.core import cpu_features as cpu
 from drpai_qat.core.progress import Stages
+from drpai_qat.core.tensor_info import FLOAT32
+from drpai_qat.graph.edges import ElemTypes, with_edges
 from drpai_qat.runtimes.apart import NetworkApart
 
 
@@ -35,7 +38,9 @@ class CpuBackend:
         folder = None if options.toolchain_dir is None else str(options.toolchain_dir)
         self._options, self._linker = options, find_linker(_machine(options), folder, options.cross_compiler)
 
-    def compile(self, canonical: onnx.ModelProto, folder: Path, progress: Stages) -> Artifact:
+    def compile(
+        self, canonical: onnx.ModelProto, folder: Path, progress: Stages, source: ElemTypes | None = None
+    ) -> Artifact:
         """Write deploy.so and deploy.params.
 
         Raises:
@@ -49,7 +54,9 @@ class CpuBackend:
             target = targets.by_name(self._options.target, self._options.mcpu)
         cache = KernelCache.of_user() if self._options.cache else NO_CACHE
         exact_sums = self._options.sums == "exact"
-        return compilation.compile_network(canonical, target, self._linker, cache, exact_sums, folder, apart, progress)
+        edged, notes = with_edges(canonical, self._options.io or FLOAT32, source or {})
+        made = compilation.compile_network(edged, target, self._linker, cache, exact_sums, folder, apart, progress)
+        return replace(made, notes=(*made.notes, *notes))
 
 
 def _machine(options: TargetOptions) -> str:

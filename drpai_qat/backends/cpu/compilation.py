@@ -68,8 +68,11 @@ def compile_network(
     library, params = ((folder / name).stat().st_size for name in (LIBRARY, PARAMS))
 
     def compile_here(model: onnx.ModelProto) -> RunOnce:
-        """Its layers run in this process: put together they have to be the network, which runs apart."""
-        return here(model, Network).run
+        """Its layers run in this process: put together they have to be the network, which runs apart.
+
+        Their edges are the integers of its grids.
+        """
+        return here(model, Network).run_integers
 
     return Artifact(
         inputs=lowered.inputs,

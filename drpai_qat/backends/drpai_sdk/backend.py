@@ -34,10 +34,11 @@ from drpai_qat.core.coverage import LoweredNode
 from drpai_qat.core.errors import DeploymentError, ModelError, OptionError
 from drpai_qat.core.findings import require
 from drpai_qat.core.progress import Stages
-from drpai_qat.core.tensor_info import TensorInfo
+from drpai_qat.core.tensor_info import FLOAT32, TensorInfo
 from drpai_qat.data.frame_options import FrameOptions
 from drpai_qat.data.sample_options import SampleOptions
 from drpai_qat.graph.canonical import FAKE_QUANT, Graph, read_graph
+from drpai_qat.graph.edges import ElemTypes
 from drpai_qat.report.size import MemoryUse, Size, count_weights
 from drpai_qat.runtimes.onnxruntime import Reference
 from preprocess.passlog import Note
@@ -101,13 +102,17 @@ class DrpaiSdkBackend:
                 f"--target {options.target} is not the board of PRODUCT={self._tools.product}: give --target {board}, "
                 "or drop it"
             )
+        if options.io not in (None, FLOAT32):
+            raise OptionError(f"--io {options.io}: the board's runtime feeds DRP-AI networks float32: drop it")
         values = {one.name: getattr(options, one.name) for one in fields(TargetOptions)}
         self._board = TargetOptions(**{**values, "target": board})
         self._cpu().prepare(self._board)
         if self._sdk.record_dir is not None:
             _check_new(Path(self._sdk.record_dir))
 
-    def compile(self, canonical: onnx.ModelProto, folder: Path, progress: Stages) -> Artifact:
+    def compile(
+        self, canonical: onnx.ModelProto, folder: Path, progress: Stages, source: ElemTypes | None = None
+    ) -> Artifact:
         """Write a folder for each part, and drpai.log.
 
         Raises: DrpaiQatError: a tool fails; nothing in the model is for the accelerator; a CPU part can't be compiled.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import onnx
@@ -15,10 +15,14 @@ from drpai_qat.backends.target_options import TargetOptions
 from drpai_qat.backends.tflite.tflite_options import TARGET, TfliteOptions
 from drpai_qat.check.certificate import Fineness
 from drpai_qat.core.coverage import LoweredNode
+from drpai_qat.core.errors import OptionError
 from drpai_qat.core.progress import Stages
+from drpai_qat.core.tensor_info import FLOAT32, SOURCE
+from drpai_qat.core.text import listed
 from drpai_qat.data.given_samples import read_samples
 from drpai_qat.data.sample_options import SampleOptions
 from drpai_qat.data.samples import choose_samples
+from drpai_qat.graph.edges import ElemTypes
 from drpai_qat.report.size import MemoryUse, Size, count_weights
 from drpai_qat.source.model_options import ModelOptions
 from preprocess.passlog import Note
@@ -38,6 +42,7 @@ class TfliteBackend:
         self._options = TfliteOptions()
         self._given: SampleOptions | None = None
         self._name = "model"
+        self._io: str | None = None
 
     def prepare(self, options: TargetOptions) -> None:
         """See that what writes and runs TFLite files is installed.
@@ -46,6 +51,7 @@ class TfliteBackend:
         """
         from drpai_qat.backends.tflite import flatbuffer as _  # noqa: F401  (imports the extra)
 
+        self._io = options.io
         if isinstance(options, TfliteOptions):
             self._options = options
         if isinstance(options, SampleOptions) and options.given is not None:
@@ -53,10 +59,14 @@ class TfliteBackend:
         if isinstance(options, ModelOptions):
             self._name = Path(options.model).stem or self._name
 
-    def compile(self, canonical: onnx.ModelProto, folder: Path, progress: Stages) -> Artifact:
+    def compile(
+        self, canonical: onnx.ModelProto, folder: Path, progress: Stages, source: ElemTypes | None = None
+    ) -> Artifact:
         """Write NAME_int8.tflite, and the float variants if they are asked for.
 
-        Raises: LoweringError: TFLite can't express a node in integers; the message names it.
+        Raises:
+            LoweringError: TFLite can't express a node in integers; the message names it.
+            OptionError: `--io source`, and the source's types are no edges that this backend writes.
         """
         from drpai_qat.backends.tflite.observed import observed_ranges
         from drpai_qat.backends.tflite.running import WrittenNetwork
@@ -67,7 +77,7 @@ class TfliteBackend:
         with progress.stage("writing the TFLite file"):
             ranges = observed_ranges(canonical, self._samples(canonical))
             made = write_tflite(
-                canonical, edges="float32" if options.io == "float32" else "int8", allow_float=options.allow_float,
+                canonical, edges=_edges(self._io, source or {}), allow_float=options.allow_float,
                 ranges=ranges,
             )  # fmt: skip
             path = folder / f"{self._name}_int8.tflite"
@@ -103,6 +113,18 @@ class TfliteBackend:
         if self._given is None or self._given.given is None:
             return ()
         return choose_samples(canonical, read_samples(self._given.given), self._given)
+
+
+def _edges(io: str | None, source: ElemTypes) -> Literal["int8", "float32"]:
+    if io != SOURCE:
+        return "float32" if io == FLOAT32 else "int8"
+    kinds = {onnx.TensorProto.DataType.Name(kind).lower() for kind in source.values()}
+    if kinds <= {"float", "int8"} and len(kinds) == 1:
+        return "float32" if kinds == {"float"} else "int8"
+    raise OptionError(
+        "--io source: TFLite files are written with float32 or int8 at both ends, and the model has "
+        f"{listed(sorted(kinds))}: give --io int8 or --io float32"
+    )
 
 
 FIXED_POINT_LSB, FIXED_POINT_LSB_16 = 0.05, 2.0

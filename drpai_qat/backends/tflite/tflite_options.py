@@ -18,10 +18,6 @@ class TfliteOptions(Group):
 
     title: ClassVar[str] = "TFLite"
 
-    io: str | None = option(
-        "--io", choices=("int8", "float32"), default_text="int8",
-        help="With --target tflite: type of the file's inputs and outputs.",
-    )  # fmt: skip
     tflite_float: bool = option(
         "--tflite_float", kind=bool, default=False,
         help="With --target tflite: write the network in float32 and with float16 weights too, without roundings.",
@@ -40,7 +36,7 @@ class TfliteOptions(Group):
             others = {"--mcpu": target.mcpu, "-t": target.toolchain_dir, "--cross_compiler": target.cross_compiler}
             given, why = [name for name, value in others.items() if value is not None], "a TFLite file runs on any CPU"
         else:
-            own = {"--io": self.io, "--tflite_float": self.tflite_float, "--allow_float": self.allow_float}
+            own = {"--tflite_float": self.tflite_float, "--allow_float": self.allow_float}
             given, why = [name for name, value in own.items() if value], f"for --target {TARGET} only"
         if given:
             raise OptionError(f"{', '.join(given)}: {why}: drop {'it' if len(given) == 1 else 'them'}")

@@ -136,7 +136,6 @@ def test_a_layer_that_is_a_tenth_of_a_step_off_is_not_certified(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"io": "float32"}, "--io: for --target tflite only"),
         ({"tflite_float": True, "allow_float": True}, "--tflite_float, --allow_float: .* drop them"),
         ({"target": "tflite", "mcpu": "znver3"}, "--mcpu: a TFLite file runs on any CPU"),
         ({"target": "tflite", "io": "int4"}, "--io 'int4' is unknown"),
