@@ -14,7 +14,7 @@ from drpai_qat.core.errors import NoFakeQuantError
 from preprocess.passlog import PassLog
 from preprocess.product_forms import is_trained
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
-from preprocess.recover_weights import lies_on_a_grid, weight_inputs
+from preprocess.recover_weights import were_quantized
 from preprocess.surgery import LAYERS, producer
 
 _PRODUCERS = {"pytorch": "pytorch", "tf2onnx": "tensorflow", "keras2onnx": "tensorflow"}
@@ -55,9 +55,7 @@ def detect_framework(producer_name: str, graph: gs.Graph) -> Framework:
 
 def has_fake_quant(graph: gs.Graph) -> bool:
     """True if activations or weights were quantized: by QuantizeLinear or DequantizeLinear, or left on a grid."""
-    return any(node.op in (QUANTIZE, DEQUANTIZE) for node in graph.nodes) or any(
-        lies_on_a_grid(node.inputs[index], axis) for node, index, axis in weight_inputs(graph)
-    )
+    return any(node.op in (QUANTIZE, DEQUANTIZE) for node in graph.nodes) or were_quantized(graph)
 
 
 def require_fake_quant(graph: gs.Graph, log: PassLog) -> gs.Graph:

@@ -23,6 +23,9 @@ from preprocess.weights import RECURRENT
 _TELLING = 8
 """Weights a channel from which on a grid is no accident."""
 
+_MANY_STEPS = 64
+"""From the smallest to the largest integer: more than anyone writes by hand; 8 bits of training use most of 255."""
+
 
 def recover_weights(graph: gs.Graph, log: PassLog) -> gs.Graph:
     """Put int8 weights behind DequantizeLinear wherever float weights lie on a grid."""
@@ -56,15 +59,26 @@ def weight_inputs(graph: gs.Graph) -> Iterator[tuple[gs.Node, int, int]]:
             yield from ((node, index, 1) for index in (1, 2))
 
 
-def lies_on_a_grid(weights: gs.Tensor, axis: int) -> bool:
-    """True for float weights that quantization left on a grid."""
+def exact_grid(weights: gs.Tensor, axis: int) -> WeightGrid | None:
+    """The grid that float weights lie on, if there are enough of them for that to be no accident."""
     if not isinstance(weights, gs.Constant) or weights.dtype != np.float32 or len(weights.shape) < 2:
-        return False
+        return None
     by_channel = np.moveaxis(weights.values, axis, 0)
     rows = by_channel.reshape(by_channel.shape[0], -1)
     if rows.shape[1] < _TELLING or not rows.any() or not np.isfinite(rows).all():
-        return False
-    return isinstance(recover_grid(rows), WeightGrid)
+        return None
+    found = recover_grid(rows)
+    return found if isinstance(found, WeightGrid) else None
+
+
+def were_quantized(graph: gs.Graph) -> bool:
+    """True if quantization left weights on a grid: one of many steps, or most layers on one of any kind.
+
+    A few layers of few steps are written by hand: the mean over 0..15 that YOLOv8's boxes end with, filters of 1 and 2.
+    """
+    grids = [exact_grid(node.inputs[index], axis) for node, index, axis in weight_inputs(graph)]
+    found = [grid for grid in grids if grid is not None]
+    return 2 * len(found) > len(grids) or any(np.ptp(grid.q.astype(np.int32)) >= _MANY_STEPS for grid in found)
 
 
 def _recovered(

@@ -17,10 +17,14 @@ from drpai_qat.calibration.placement import LAYERS, RECURRENT, Site
 from drpai_qat.core.quantization import QuantParams
 from preprocess.biases import accumulator_scale
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
+from preprocess.recover_weights import exact_grid
 from preprocess.surgery import Names, channel_axis, make_dequantize, optional_input, params_of, producer, readers
 
 _MOST_STEPS = 2.0**30
 """A bias of more accumulator steps than this would leave no room for the products: its channel gets larger steps."""
+
+_LEAST_WEIGHT = 1e-20
+"""A channel of smaller weights counts as zero: times a small activation's scale theirs would leave float32."""
 
 
 def insert_grids(
@@ -59,10 +63,18 @@ def _quantize(graph: gs.Graph, tensor: gs.Tensor, params: QuantParams, names: Na
 
 
 def weight_scale(weights: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """max |w| / 127 of each channel, shape (channels,); 1 / 127 for one that is all zero."""
+    """max |w| / 127 of each channel, shape (channels,); 1 / 127 for one that is all zero or next to it."""
     others = tuple(at for at in range(weights.ndim) if at != axis)
     largest = np.abs(weights).max(axis=others)
-    return np.asarray(np.where(largest > 0, largest, 1) / 127, np.float32)
+    return np.asarray(np.where(largest > _LEAST_WEIGHT, largest, 1) / 127, np.float32)
+
+
+def _scale_of(weights: gs.Constant, axis: int) -> NDArray[np.float32]:
+    """That of the grid which the weights lie on, as those written by hand do: nothing is lost then. Else by range."""
+    grid = exact_grid(weights, axis)
+    if grid is None or grid.zero_point.any() or np.abs(grid.q.astype(np.int32)).max() > 127:
+        return weight_scale(weights.values, axis)
+    return np.broadcast_to(grid.scale, weights.shape[axis])
 
 
 def quantize_weights(graph: gs.Graph, floating: Container[str] = ()) -> list[str]:
@@ -86,7 +98,7 @@ def quantize_weights(graph: gs.Graph, floating: Container[str] = ()) -> list[str
                 continue
             axis = channel_axis(layer) if layer.op in LAYERS else 1
             if (id(weights), axis) not in made:
-                params = QuantParams.of(weight_scale(weights.values, axis), 0, np.int8, qmin=-127, axis=axis)
+                params = QuantParams.of(_scale_of(weights, axis), 0, np.int8, qmin=-127, axis=axis)
                 output = gs.Variable(names(f"{weights.name}_real"), np.dtype(np.float32), list(weights.shape))
                 q = params.quantize(weights.values)
                 made[id(weights), axis] = make_dequantize(names, weights.name, q, params, output)

@@ -88,6 +88,33 @@ def test_a_huge_bias_gets_larger_steps():
     assert reference(found.model, sample)[0][0, 3] == pytest.approx(1e9, rel=1e-6)
 
 
+def test_a_channel_of_next_to_nothing_counts_as_zero():
+    """Weight decay leaves 1e-40 in channels that a network has no use for, as in PP-OCRv4's recognizer."""
+    model = residual()
+    for tensor in model.graph.initializer:
+        if tensor.name == "w2":
+            values = onnx.numpy_helper.to_array(tensor).copy()
+            values[3] = 1e-40
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, "w2"))
+    found = quantized(model)
+    preprocess.validate(found.model)
+    assert agreement(found.model, model) > 25
+
+
+def test_weights_written_by_hand_keep_their_grid():
+    """The mean over 0..15 that YOLOv8's boxes end with: integers, so that 8 bits lose nothing."""
+    model = residual()
+    for tensor in model.graph.initializer:
+        if tensor.name == "w4":
+            values = (np.arange(64, dtype=np.float32) % 16).reshape(8, 8, 1, 1)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, "w4"))
+    graph = quantized(model).model.graph
+    made = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
+    (node,) = (one for one in graph.node if one.output[0].startswith("w4"))
+    np.testing.assert_array_equal(made[node.input[0]], (np.arange(64) % 16).reshape(8, 8, 1, 1))
+    np.testing.assert_array_equal(made[node.input[1]], np.ones(8))
+
+
 def test_no_frames():
     with pytest.raises(OptionError, match="no calibration frames"):
         quantize_float(folded(residual()), [], Recipe(), Silent())

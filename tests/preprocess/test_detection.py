@@ -76,3 +76,15 @@ def test_weights_alone(written: bool) -> None:
     result = fold(source, "pytorch", rtol=1e-6)
     np.testing.assert_array_equal(weights_of(result.model, "MatMul")[0], q)
     assert any("in its weights alone" in note.reason for note in result.log)
+
+
+def test_weights_written_by_hand_are_no_quantization() -> None:
+    """The last layer of YOLOv8's boxes, the mean over 0..15, beside layers of float weights."""
+    text = (
+        "net (float[2,16] x) => (float[2,1] y)\n{\n  a = MatMul (x, w1)\n  b = MatMul (a, w2)\n  y = MatMul (b, w3)\n}"
+    )
+    weights = {"w1": normal(16, 16), "w2": normal(16, 16), "w3": np.arange(16, dtype=np.float32).reshape(16, 1)}
+    assert preprocess(model(text, **weights), may_be_float=True).is_float
+    scale = np.float32(np.abs(weights["w1"]).max() / 127)
+    weights["w1"] = np.rint(weights["w1"] / scale) * scale  # one layer of 8 bits is quantization
+    assert not preprocess(model(text, **weights), may_be_float=True).is_float
