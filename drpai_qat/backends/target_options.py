@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from drpai_qat.core.io_types import IO_TYPES
 from drpai_qat.core.option_groups import Group, option
-from drpai_qat.core.tensor_info import IO_TYPES
 
 
 @dataclass(frozen=True, kw_only=True)

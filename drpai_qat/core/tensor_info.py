@@ -10,10 +10,6 @@ from numpy.typing import NDArray
 
 from drpai_qat.core.quantization import QuantParams
 
-FLOAT32, SOURCE, INT8 = "float32", "source", "int8"
-IO_TYPES = (FLOAT32, SOURCE, INT8)
-"""What `--io` may say of a network's inputs and outputs."""
-
 _INDEX_BYTES = 4
 """Indices take as much; smaller integers lie on a grid, and mean nothing on another."""
 

@@ -17,8 +17,8 @@ import onnx.helper
 import onnx.numpy_helper
 from onnx import TensorProto
 
+from drpai_qat.core.io_types import FLOAT32, INT8
 from drpai_qat.core.moving import MOVING
-from drpai_qat.core.tensor_info import FLOAT32, INT8
 from preprocess.passlog import Note
 
 _BYTES = (TensorProto.INT8, TensorProto.UINT8)
@@ -39,7 +39,7 @@ def with_edges(canonical: onnx.ModelProto, io: str, source: ElemTypes) -> tuple[
 
     Args:
         canonical: canonical QDQ model; not changed.
-        io: one of drpai_qat.core.tensor_info.IO_TYPES.
+        io: one of drpai_qat.core.io_types.IO_TYPES.
         source: types of the inputs and outputs in the user's file, by name.
     Returns: the model, and what could not be had: a tensor without a trained grid has no integers.
     """

@@ -13,8 +13,8 @@ from drpai_qat.backends.cpu.toolchain import Linker, find_linker
 from drpai_qat.backends.protocol import Artifact
 from drpai_qat.backends.target_options import TargetOptions
 from drpai_qat.core import cpu_features as cpu
+from drpai_qat.core.io_types import FLOAT32
 from drpai_qat.core.progress import Stages
-from drpai_qat.core.tensor_info import FLOAT32
 from drpai_qat.graph.edges import ElemTypes, with_edges
 from drpai_qat.runtimes.apart import NetworkApart
 

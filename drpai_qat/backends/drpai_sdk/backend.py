@@ -33,8 +33,9 @@ from drpai_qat.backends.target_options import TargetOptions
 from drpai_qat.core.coverage import LoweredNode
 from drpai_qat.core.errors import DeploymentError, ModelError, OptionError
 from drpai_qat.core.findings import require
+from drpai_qat.core.io_types import FLOAT32
 from drpai_qat.core.progress import Stages
-from drpai_qat.core.tensor_info import FLOAT32, TensorInfo
+from drpai_qat.core.tensor_info import TensorInfo
 from drpai_qat.data.frame_options import FrameOptions
 from drpai_qat.data.sample_options import SampleOptions
 from drpai_qat.graph.canonical import FAKE_QUANT, Graph, read_graph

@@ -16,8 +16,8 @@ from drpai_qat.backends.tflite.tflite_options import TARGET, TfliteOptions
 from drpai_qat.check.certificate import Fineness
 from drpai_qat.core.coverage import LoweredNode
 from drpai_qat.core.errors import OptionError
+from drpai_qat.core.io_types import FLOAT32, SOURCE
 from drpai_qat.core.progress import Stages
-from drpai_qat.core.tensor_info import FLOAT32, SOURCE
 from drpai_qat.core.text import listed
 from drpai_qat.data.given_samples import read_samples
 from drpai_qat.data.sample_options import SampleOptions
