@@ -19,12 +19,13 @@ from drpai_qat.graph.layer_weights import LayerWeights, convolution_weights, mat
 from drpai_qat.graph.network import find_storage
 from drpai_qat.graph.parts import Part, Parting, takes_parts
 from drpai_qat.graph.ranges import selects
+from drpai_qat.graph.window import Window, window_of
 from drpai_qat.kernels.isa import Isa
 from drpai_qat.lowering.arithmetic import LayerPlan, plan_layer, plan_sum, runs_depthwise
 from drpai_qat.lowering.borders import wanted_forms
 from drpai_qat.lowering.network_plan import ConvKernel, ConvPlan, NetworkPlan, Read
 from drpai_qat.lowering.storage import Form
-from drpai_qat.lowering.window import Window, convolution_shape, window_of
+from drpai_qat.lowering.window import convolution_shape
 
 
 def plan_network(graph: Graph, isa: Isa, exact_sums: bool = True) -> NetworkPlan:

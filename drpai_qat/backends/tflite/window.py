@@ -2,54 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from drpai_qat.backends.tflite.context import Context
 from drpai_qat.backends.tflite.stored import Stored, row_major
 from drpai_qat.graph.canonical import Node
+from drpai_qat.graph.window import Window, window_of
 
 Pair = tuple[int, int]
 
 
-@dataclass(frozen=True)
-class Window:
-    """Geometry in two dims; a 1-D operator has one row.
+def window_read(node: Node, kernel: tuple[int, ...], in_size: tuple[int, ...], out_size: tuple[int, ...]) -> Window:
+    """Geometry from a node's attributes, with the pads that are read: rounding a size up reads beyond those given."""
+    window = window_of(node, kernel)
+    sizes = [(1, *size) if len(size) == 1 else size for size in (in_size, out_size)]
 
-    Attributes:
-        pads: top, left, bottom, right.
-    """
+    def end(axis: int) -> int:
+        reach = (sizes[1][axis] - 1) * window.stride[axis] + (window.kernel[axis] - 1) * window.dilation[axis] + 1
+        return max(0, reach - sizes[0][axis] - window.pads[axis])
 
-    kernel: Pair
-    stride: Pair
-    dilation: Pair
-    pads: tuple[int, int, int, int]
-
-
-def window_of(node: Node, kernel: tuple[int, ...], in_size: tuple[int, ...], out_size: tuple[int, ...]) -> Window:
-    """Geometry from a node's attributes, auto_pad and ceil_mode included."""
-    rank = len(kernel)
-    strides = tuple(node.attributes.get("strides", [1] * rank))
-    dilations = tuple(node.attributes.get("dilations", [1] * rank))
-    pads = list(node.attributes.get("pads", [0] * 2 * rank))
-    auto = node.attributes.get("auto_pad", "NOTSET")
-    for i in range(rank):
-        needed = (out_size[i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 - in_size[i]
-        if auto in ("SAME_UPPER", "SAME_LOWER"):
-            total = max(0, needed)
-            small, large = total // 2, total - total // 2
-            pads[i], pads[rank + i] = (small, large) if auto == "SAME_UPPER" else (large, small)
-        elif auto == "VALID":
-            pads[i] = pads[rank + i] = 0
-        else:  # ceil_mode reads beyond the pads; what they leave over is not read
-            pads[rank + i] = max(0, needed - pads[i])
-    if rank == 1:
-        return Window((1, kernel[0]), (1, strides[0]), (1, dilations[0]), (0, pads[0], 0, pads[1]))
-    return Window(
-        (kernel[0], kernel[1]), (strides[0], strides[1]), (dilations[0], dilations[1]),
-        (pads[0], pads[1], pads[2], pads[3]),
-    )  # fmt: skip
+    return replace(window, pads=(*window.pads[:2], end(0), end(1)))
 
 
 def padding_of(window: Window, in_size: Pair, out_size: Pair) -> str:

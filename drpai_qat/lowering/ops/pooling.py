@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 from drpai_qat.graph.canonical import Node
+from drpai_qat.graph.window import window_of
 from drpai_qat.kernels import expr as E
 from drpai_qat.kernels.pool import average_pool, max_pool, pool_counts
 from drpai_qat.kernels.reduce import Kind, reduce
@@ -14,7 +15,7 @@ from drpai_qat.lowering.elementwise import Value
 from drpai_qat.lowering.fusion import Group, lower_anchor
 from drpai_qat.lowering.registry import lowers
 from drpai_qat.lowering.storage import Stored, channels_last
-from drpai_qat.lowering.window import image_dims, window_of
+from drpai_qat.lowering.window import image_dims
 
 STORABLE = frozenset(("uint8", "int8", "int16", "float32"))
 

@@ -46,7 +46,7 @@ LAYERS = {
     "depthwise": layer("t = Conv <group=8, pads=[1,1,1,1]> (a, w, b)", "float[1,8,6,6]", 8, 1, 3, 3, b=normal(8)),
     "multiplier": layer("t = Conv <group=8, pads=[1,1,1,1]> (a, w)", "float[1,16,6,6]", 16, 1, 3, 3),
     "grouped": layer("t = Conv <group=2, pads=[1,1,1,1]> (a, w, b)", "float[1,6,6,6]", 6, 4, 3, 3, b=normal(6)),
-    "auto_pad": layer('t = Conv <auto_pad="SAME_LOWER", strides=[2,2]> (a, w)', "float[1,4,3,3]", 4, 8, 3, 3),
+    "same_lower": layer("t = Conv <pads=[1,1,0,0], strides=[2,2]> (a, w)", "float[1,4,3,3]", 4, 8, 3, 3),
     "transposed": layer(
         "t = ConvTranspose <strides=[2,2]> (a, w, b)", "float[1,3,12,12]", 8, 3, 2, 2, axis=1, b=normal(3)
     ),

@@ -14,7 +14,7 @@ from drpai_qat.backends.tflite.registry import writes
 from drpai_qat.backends.tflite.stored import Stored, channels_last, row_major
 from drpai_qat.backends.tflite.tail import Tail
 from drpai_qat.backends.tflite.weights import Filter, Operands, in_halves, layer_bounds, place, read_filter
-from drpai_qat.backends.tflite.window import image, padded, padding_of, window_of
+from drpai_qat.backends.tflite.window import image, padded, padding_of, window_read
 from drpai_qat.graph.canonical import Array, Node, Weight
 
 
@@ -55,7 +55,7 @@ def write_conv(context: Context, node: Node, real: bool) -> None:
     filter_ = read_filter(context.graph.weight(node.inputs[1]), 0, real, nine_bits=groups == 1)
     tail = context.tail(node, real, (1, out_shape[1]))
     bias = bias_of(context, node, tail)
-    window = window_of(node, filter_.values.shape[2:], in_shape[2:], out_shape[2:])
+    window = window_read(node, filter_.values.shape[2:], in_shape[2:], out_shape[2:])
     data, target = _data_and_target(context, context.operand(node.inputs[0], real), filter_, bias, tail, real)
     data = image(context, context.ordered(data, channels_last(rank)))
     out_size = (1, out_shape[2]) if rank == 3 else (out_shape[2], out_shape[3])
@@ -120,7 +120,7 @@ def write_conv_transpose(context: Context, node: Node, real: bool) -> None:
     bias = bias_of(context, node, tail)
     strides = tuple(node.attributes.get("strides", [1, 1]))
     kernel = filter_.values.shape[2:]
-    begins = _begins(node, in_shape[2:], out_shape[2:], kernel, strides)
+    begins = list(node.attributes.get("pads", [0] * 4)[:2])  # cut off in front of the full result
     full = tuple((i - 1) * s + k for i, s, k in zip(in_shape[2:], strides, kernel, strict=True))
     kind = _transposed_padding(begins, in_shape[2:], out_shape[2:], kernel, strides, full)
     data, target = _data_and_target(context, context.operand(node.inputs[0], real), filter_, bias, tail, real)
@@ -145,22 +145,6 @@ def write_conv_transpose(context: Context, node: Node, real: bool) -> None:
     context.finish(node, tail, channels_last(4), target, emit, wide=wide, fuses=False)
     macs = math.prod(in_shape) * math.prod(filter_.values.shape[1:])
     context.record(node, compute_of(data.grid), macs)
-
-
-def _begins(
-    node: Node, in_size: tuple[int, ...], out_size: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, ...]
-) -> list[int]:
-    """Rows and columns cut off in front of the full result."""
-    auto = node.attributes.get("auto_pad", "NOTSET")
-    extra = node.attributes.get("output_padding", [0, 0])
-    begins = []
-    for i in range(2):
-        total = strides[i] * (in_size[i] - 1) + extra[i] + kernel[i] - out_size[i]
-        if auto in ("SAME_UPPER", "SAME_LOWER") or "output_shape" in node.attributes:
-            begins.append(total - total // 2 if auto != "SAME_UPPER" else total // 2)
-        else:
-            begins.append(node.attributes.get("pads", [0, 0, 0, 0])[i] if auto == "NOTSET" else 0)
-    return begins
 
 
 def _transposed_padding(

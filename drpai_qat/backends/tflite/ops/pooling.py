@@ -13,15 +13,16 @@ from drpai_qat.backends.tflite.flatbuffer import padding, tensor_type
 from drpai_qat.backends.tflite.grids import LiteGrid, Target, finer
 from drpai_qat.backends.tflite.registry import writes
 from drpai_qat.backends.tflite.stored import Stored, channels_last, row_major
-from drpai_qat.backends.tflite.window import Window, image, padded, padding_of, window_of
+from drpai_qat.backends.tflite.window import image, padded, padding_of, window_read
 from drpai_qat.graph.canonical import Node
+from drpai_qat.graph.window import Window
 
 
 def _geometry(context: Context, node: Node) -> tuple[Window, tuple[int, int], tuple[int, int]]:
     in_shape, out_shape = context.shape(node.inputs[0]), context.shape(node.output)
     if len(in_shape) not in (3, 4):
         raise RefusedError("TFLite's poolings have two spatial axes")
-    window = window_of(node, tuple(node.attributes["kernel_shape"]), in_shape[2:], out_shape[2:])
+    window = window_read(node, tuple(node.attributes["kernel_shape"]), in_shape[2:], out_shape[2:])
     if window.dilation != (1, 1):
         raise RefusedError("TFLite's poolings have no dilation")
     sizes = [(1, s[2]) if len(s) == 3 else (s[2], s[3]) for s in (in_shape, out_shape)]
@@ -90,7 +91,7 @@ def _reads_beyond_pads(node: Node, window: Window) -> bool:
     """Rounding its size up, a window ends beyond the pads; what lies there is not counted."""
     given = node.attributes.get("pads")
     if given is None:
-        return node.attributes.get("auto_pad", "NOTSET") == "NOTSET"
+        return True
     ends = list(given[len(given) // 2 :])
     return any(pad > end for pad, end in zip(window.pads[-len(ends) :], ends, strict=True))
 
