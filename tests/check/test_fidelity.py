@@ -7,6 +7,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+from drpai_qat.check import fidelity
 from drpai_qat.check.certificate import Certificate
 from drpai_qat.check.fidelity import CheckResult, certify, check_outputs, first_uncertified
 from drpai_qat.check.layers import RunOnce, assembled, cut_at_quantizers
@@ -132,6 +133,16 @@ def test_a_network_that_is_not_its_layers_fails():
     )
     assert not result.passed
     assert "than its layers put together" in result.uncertified
+
+
+def test_the_end_of_a_network_may_sum_in_another_order():
+    """In float32, within the bound of its certificate; integers, and what is not finite, are the same or not."""
+    y = np.linspace(-3, 3, 100, dtype=np.float32)
+    assert fidelity._same(y, y + np.float32(1e-7), bound=1e-4)
+    assert not fidelity._same(y, y + np.float32(1e-5), bound=1e-4)
+    assert not fidelity._same(y, np.where(y > 2.9, np.nan, y), bound=1e-4)
+    assert fidelity._same(np.where(y > 2.9, np.nan, y), np.where(y > 2.9, np.nan, y), bound=1e-4)
+    assert not fidelity._same(np.arange(9), np.arange(9) + 1, bound=1e-4)
 
 
 def test_outputs_that_meet_the_thresholds_pass_whatever_the_layers(source, canonical):
