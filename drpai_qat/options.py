@@ -82,6 +82,7 @@ class CompileOptions(
             return
         chosen = {
             "-n": self.num_frame, "-p": self.quantization_option, "--calibrate-method": self.calibrate_method,
+            "--workers": None if self.workers == 1 else self.workers, "--scheduler": self.scheduler,
         }  # fmt: skip
         for name, value in chosen.items():
             if value is not None:
@@ -94,7 +95,7 @@ class CompileOptions(
 
     @property
     def command(self) -> str:
-        """The command that means the same; files and folders by their names alone."""
+        """The command that means the same; files and folders by their names alone, and not who shared the work."""
         trained = [] if self.qat_type is None else ["-a", "-m", self.qat_type]
-        others = words(self, without=("qat_type", "output_dir"))
+        others = words(self, without=("qat_type", "output_dir", "workers", "scheduler"))
         return shlex.join(["drpai-qat", "compile", Path(self.model).name, *trained, *others])

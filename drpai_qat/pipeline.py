@@ -90,7 +90,7 @@ def run(options: CompileOptions, progress: Stages) -> Report:
         with naming(source.path, static):
             quantized = quantize(
                 folded, data.frames, given, options.calibration_recipe, options.num_frame, progress,
-                everywhere=backend.integer_operators, record_dir=options.range_record,
+                everywhere=backend.integer_operators, record_dir=options.range_record, sharing=options.sharing,
             )  # fmt: skip
             if options.strict:
                 refuse_warnings(quantized.notes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence, Sized
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -10,16 +10,21 @@ import onnx_graphsurgeon as gs
 
 from drpai_qat.calibration import placement, ranges
 from drpai_qat.calibration.bias_correction import correct_bias
-from drpai_qat.calibration.collection import Frame, Observed, find_ends, find_histograms
+from drpai_qat.calibration.collection import Frame, Observed
 from drpai_qat.calibration.insertion import insert_grids, quantize_biases, quantize_weights
 from drpai_qat.calibration.max_drop import KeptInFloat, keep_within
 from drpai_qat.calibration.observers import Ends
+from drpai_qat.calibration.passes import OtherFramesError, Passes, expected, mark_of
 from drpai_qat.calibration.placement import Site
 from drpai_qat.calibration.recipe import Recipe
 from drpai_qat.calibration.record import Record
+from drpai_qat.calibration.seen import Mark, Seen
+from drpai_qat.calibration.unfinished import Unfinished
 from drpai_qat.calibration.walk import frames_in_memory, spread, walk
-from drpai_qat.core.progress import Stages, counted
+from drpai_qat.core.errors import OptionError
+from drpai_qat.core.progress import Stages
 from drpai_qat.core.quantization import QuantParams
+from drpai_qat.core.workers import ALONE, Sharing
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ def quantize_float(
     *,
     everywhere: bool = False,
     record: Record | None = None,
+    sharing: Sharing = ALONE,
 ) -> Calibrated:
     """Quantize a folded float model after training.
 
@@ -59,12 +65,13 @@ def quantize_float(
         frames: calibration data; iterated more than once.
         everywhere: give each result a grid, as TFLite's operators need it.
         record: where ranges are kept, and taken from if it holds those of this model and data.
-    Raises: OptionError: there are no frames, or --max-drop can't be met.
+        sharing: who runs the frames.
+    Raises: OptionError: there are no frames, or --max-drop can't be met. WorkerError: see `sharing`.
     """
     find_sites = placement.sites_everywhere if everywhere else placement.sites_between_kernels
     graph = gs.import_onnx(model)
     sites = find_sites(graph)
-    grids, count, reused = _find_grids(model, sites, frames, recipe, progress, record)
+    grids, count, reused = _find_grids(model, sites, frames, recipe, progress, record, sharing)
     unseen = tuple(site.name for site in sites if site.name not in grids)
     kept_frames: list[Frame] = []
     if recipe.corrects or recipe.max_drop is not None:
@@ -102,6 +109,7 @@ def fill_gaps(
     *,
     dynamic: bool = False,
     record: Record | None = None,
+    sharing: Sharing = ALONE,
 ) -> Calibrated:
     """Give a grid to what the layers of a trained model multiply and training left without one.
 
@@ -112,7 +120,7 @@ def fill_gaps(
     sites = placement.gaps(graph, model, dynamic=dynamic)
     if not sites:
         return Calibrated(model, ())
-    grids, count, reused = _find_grids(model, sites, frames, recipe, progress, record)
+    grids, count, reused = _find_grids(model, sites, frames, recipe, progress, record, sharing)
     insert_grids(graph, sites, grids)
     unseen = tuple(site.name for site in sites if site.name not in grids)
     return Calibrated(gs.export_onnx(graph, do_type_check=False), tuple(grids), count, unseen, reused=reused)
@@ -125,57 +133,78 @@ def _find_grids(
     recipe: Recipe,
     progress: Stages,
     record: Record | None,
+    sharing: Sharing,
 ) -> tuple[dict[str, QuantParams], int, bool]:
     """The grid of each site that data has shown, how many frames there were, and whether ranges are recorded ones."""
     names = [site.name for site in sites]
-    known, key = None, None
+    known, key, unfinished = None, None, None
     if record is not None:
-        key = record.key(model, frames, _expected(frames), recipe)
-        known = record.read(key, names)
-    found, count = known if known is not None else _find_ranges(model, sites, frames, recipe, progress)
+        key = record.key(model, expected(frames), recipe)
+        known, unfinished = record.read(key, names), record.unfinished(key)
+    if known is not None:
+        with progress.stage("comparing the frames with those of the recorded ranges"):
+            if mark_of(frames, known[1].frames, progress) != known[1]:
+                known = None
+    found, mark = known or _find_ranges(model, sites, frames, recipe, progress, sharing, unfinished)
     if record is not None and key is not None and known is None:
-        record.write(key, names, found, count)
+        record.write(key, names, found, mark)
     grids = {name: ranges.grid_of_range(*found[name], symmetric=recipe.symmetric) for name in names if name in found}
-    return grids, count, known is not None
+    return grids, mark.frames, known is not None
 
 
 def _find_ranges(
-    model: onnx.ModelProto, sites: Sequence[Site], frames: Iterable[Frame], recipe: Recipe, progress: Stages
-) -> tuple[dict[str, ranges.Range], int]:
-    """The range of each site that data has shown, and how many frames there were.
+    model: onnx.ModelProto,
+    sites: Sequence[Site],
+    frames: Iterable[Frame],
+    recipe: Recipe,
+    progress: Stages,
+    sharing: Sharing,
+    unfinished: Unfinished | None,
+) -> tuple[dict[str, ranges.Range], Mark]:
+    """The range of each site that data has shown, and the frames that showed it."""
+    observed = Observed(model, [site.name for site in sites])
+    shared = {site.name: site.shares.name if site.shares is not None else site.name for site in sites}
+    before = None if unfinished is None else unfinished.read(observed.names)
+    passes = Passes.of(observed, frames, sharing, unfinished)
+    with passes.workers:
+        if before is not None:
+            try:
+                return _look(passes, before, shared, recipe, progress, f", from frame {before.mark.frames + 1} on")
+            except OtherFramesError:
+                pass
+        why = "" if before is None else ", anew: the frames are others than before"
+        return _look(passes, Seen.nothing(observed.names), shared, recipe, progress, why)
+
+
+def _look(
+    passes: Passes, seen: Seen, shared: Mapping[str, str], recipe: Recipe, progress: Stages, where: str
+) -> tuple[dict[str, ranges.Range], Mark]:
+    """The passes that `seen` does not hold yet, and ranges of what they show; `where`: for the name of the first one.
 
     Sites that share a grid get that of all their values together.
     """
-    names = [site.name for site in sites]
-    observed = Observed(model, names)
-    with progress.stage("finding the ranges of activations"):
-        ends, count = find_ends(observed, names, counted(frames, _expected(frames), progress))
-    ends = {name: one for name, one in ends.items() if one.seen}
-    shared = {site.name: site.shares.name if site.shares is not None else site.name for site in sites}
-    ends = _joined(ends, shared)
+    if seen.whole is None:
+        with progress.stage(f"finding the ranges of activations{where}"):
+            passes.run(seen, progress)
+        where = ""
+    whole = seen.end_first_pass()
+    if not whole.frames:
+        raise OptionError("there are no calibration frames: give at least one")
+    ends = _joined(seen.ends_by_name(), shared)
     if recipe.method in ranges.BY_ENDS:
-        found = {name: ranges.BY_ENDS[recipe.method](one) for name, one in ends.items()}
-    else:
-        with progress.stage(f"choosing ranges by {recipe.method}"):
-            histograms = find_histograms(observed, ends, counted(frames, count, progress))
-            for name, first in shared.items():
-                if name != first and name in histograms and first in histograms:
-                    histograms[first].counts += histograms[name].counts
-                    histograms[first].zeros += histograms[name].zeros
-            by_share = {
-                name: ranges.of_histogram(histograms[name], recipe.method, recipe.share)
-                for name in {shared[name] for name in histograms}
-            }
-            found = {name: by_share[shared[name]] for name in histograms}
-    return found, count
-
-
-def _expected(frames: Iterable[Frame]) -> int | None:
-    """How many frames there are, where they know it."""
-    if isinstance(frames, Sized):
-        return len(frames)
-    count = getattr(frames, "count", None)
-    return count if isinstance(count, int) else None
+        return {name: ranges.BY_ENDS[recipe.method](one) for name, one in ends.items()}, whole
+    with progress.stage(f"choosing ranges by {recipe.method}{where}"):
+        passes.run(seen, progress, ends)
+        histograms = seen.histograms(ends)
+        for name, first in shared.items():
+            if name != first and name in histograms and first in histograms:
+                histograms[first].counts += histograms[name].counts
+                histograms[first].zeros += histograms[name].zeros
+        by_share = {
+            name: ranges.of_histogram(histograms[name], recipe.method, recipe.share)
+            for name in {shared[name] for name in histograms}
+        }
+    return {name: by_share[shared[name]] for name in histograms}, whole
 
 
 def _joined(ends: dict[str, Ends], shared: Mapping[str, str]) -> dict[str, Ends]:

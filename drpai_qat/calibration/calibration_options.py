@@ -8,6 +8,7 @@ from typing import ClassVar
 from drpai_qat.calibration.recipe import METHODS, Recipe
 from drpai_qat.calibration.words import read_words
 from drpai_qat.core.option_groups import Group, option
+from drpai_qat.core.workers import Sharing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,24 @@ class CalibrationOptions(Group):
         help="For models without QAT: the layers that lose most stay in float until the outputs' RMS error on the data "
         "is at most X percent of their RMS value (10: 20 dB, 1: 40 dB).",
     )  # fmt: skip
+
+    workers: int = option(
+        "--workers", metavar="N", kind=int, least=1, default=1,
+        help="Processes that run the calibration data; the result is the same.",
+    )  # fmt: skip
+    scheduler: str | None = option(
+        "--scheduler", metavar="ADDRESS",
+        help="Dask scheduler whose workers run the calibration data; model and frames are sent to them.",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.sharing  # raises if both are given
+
+    @property
+    def sharing(self) -> Sharing:
+        """Who runs the calibration data."""
+        return Sharing(self.workers, self.scheduler)
 
     def recipe(self, words: str | None) -> Recipe:
         """What to do.

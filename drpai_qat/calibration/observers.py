@@ -32,11 +32,12 @@ class Ends:
 
     def add(self, values: NDArray[np.float32]) -> None:
         """See one frame; infinities and NaN are not counted."""
-        low, high = _ends_of(values)
-        if not (math.isfinite(low) and math.isfinite(high)):
-            low, high = _ends_of(values[np.isfinite(values)])
-            if low > high:  # there is none
-                return
+        self.see(*finite_ends(values))
+
+    def see(self, low: float, high: float) -> None:
+        """See the ends of one frame; NaN where it held no finite value."""
+        if math.isnan(low):
+            return
         self.low, self.high = min(self.low, low), max(self.high, high)
         weight = max(self.weight, 1 / (self.frames + 1))  # a plain mean over the first frames
         self.mean_low += weight * (low - self.mean_low)
@@ -105,6 +106,14 @@ class Histogram:
 def _bin_at(places: NDArray[np.floating]) -> NDArray[np.int32]:
     """The bins of places in units of them, the outermost for those beyond the ends."""
     return np.clip(places.astype(np.int32), 0, BINS - 1)
+
+
+def finite_ends(values: NDArray[np.float32]) -> tuple[float, float]:
+    """Smallest and largest finite value; NaN if there is none."""
+    low, high = _ends_of(values)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        low, high = _ends_of(values[np.isfinite(values)])
+    return (low, high) if low <= high else (math.nan, math.nan)
 
 
 def _ends_of(values: NDArray[np.float32]) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from drpai_qat.calibration.recipe import Recipe
 from drpai_qat.calibration.record import Record
 from drpai_qat.core.errors import OptionError
 from drpai_qat.core.progress import Stages
+from drpai_qat.core.workers import ALONE, Sharing
 from drpai_qat.data.frames import RANDOM_FRAMES, Frames, RandomFrames
 from drpai_qat.data.given_samples import GivenSamples
 from drpai_qat.data.samples import input_infos
@@ -50,6 +51,7 @@ def quantize(
     *,
     everywhere: bool = False,
     record_dir: str | None = None,
+    sharing: Sharing = ALONE,
 ) -> Quantized:
     """Quantize a float model, or fill the gaps of a trained one.
 
@@ -61,7 +63,10 @@ def quantize(
         num_frame: of random frames.
         everywhere: the target wants a grid on each result.
         record_dir: where ranges are kept for the next time.
-    Raises: OptionError: the data can't be used, or --max-drop is for another model or can't be met.
+        sharing: who runs the data.
+    Raises:
+        OptionError: the data can't be used, or --max-drop is for another model or can't be met.
+        WorkerError: who shares the work ends, again and again.
     """
     if not folded.is_float:
         if recipe.max_drop is not None:
@@ -72,14 +77,16 @@ def quantize(
             return Quantized(folded.model)
         data, name = _given(folded, frames, samples)
         record = _record(record_dir, name)
-        filled = fill_gaps(folded.model, data, recipe, progress, dynamic=folded.dynamic, record=record)
+        filled = fill_gaps(folded.model, data, recipe, progress, dynamic=folded.dynamic, record=record, sharing=sharing)
         return _told(filled, "filled", recipe, name, record_dir) if filled.tensors else Quantized(folded.model)
     if frames is not None or samples is not None:
         data, name = _given(folded, frames, samples)
     else:
         data, name = RandomFrames(folded.model, num_frame or RANDOM_FRAMES), ""
     record = _record(record_dir, name)
-    found = quantize_float(folded.model, data, recipe, progress, everywhere=everywhere, record=record)
+    found = quantize_float(
+        folded.model, data, recipe, progress, everywhere=everywhere, record=record, sharing=sharing
+    )  # fmt: skip
     return _told(found, "after training", recipe, name, record_dir)
 
 

@@ -59,3 +59,7 @@ class MissingExtraError(DrpaiQatError):
     """An optional package is needed and not installed; the message names the extra to install."""
 
     see = "a-package-is-missing"
+
+
+class WorkerError(DrpaiQatError):
+    """A process or machine that shared the work ended, and so did the next one at the same task."""

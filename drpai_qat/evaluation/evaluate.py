@@ -13,7 +13,6 @@ from drpai_qat.core.option_groups import takes
 from drpai_qat.core.text import one_line
 from drpai_qat.data.image_files import Skipped, skipped_text
 from drpai_qat.evaluation.answers import BEST, Answer, Contest, answers, open_contest
-from drpai_qat.evaluation.cluster import run_on_cluster
 from drpai_qat.evaluation.evaluate_options import EvaluateOptions
 from drpai_qat.evaluation.feeding import Feeding
 from drpai_qat.evaluation.metric import Figures
@@ -154,10 +153,8 @@ def run(contest: Contest, options: EvaluateOptions, advance: Advance) -> Evaluat
     Raises: DrpaiQatError: an example does not fit a network, or there is none.
     """
     found: Iterable[Answer | Skipped]
-    if options.scheduler is not None:
-        found = run_on_cluster(options, contest.data.count, advance)
-    elif options.workers > 1:
-        found = run_shards(options, advance)
+    if options.sharing.leaves_the_process:
+        found = run_shards(options, contest.data.count, advance)
     else:
         found = _told(answers(options, contest), advance)
     tallies = [_Tally(network, options) for network in contest.networks]

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from drpai_qat.core.errors import OptionError
 from drpai_qat.core.option_groups import Group, option
+from drpai_qat.core.workers import Sharing
 from drpai_qat.data.frame_options import PRESETS, check_preprocess
 
 
@@ -66,7 +67,11 @@ class EvaluateOptions(Group):
         if self.data is None:
             raise OptionError("--data is missing: give a folder of class folders, a .csv or .npz file, mnist:DIR, ...")
         check_preprocess(self.preprocess)
-        if self.scheduler is not None and self.workers > 1:
-            raise OptionError("--scheduler and --workers: give one of them, the cluster has its own workers")
+        _ = self.sharing  # raises if both are given
         if self.metric is not None and self.output is not None:
             raise OptionError("--metric and --output: give one of them, a metric sees all outputs")
+
+    @property
+    def sharing(self) -> Sharing:
+        """Who shares the work."""
+        return Sharing(self.workers, self.scheduler)

@@ -1,130 +1,69 @@
-"""Shares an evaluation among processes: each has its own network, and answers every n-th example."""
+"""Shares an evaluation among processes, or the workers of a Dask cluster, which see the networks and the data under the
+same paths: each shard is every n-th example, and whoever answers them opens networks of its own."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-from collections.abc import Callable
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from dataclasses import dataclass, fields
 
-from drpai_qat.core import errors
-from drpai_qat.core.errors import DeploymentError, DrpaiQatError, OptionError
-from drpai_qat.core.text import one_line
+from drpai_qat.core.errors import OptionError
+from drpai_qat.core.workers import Tell, shared
 from drpai_qat.data.image_files import Skipped
 from drpai_qat.evaluation.answers import Answer, answers, open_contest
 from drpai_qat.evaluation.evaluate_options import EvaluateOptions
 
 Found = list[Answer | Skipped]
-Advance = Callable[[int], None]
 
-_TRIES = 2
 _REPORTED = 32
-"""Examples after which a process tells how far it is."""
+"""Examples after which a worker tells how far it is."""
+_SHARDS_EACH = 4
+"""Shards for each thread of a cluster: what is lost with a worker is that much less."""
+_FEWEST = 32
+"""Examples of such a shard at least, since each opens the networks anew."""
 
 
-def answers_of_shard(options: EvaluateOptions, shard: int, shards: int, advance: Advance, threads: int) -> Found:
-    """All answers of one shard; `advance` is told how many more there are."""
-    found: Found = []
-    for one in answers(options, open_contest(options, threads), shard, shards):
-        found.append(one)
-        if len(found) % _REPORTED == 0:
-            advance(_REPORTED)
-    advance(len(found) % _REPORTED)
-    return found
+@dataclass(frozen=True)
+class _Answering:
+    """What a worker does: all answers of a shard, given as its number and how many there are."""
+
+    options: EvaluateOptions
+    threads: int
+
+    def __call__(self, shard: tuple[int, int], tell: Tell) -> Found:
+        if self.options.scheduler is None:
+            os.environ.setdefault("TVM_NUM_THREADS", str(self.threads))
+        found: Found = []
+        for one in answers(self.options, open_contest(self.options, self.threads), *shard):
+            found.append(one)
+            if len(found) % _REPORTED == 0:
+                tell(_REPORTED)
+        tell(len(found) % _REPORTED)
+        return found
 
 
-def run_shards(options: EvaluateOptions, advance: Advance) -> Found:
-    """The answers of `options.workers` processes, in the order of the data.
+def run_shards(options: EvaluateOptions, count: int | None, advance: Tell) -> Found:
+    """The answers of all workers, in the order of the data: those that one process gives.
 
-    A process that dies without a word (for want of memory, say) is started once more.
-
-    Raises: DrpaiQatError: one raised it, or died twice.
+    Args:
+        count: number of examples, if it is known.
+        advance: told how many more examples are done.
+    Raises: DrpaiQatError: a shard raised it, or ended its worker again and again; see `shared`.
     """
-    check_named(options, "--workers")
-    running = {one.pipe: one for one in (_start(options, shard, 1) for shard in range(options.workers))}
-    found: Found = []
-    try:
-        while running:
-            for pipe in wait(list(running)):
-                worker = running[pipe]  # type: ignore[index]  # we gave it connections
-                try:
-                    kind, *values = worker.pipe.recv()
-                except EOFError:
-                    kind, values = "died", []
-                if kind == "advance":
-                    advance(values[0])
-                    continue
-                del running[worker.pipe]
-                worker.process.join()
-                if kind == "failed":
-                    raise _as_raised(*values)
-                if kind == "done":
-                    found += values[0]
-                    continue
-                if worker.tries == _TRIES:
-                    raise DeploymentError(
-                        f"a worker ended with status {worker.process.exitcode}, twice: give fewer --workers if memory "
-                        "is short"
-                    )
-                again = _start(options, worker.shard, worker.tries + 1)
-                running[again.pipe] = again
-    finally:
-        for worker in running.values():
-            worker.process.kill()
-    return in_order(found)
-
-
-def check_named(options: EvaluateOptions, what: str) -> None:
-    """Refuse functions themselves, which other processes could not find.
-
-    Raises: OptionError: data or metric is one.
-    """
+    sharing = options.sharing
     if callable(options.data) or callable(options.metric):
+        what = "--workers" if sharing.scheduler is None else "--scheduler"
         raise OptionError(f"{what}: processes find functions by name: give MODULE:FUNCTION")
-
-
-def in_order(found: Found) -> Found:
-    """Answers in the order of the data, then what was skipped."""
+    plain = EvaluateOptions(**{one.name: getattr(options, one.name) for one in fields(EvaluateOptions)})
+    threads = 1 if sharing.scheduler is not None else max(1, len(os.sched_getaffinity(0)) // sharing.workers)
+    found: Found = []
+    with shared(_Answering(plain, threads), sharing) as workers:
+        shards = workers.size
+        if sharing.scheduler is not None:
+            most = workers.size * _SHARDS_EACH
+            shards = most if count is None else max(1, min(most, count // _FEWEST))
+        for answered in workers.results([(shard, shards) for shard in range(shards)], advance):
+            found += answered
     return [
         *sorted((one for one in found if isinstance(one, Answer)), key=lambda one: one.index),
         *sorted((one for one in found if isinstance(one, Skipped)), key=lambda one: one.name),
     ]
-
-
-@dataclass(frozen=True, eq=False)
-class _Worker:
-    process: SpawnProcess
-    pipe: Connection
-    shard: int
-    tries: int
-
-
-def _start(options: EvaluateOptions, shard: int, tries: int) -> _Worker:
-    context = multiprocessing.get_context("spawn")  # a fork would share TVM's threads
-    reading, writing = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(options, shard, writing), daemon=True)
-    process.start()
-    writing.close()
-    return _Worker(process, reading, shard, tries)
-
-
-def _work(options: EvaluateOptions, shard: int, pipe: Connection) -> None:
-    """The process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this one
-    threads = max(1, len(os.sched_getaffinity(0)) // options.workers)
-    os.environ.setdefault("TVM_NUM_THREADS", str(threads))
-    try:
-        found = answers_of_shard(options, shard, options.workers, lambda count: pipe.send(("advance", count)), threads)
-        pipe.send(("done", found))
-    except DrpaiQatError as error:
-        pipe.send(("failed", type(error).__name__, str(error)))
-    except Exception as error:
-        pipe.send(("failed", "", f"{type(error).__name__}: {one_line(error)}"))
-
-
-def _as_raised(name: str, message: str) -> Exception:
-    known = getattr(errors, name, None) if name else None
-    return known(message) if isinstance(known, type) else RuntimeError(message)

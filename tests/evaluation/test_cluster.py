@@ -79,6 +79,6 @@ def test_errors_of_workers_come_back(folder, scheduler, small_output):
 
 
 def test_no_scheduler(folder, small_output, monkeypatch):
-    monkeypatch.setattr("drpai_qat.evaluation.cluster._TIMEOUT", 1)
+    monkeypatch.setattr("drpai_qat.core.worker_cluster._TIMEOUT", 1)
     with pytest.raises(OptionError, match=r"--scheduler tcp://127\.0\.0\.1:9: no Dask scheduler answers"):
         drpai_qat.evaluate(small_output, data=folder / "data.npz", scheduler="tcp://127.0.0.1:9")

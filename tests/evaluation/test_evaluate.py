@@ -11,7 +11,7 @@ import pytest
 
 import drpai_qat
 from drpai_qat.cli.main import main
-from drpai_qat.core.errors import DeploymentError, OptionError
+from drpai_qat.core.errors import OptionError, WorkerError
 from drpai_qat.data.labelled import open_data
 from drpai_qat.evaluation.feeding import Feeding
 from drpai_qat.evaluation.networks import open_network
@@ -112,7 +112,7 @@ def test_processes_give_the_same(data, folder, small_output):
 
 def test_a_process_that_always_dies_is_an_error(folder, small_output):
     (folder / "parent").write_text("0")
-    with pytest.raises(DeploymentError, match="a worker ended with status 9, twice"):
+    with pytest.raises(WorkerError, match="a worker ended with status 9, twice"):
         drpai_qat.evaluate(small_output, data="their_functions:doomed", workers=2)
 
 
