@@ -101,6 +101,12 @@ def _spatial(constant: np.ndarray | None) -> bool:
     return constant is not None and sum(d != 1 for d in constant.shape) > 1
 
 
+def _by_channel(constant: np.ndarray | None, rank: int) -> bool:
+    """A constant that varies along axis 1 of a tensor of this rank at most."""
+    assert constant is not None
+    return all(size == 1 or axis == 1 for axis, size in enumerate(constant.shape, rank - constant.ndim))
+
+
 def _closed_prefix(context: Context, members: list[Node]) -> int:
     outputs = set(context.graph.outputs)
     for count in range(len(members), 1, -1):
@@ -231,7 +237,9 @@ class _Builder:
             if before is None or before.op not in LINEAR or len(before.outputs) > 1:
                 return None
             constants = [graph.constant(name) for name in before.inputs if name and graph.is_constant(name)]
-            if len(constants) < len([name for name in before.inputs if name]) - 1 or any(map(_spatial, constants)):
+            if len(constants) < len([name for name in before.inputs if name]) - 1:
+                return None
+            if before.op != "BatchNormalization" and not all(_by_channel(one, len(self.shape)) for one in constants):
                 return None
             chain.append(before)
             source = data_input(graph, before)

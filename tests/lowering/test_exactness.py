@@ -118,3 +118,13 @@ def test_other_readers_put_the_parts_together(target):
         **CONSTANTS, **weight("w", 24, 32, 1, 1),
     )  # fmt: skip
     assert_exact(source, image(), target)
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 1), (6, 1), (5,)])
+def test_a_scale_along_any_axis(shape):
+    """A rounding behind a quantizer whose scales lie along another axis than the channels."""
+    body = qdq("x", "a") + "s = Div(a, d)\n" + qdq("s", "y")
+    divisor = np.random.default_rng(1).uniform(0.5, 2, shape).astype(np.float32)
+    source = model("(float[1,4,6,5] x) => (float[1,4,6,5] y)", body, d=divisor, **CONSTANTS)
+    feeds = {"x": np.random.default_rng(2).normal(0, 1, (1, 4, 6, 5)).astype(np.float32)}
+    assert_exact(source, feeds, "host")
