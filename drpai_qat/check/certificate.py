@@ -154,6 +154,7 @@ class StepTally(_Counts):
         if not isinstance(exact, Quantized):
             self.missing = exact.reason if isinstance(exact, Missing) else "it is no quantized tensor"
             return
+        self.missing = self.missing or _not_a_number(exact)
         self.bound = self.fineness.bound(exact.integers.dtype)
         self.count += exact.integers.size
         self.reference_unequal += int((reference != exact.integers).sum())
@@ -186,6 +187,7 @@ class GridTally(_Counts):
         if exact.steps.shape != reals.shape:
             self.missing = f"its shape is {list(reals.shape)} in the source and {list(exact.steps.shape)} in the fold"
             return
+        self.missing = self.missing or _not_a_number(exact)
         self.bound = tie_bound(exact.integers.dtype)
         self.count += exact.integers.size
         steps = reals / self.scale + self.zero_point
@@ -271,6 +273,14 @@ def distances(exact: Quantized, found: NDArray) -> NDArray[np.float64]:
     limits = np.iinfo(exact.integers.dtype)
     inside = np.clip(exact.steps, limits.min, limits.max)
     return np.maximum(np.abs(inside - found) - 0.5, 0)
+
+
+def _not_a_number(exact: Quantized) -> str:
+    """Why no integer is right; "" if there is one for each value."""
+    count = int(np.isnan(exact.steps).sum())
+    if not count:
+        return ""
+    return f"{count} of {exact.steps.size} values are NaN there, and what integers those become is up to the CPU"
 
 
 def _apart(values: NDArray, exact: NDArray) -> NDArray[np.float64]:

@@ -93,6 +93,17 @@ def test_missing_values_are_not_certified():
     assert "Foo is not evaluated" in str(one)
 
 
+def test_what_is_not_a_number_is_not_certified():
+    """0/0 in the middle: x86 and Arm make different integers of it, and neither is right."""
+    exact = Quantized(np.array([1.0, np.nan, np.nan]), np.array([1, 0, 0], "uint8"))
+    layer, fold = StepTally("t", "Div d"), GridTally("t", "Div d")
+    layer.add(exact, np.array([1, 255, 0], "uint8"), exact.integers, {})
+    fold.add(exact, np.array([1.0, 0.0, 0.0]))
+    for tally in (layer, fold):
+        assert not tally.certificate().certified
+        assert "2 of 3 values are NaN" in str(tally.certificate())
+
+
 def real_verdict(exact, found, reference) -> Certificate:
     tally = RealTally("y", "Gemm g")
     tally.add(np.array(exact, np.float64), np.array(found, np.float32), np.array(reference, np.float32), {})
