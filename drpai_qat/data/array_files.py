@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import lzma
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -18,8 +21,11 @@ from numpy.typing import NDArray
 from drpai_qat.core.errors import OptionError
 from drpai_qat.core.text import one_line
 
-UNREADABLE = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error, MemoryError)
-"""What numpy and zipfile raise at damaged, encrypted or pickled content."""
+UNREADABLE = (
+    OSError, ValueError, EOFError, LookupError, RuntimeError, TypeError, SyntaxError, ArithmeticError, MemoryError,
+    tokenize.TokenError, struct.error, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+)  # fmt: skip
+"""What numpy and zipfile raise at damaged, encrypted or pickled content; headers are parsed as Python."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,8 @@ def _described(
     shape, column_major, dtype = header
     if dtype.hasobject:
         raise OptionError(f"{where}: holds Python objects, not numbers")
+    if any(size < 0 for size in shape):
+        raise OptionError(f"{where}: has shape {list(shape)}: damaged file")
     return ArrayFile(path, member, shape, dtype, column_major, where)
 
 

@@ -7,8 +7,6 @@ said in one line.
 from __future__ import annotations
 
 import hashlib
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from drpai_qat.core.errors import OptionError
 from drpai_qat.core.tensor_info import TensorInfo, takes
 from drpai_qat.core.text import listed, one_line
-
-_UNREADABLE = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""What numpy and zipfile raise at damaged, encrypted or pickled content."""
+from drpai_qat.data.array_files import UNREADABLE
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +152,7 @@ def _load(name: str, file: Path) -> NDArray | dict[str, NDArray]:
             return loaded
         with loaded:
             return {key: loaded[key] for key in loaded.files}
-    except (*_UNREADABLE, MemoryError) as error:
+    except UNREADABLE as error:
         where = "" if file.name == name else f"{file.name} "
         raise _error(name, f"{where}can't be read: {one_line(error) or type(error).__name__}") from None
 

@@ -200,6 +200,13 @@ class TestFiles:
                 list(open_frames(FrameOptions(calibration=tmp_path / name), [X, Y]) or ())
         with pytest.raises(OptionError, match="Python objects"):
             open_frames(FrameOptions(calibration=tmp_path / "o.npy"), [X])
+        for header, says in (
+            ("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 3)}", "shape"),
+            ("{", "can't be"),
+        ):
+            (tmp_path / "o.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
+            with pytest.raises(OptionError, match=says):
+                open_frames(FrameOptions(calibration=tmp_path / "o.npy"), [X])
 
 
 def test_random_frames_are_those_of_the_samples():

@@ -113,6 +113,9 @@ def test_unreadable(tmp_path):
     refused("flipped.npz", "can't be read")
     np.savez(tmp_path / "pickled.npz", x=np.array([{}], object))
     refused("pickled.npz", "can't be read: .*pickle")
+    header = b"[" * 2000  # numpy reads it as Python
+    (tmp_path / "empty/x.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    refused("empty", r"x\.npy can't be read")
     np.save(tmp_path / "single.npy", np.zeros(3))
     (tmp_path / "single.npy").rename(tmp_path / "single.npz")
     refused("single.npz", r"a \.npy file under another name")
