@@ -167,7 +167,7 @@ def inspect(options: ModelOptions) -> Inspection:
     static = end_at(path.name, static, options.output_names)
     network, quantized, refused = None, True, ""
     try:
-        with naming(path):
+        with naming(path, static):
             network = _examined(static, options.memory)
             if network.unsupported:
                 node, op, why = network.unsupported[0]

@@ -66,6 +66,8 @@ def test_ends_of_the_axis_are_inside():
         ("group = 4", (6, 1, 1, 1), "4 groups"),
         ("strides = [0, 1]", (4, 4, 1, 1), "strides [0, 1]"),
         ("kernel_shape = [3, 3]", (4, 4, 1, 1), "kernel_shape [3, 3]"),
+        ("pads = [0, 0, 0, 0]", (4, 4, 1, 9), "a window [1, 9] for an input [1, 4, 8, 8] (spans [1, 9], of [8, 8]"),
+        ("pads = [1, 0, 0, 0], dilations = [3, 1]", (4, 4, 4, 1), "(spans [10, 1], of [9, 8] with its padding)"),
     ],
 )
 def test_layers_that_do_not_fit(attributes, weights, says):
