@@ -166,7 +166,8 @@ def _batchnorm_step(node: gs.Node, channels: int) -> tuple[NDArray[np.float64], 
     gamma, beta, mean, variance = (np.asarray(value, np.float64) for value in values)
     if gamma.shape != (channels,):
         return None
-    factor = gamma / np.sqrt(variance + np.float64(np.float32(node.attrs.get("epsilon", 1e-5))))
+    with np.errstate(invalid="ignore", divide="ignore"):  # a variance that is none: whoever folds looks at the result
+        factor = gamma / np.sqrt(variance + np.float64(np.float32(node.attrs.get("epsilon", 1e-5))))
     return factor, beta - mean * factor
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import sys
 import traceback
+import warnings
 from collections.abc import Callable
 
 import click
@@ -24,7 +26,9 @@ _ENVIRONMENT = (
 
 def guarded(work: Callable[[Interrupts], int], verbose: bool) -> int:
     """Run, and make every outcome an exit status and at most one line on stderr."""
-    with Interrupts() as interrupts:
+    with Interrupts() as interrupts, warnings.catch_warnings():
+        if not (verbose or sys.warnoptions):
+            warnings.simplefilter("ignore")  # libraries', numpy's above all: what they mean for the user is said by us
         try:
             status = work(interrupts)
             interrupts.settle()
