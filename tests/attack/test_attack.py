@@ -35,7 +35,7 @@ def test_files_that_broke_something() -> None:
     """Each ends as expected.json says."""
     result = attack("--files", str(SEEDS), "--verbose")
     assert result.returncode == 0, result.stdout + result.stderr
-    lines = re.findall(r"^(\w[\w ]*) (\S+) \(\): ?(.*)$", result.stdout, re.MULTILINE)
+    lines = re.findall(r"^(\w[\w ]*) (\S+) \(.*?\): ?(.*)$", result.stdout, re.MULTILINE)
     found = {name: (outcome, told) for outcome, name, told in lines}
     assert found.keys() == EXPECTED.keys()
     for name, (outcome, words) in EXPECTED.items():
