@@ -116,19 +116,22 @@ def with_channels(pixels: Pixels, channels: int) -> Pixels:
 
 
 def resized(pixels: Pixels, size: tuple[int, int], interpolation: str) -> Pixels:
-    """Scale to (height, width), each channel on its own.
+    """Scale to (height, width), each channel on its own; first along the rows, then along the columns.
+
+    Pillow 13 goes along the columns first where an image is to lose more height than width, which rounds differently:
+    two calls keep the order of all versions before, with which networks were trained, and of the board's runner.
 
     Raises: MissingExtraError: Pillow is not installed, and the size is another.
     """
     if pixels.shape[:2] == size:
         return pixels
     image = pillow()
-    how = {"bilinear": "BILINEAR", "nearest": "NEAREST", "bicubic": "BICUBIC", "area": "BOX"}[interpolation]
-    planes = [
-        np.asarray(image.fromarray(np.ascontiguousarray(pixels[..., c])).resize(size[::-1], image.Resampling[how]))
-        for c in range(pixels.shape[2])
+    how = image.Resampling[
+        {"bilinear": "BILINEAR", "nearest": "NEAREST", "bicubic": "BICUBIC", "area": "BOX"}[interpolation]
     ]
-    return np.stack(planes, axis=2)
+    planes = [image.fromarray(np.ascontiguousarray(pixels[..., c])) for c in range(pixels.shape[2])]
+    scaled = [plane.resize((size[1], pixels.shape[0]), how).resize(size[::-1], how) for plane in planes]
+    return np.stack([np.asarray(plane) for plane in scaled], axis=2)
 
 
 def pillow() -> Any:

@@ -16,6 +16,8 @@ from drpai_qat.data.image_files import Pixels, resized, with_channels
 from drpai_qat.data.preprocessing import Preprocessing, from_mapping
 
 _CHANNELS = (1, 3, 4)
+_MOST_PIXELS = 178_956_970
+"""Of a scaled image, as Pillow bounds those that it opens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +35,17 @@ class ImageInput:
     preprocessing: Preprocessing
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_table", self.preprocessing.table(self.channels))
+        table, wanted = self.preprocessing.table(self.channels), np.dtype(self.info.dtype)
+        if wanted.kind in "iu" and self.info.quantization is None:  # integers that stand for themselves
+            with np.errstate(invalid="ignore"):
+                found = table.astype(wanted)
+            if not np.array_equal(found, table):
+                raise OptionError(
+                    f"input {one_line(self.info.name)!r} is {wanted}, and the preprocessing gives reals: pixels as "
+                    "they are come from --preprocess none"
+                )
+            table = found
+        object.__setattr__(self, "_table", table)
 
     def array(self, pixels: Pixels) -> NDArray:
         """One image as the network takes it, without the batch; float32, or the input's type where that is integers."""
@@ -104,7 +116,10 @@ def _form(
 
 
 def place(pixels: Pixels, how: Preprocessing, size: tuple[int, int]) -> Pixels:
-    """An image in the input's height and width; see Preprocessing.resize."""
+    """An image in the input's height and width; see Preprocessing.resize.
+
+    Raises: OptionError: it is so long for its width that scaling would take gigabytes.
+    """
     height, width = pixels.shape[:2]
     if how.resize == "stretch":
         return resized(pixels, size, how.interpolation)
@@ -112,9 +127,13 @@ def place(pixels: Pixels, how: Preprocessing, size: tuple[int, int]) -> Pixels:
         # The shorter side, measured by the input's, becomes 1/crop times that; the longer one is rounded down, as in
         # torchvision.
         scale = max(round(size[0] / how.crop) / height, round(size[1] / how.crop) / width)
-        pixels = resized(
-            pixels, (max(int(height * scale + 1e-6), 1), max(int(width * scale + 1e-6), 1)), how.interpolation
-        )
+        whole = (max(int(height * scale + 1e-6), 1), max(int(width * scale + 1e-6), 1))
+        if whole[0] * whole[1] > _MOST_PIXELS:
+            raise OptionError(
+                f"preprocessing: an image of {width} x {height} pixels would have {whole[1]} x {whole[0]} before the "
+                "middle is cut out: leave it out, or resize with stretch or letterbox"
+            )
+        pixels = resized(pixels, whole, how.interpolation)
     elif how.resize == "letterbox":
         scale = min(size[0] / height, size[1] / width)
         whole = (max(round(height * scale), 1), max(round(width * scale), 1))

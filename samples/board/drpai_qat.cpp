@@ -11,11 +11,13 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "folder.h"
+#include "image_input.h"
 
 namespace ffi = tvm::ffi;
 
@@ -36,7 +38,8 @@ std::vector<Entry> entries(const drpai_qat::Value& list, uint64_t* left) {
   for (const drpai_qat::Description& one : drpai_qat::read_descriptions(list, left)) found.push_back({one, {}});
   for (Entry& entry : found)  // only now: the vector no longer moves them
     entry.view = {entry.name.c_str(), entry.dtype.c_str(), static_cast<int32_t>(entry.shape.size()),
-                  entry.shape.data(), static_cast<size_t>(entry.bytes), entry.scale, entry.zero_point};
+                  entry.shape.data(), static_cast<size_t>(entry.bytes), entry.grid.scale, entry.grid.zero_point,
+                  entry.grid.low, entry.grid.high};
   return found;
 }
 
@@ -76,6 +79,9 @@ struct drpai_qat_network {
   std::vector<ffi::Tensor> results;
   ffi::Optional<ffi::Module> library, vm;  // kept loaded as long as `main` may run
   ffi::Function main{nullptr};
+  std::optional<drpai_qat::Value> preprocessing;  // looked at when there is an image
+  std::optional<drpai_qat::ImageInput> image;
+  int32_t image_index = -1;
 
   explicit drpai_qat_network(const std::string& folder) {
     bound_threads();
@@ -83,6 +89,7 @@ struct drpai_qat_network {
     std::string format = manifest.at("format").text();
     if (format != kFormat) throw std::runtime_error(folder + "/deploy.json has format " + format + ", not " + kFormat);
     uint64_t left = kMostTensorBytes;
+    if (manifest.has("preprocessing")) preprocessing = manifest.at("preprocessing");
     inputs = entries(manifest.at("inputs"), &left);
     outputs = entries(manifest.at("outputs"), &left);
     drpai_qat::File code(folder + "/deploy.so"), weights(folder + "/deploy.params");
@@ -98,6 +105,15 @@ struct drpai_qat_network {
     vm = function_of(library.value(), "vm_load_executable")().cast<ffi::Module>();
     function_of(vm.value(), "vm_initialization")(static_cast<int>(kDLCPU), 0, kPooledAllocator);
     main = function_of(vm.value(), "main");
+  }
+
+  const drpai_qat::ImageInput& image_of(int32_t index) {
+    if (image_index == index) return *image;
+    if (!preprocessing || preprocessing->is_null())
+      throw std::runtime_error("deploy.json does not record how an image becomes an input: compile it with --images, or give arrays");
+    image.emplace(*preprocessing, inputs[static_cast<size_t>(index)]);
+    image_index = index;
+    return *image;
   }
 
   void run() {
@@ -181,6 +197,22 @@ int drpai_qat_set_input(drpai_qat_network* network, int32_t index, const void* d
   return guarded([&] {
     checked(network->inputs, index, bytes, "input");
     std::memcpy(network->arguments[index].data_ptr(), data, bytes);
+  });
+}
+
+int drpai_qat_set_image(drpai_qat_network* network, int32_t index, const uint8_t* pixels, int32_t height, int32_t width,
+                        int32_t channels) {
+  return guarded([&] {
+    if (index < 0 || static_cast<size_t>(index) >= network->inputs.size())
+      throw std::runtime_error("no input " + std::to_string(index) + ": there are " + std::to_string(network->inputs.size()));
+    if (height < 1 || width < 1 || channels < 1 || channels > 4 || int64_t{height} * width > drpai_qat::kMostPixels)
+      throw std::runtime_error("no image: " + std::to_string(width) + " x " + std::to_string(height) + " pixels");
+    const drpai_qat::ImageInput& way = network->image_of(index);
+    drpai_qat::Image image{height, width, channels, {}};
+    image.pixels.assign(pixels, pixels + int64_t{height} * width * channels);
+    std::vector<char> values = way.prepared(image);
+    checked(network->inputs, index, values.size(), "input");
+    std::memcpy(network->arguments[static_cast<size_t>(index)].data_ptr(), values.data(), values.size());
   });
 }
 

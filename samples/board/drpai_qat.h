@@ -8,7 +8,7 @@
  *     drpai_qat_get_output(net, 0, scores, drpai_qat_output(net, 0)->bytes);
  *     drpai_qat_free(net);
  *
- * Link drpai_qat.cpp, libtvm_runtime.so and libtvm_ffi.so (CMakeLists.txt). A network is for one thread at a time; it
+ * Link the library of CMakeLists.txt, libtvm_runtime.so and libtvm_ffi.so. A network is for one thread at a time; it
  * uses TVM_NUM_THREADS threads itself (default: all cores). Several networks may be loaded at once.
  */
 #ifndef DRPAI_QAT_H
@@ -32,6 +32,7 @@ typedef struct {
     size_t bytes;         /* of the whole array */
     float scale;          /* integers q stand for the reals scale * (q - zero_point); */
     int32_t zero_point;   /* scale 0: for themselves, or the array holds reals */
+    int32_t qmin, qmax;   /* the ends of those integers, maybe narrower than the type's */
 } drpai_qat_tensor;
 
 /* Load deploy.so, deploy.json and deploy.params from a folder. NULL on failure: see drpai_qat_error(). */
@@ -51,6 +52,13 @@ const drpai_qat_tensor *drpai_qat_output(const drpai_qat_network *network, int32
 
 /* Copy an input in; `bytes` must be exactly drpai_qat_input(network, index)->bytes. */
 int drpai_qat_set_input(drpai_qat_network *network, int32_t index, const void *data, size_t bytes);
+
+/*
+ * Put an image into an input, prepared as deploy.json records (scaled, cut or padded, normalized, in the network's layout).
+ * `pixels`: rows from the top, `channels` bytes a pixel: 1 (grey), 3 (RGB) or 4 (RGBA). Of a batch all get the same one.
+ */
+int drpai_qat_set_image(drpai_qat_network *network, int32_t index, const uint8_t *pixels, int32_t height, int32_t width,
+                        int32_t channels);
 
 /* Run once. Inputs keep their values from one run to the next. */
 int drpai_qat_run(drpai_qat_network *network);

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
@@ -86,18 +87,18 @@ void check_nesting(const std::string& text, const std::string& path) {
 
 }  // namespace
 
-File::File(const std::string& path) : path_(path) {
+File::File(const std::string& path, const std::string& advice) : path_(path) {
   number_ = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe would be waited for
-  if (number_ < 0) throw std::runtime_error(path + " can't be opened (" + std::strerror(errno) + "): copy the whole folder");
+  if (number_ < 0) throw std::runtime_error(path + " can't be opened (" + std::strerror(errno) + "): " + advice);
   struct stat found;
   if (fstat(number_, &found) != 0 || !S_ISREG(found.st_mode)) {
     close(number_);
-    throw std::runtime_error(path + " is not a regular file: copy it again");
+    throw std::runtime_error(path + " is not a regular file: " + advice);
   }
   size_ = left_ = static_cast<uint64_t>(found.st_size);
   if (size_ > kMostBytes) {
     close(number_);
-    throw std::runtime_error(path + " has more than 8 GiB: copy it again");
+    throw std::runtime_error(path + " has more than 8 GiB: " + advice);
   }
 }
 
@@ -163,6 +164,23 @@ Value Value::at(const char* key) const {
   return Value((*map)[name], way);
 }
 
+bool Value::has(const char* key) const {
+  auto map = content_.as<ffi::json::Object>();
+  return map && map->count(ffi::String(key)) != 0;
+}
+
+std::vector<std::string> Value::keys() const {
+  auto map = content_.as<ffi::json::Object>();
+  if (!map) wrong("an object");
+  std::vector<std::string> found;
+  for (const auto& one : *map) found.push_back(Value(one.first, where_).text());
+  return found;
+}
+
+bool Value::is_null() const { return content_ == nullptr; }
+
+bool Value::is_list() const { return content_.as<ffi::json::Array>().has_value(); }
+
 std::vector<Value> Value::items(size_t most) const {
   auto list = content_.as<ffi::json::Array>();
   if (!list || list->size() > most) wrong("a list of at most " + std::to_string(most));
@@ -188,12 +206,12 @@ int64_t Value::whole(int64_t low, int64_t high) const {
 }
 
 double Value::number() const {
-  if (content_.type_index() == ffi::TypeIndex::kTVMFFIInt) return static_cast<double>(*content_.as<int64_t>());
-  if (content_.type_index() != ffi::TypeIndex::kTVMFFIFloat) wrong("a number");
-  return *content_.as<double>();
+  std::optional<double> found;
+  int32_t type = content_.type_index();
+  if (type == ffi::TypeIndex::kTVMFFIInt || type == ffi::TypeIndex::kTVMFFIFloat) found = content_.as<double>();
+  if (!found || !std::isfinite(*found)) wrong("a finite number");
+  return *found;
 }
-
-bool Value::is_null() const { return content_.type_index() == ffi::TypeIndex::kTVMFFINone; }
 
 Value read_json(const std::string& path) {
   File file(path);
@@ -220,10 +238,12 @@ std::vector<Description> read_descriptions(const Value& list, uint64_t* left) {
     *left -= entry.bytes;
     Value grid = one.at("quantization");
     if (entry.type.code != kDLFloat && !grid.is_null()) {
-      entry.scale = static_cast<float>(grid.at("scale").number());
-      if (!(entry.scale >= std::numeric_limits<float>::min() && entry.scale <= std::numeric_limits<float>::max()))
+      float scale = static_cast<float>(grid.at("scale").number());
+      if (!(scale >= std::numeric_limits<float>::min() && scale <= std::numeric_limits<float>::max()))
         grid.at("scale").wrong("a positive number");
-      entry.zero_point = static_cast<int32_t>(grid.at("zero_point").whole(-65536, 65536));
+      int64_t low = grid.at("qmin").whole(-65536, 65536), high = grid.at("qmax").whole(low, 65536);
+      entry.grid = {scale, static_cast<int32_t>(grid.at("zero_point").whole(-65536, 65536)), static_cast<int32_t>(low),
+                    static_cast<int32_t>(high)};
     }
     found.push_back(entry);
   }

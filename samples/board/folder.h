@@ -12,12 +12,14 @@
 #include <string>
 #include <vector>
 
+#include "numbers.h"
+
 namespace drpai_qat {
 
 /* A regular file, opened once: what is hashed is what is used. */
 class File {
  public:
-  explicit File(const std::string& path);
+  explicit File(const std::string& path, const std::string& advice = "copy the whole folder");
   ~File();
   File(const File&) = delete;
   File& operator=(const File&) = delete;
@@ -47,11 +49,14 @@ class Value {
  public:
   Value(tvm::ffi::Any content, std::string where) : content_(std::move(content)), where_(std::move(where)) {}
   Value at(const char* key) const;
+  bool has(const char* key) const;
+  std::vector<std::string> keys() const;
+  bool is_null() const;
+  bool is_list() const;
   std::vector<Value> items(size_t most) const;
   std::string text() const;
   int64_t whole(int64_t low, int64_t high) const;
   double number() const;
-  bool is_null() const;
   [[noreturn]] void wrong(const std::string& wanted) const;
 
  private:
@@ -67,8 +72,7 @@ struct Description {
   DLDataType type;
   std::vector<int64_t> shape;
   uint64_t bytes;
-  float scale = 0;  // of integers on a grid
-  int32_t zero_point = 0;
+  Grid grid;  // of integers
 };
 
 /* Inputs or outputs; `left` bounds their bytes and is lowered by them. */

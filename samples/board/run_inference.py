@@ -39,6 +39,8 @@ def main():
     options = parser.parse_args()
     if options.loops < 1 or options.warm_up < 0 or (options.threads is not None and options.threads < 1):
         parser.error("-n and --threads must be 1 or more, -w 0 or more")
+    if options.out is not None and options.out.resolve() == options.folder.resolve():
+        return fail("-o is the network's own folder: name another one")
     if options.threads is not None:
         os.environ["TVM_NUM_THREADS"] = str(options.threads)  # read when the runtime starts its threads
     try:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from drpai_qat.core.errors import OptionError
 from drpai_qat.core.tensor_info import TensorInfo
-from drpai_qat.data.image_files import UnreadableImageError, load_pixels
+from drpai_qat.data.image_files import UnreadableImageError, load_pixels, resized
 from drpai_qat.data.image_input import image_input, recorded_input
 from drpai_qat.data.preprocessing import PRESETS, Preprocessing, from_mapping, read_preprocessing
 
@@ -48,6 +48,27 @@ class TestPresets:
     def test_one_channel_has_the_mean_of_the_colours(self):
         found = image_input([TensorInfo("x", (1, 1, 8, 8), "float32")], PRESETS["imagenet"], "here")
         assert found.array(np.full((8, 8, 1), 255, np.uint8))[0, 4, 4] == pytest.approx((1 - 0.449) / 0.226, rel=1e-3)
+
+
+def test_integer_inputs_take_pixels_as_they_are():
+    pixels, info = photo(32, 32), TensorInfo("x", (1, 3, 32, 32), "uint8")
+    found = image_input([info], PRESETS["none"], "here").array(pixels)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, pixels.transpose(2, 0, 1))
+    with pytest.raises(OptionError, match="--preprocess none"):
+        image_input([info], PRESETS["imagenet"], "here")
+
+
+def test_rows_are_scaled_before_columns_whatever_pillow_does():
+    """Halves go up: rows of 1, 1, 0, 0 give 1; columns of a quarter each would give 0."""
+    pixels = np.array([[0, 1], [1, 0], [0, 0], [0, 0]], np.uint8)[..., None]
+    assert resized(pixels, (1, 1), "area").item() == 1
+
+
+def test_an_image_that_scaling_would_make_huge_is_refused():
+    taken = image_input([TensorInfo("x", (1, 3, 224, 224), "float32")], PRESETS["imagenet"], "here")
+    with pytest.raises(OptionError, match="60000 x 1 pixels would have 15360000 x 256"):
+        taken.array(photo(1, 60_000))
 
 
 @pytest.mark.parametrize(

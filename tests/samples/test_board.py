@@ -6,7 +6,6 @@ The C++ one is built with the sanitizers for addresses and undefined behaviour.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import random
@@ -19,11 +18,7 @@ import pytest
 
 import drpai_qat
 from tests.runtimes.tampering import mutants
-
-BOARD = Path(__file__).resolve().parents[2] / "samples" / "board"
-SOURCES = ("drpai_qat.cpp", "folder.cpp", "sha-256.c", "run_inference.cpp")
-FLAGS = ("-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined")
-OUTCOMES = (0, 1, 3)
+from tests.samples.board_runner import BOARD, outcome
 
 pytestmark = [
     pytest.mark.slow,
@@ -31,35 +26,10 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The C++ runner, with sanitizers; all warnings are errors."""
-    program = tmp_path_factory.mktemp("runner") / "run_inference"
-    packages = {name: Path(str(importlib.util.find_spec(name).origin)).parent for name in ("tvm", "tvm_ffi")}  # type: ignore[union-attr]
-    libraries = [packages["tvm"] / "lib/libtvm_runtime.so", packages["tvm_ffi"] / "lib/libtvm_ffi.so"]
-    words = ["g++", *FLAGS, "-fno-sanitize-recover=all", "-isystem", packages["tvm_ffi"] / "include"]
-    words += [*(BOARD / name for name in SOURCES), "-o", program, "-Wl,--no-as-needed", *libraries]
-    words += [f"-Wl,-rpath,{path.parent}" for path in libraries]
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return program
-
-
 @pytest.fixture
 def folder(small_output: Path, tmp_path: Path) -> Path:
     shutil.copytree(small_output, tmp_path / "out")
     return tmp_path / "out"
-
-
-def outcome(*words: Path | str) -> tuple[int, str]:
-    environment = os.environ | {"TVM_NUM_THREADS": "1", "ASAN_OPTIONS": "exitcode=99"}
-    done = subprocess.run(
-        [*map(str, words), "-n", "1"], capture_output=True, text=True, timeout=60, env=environment, check=False
-    )
-    assert done.returncode in OUTCOMES, (done.returncode, done.stderr)
-    assert done.stderr.count("\n") == (done.returncode == 1), done.stderr
-    assert done.returncode != 1 or done.stderr.startswith("error: ")
-    return done.returncode, done.stderr
 
 
 def rehash(folder: Path) -> None:

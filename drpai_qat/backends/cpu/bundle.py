@@ -30,9 +30,16 @@ LIBRARIES = {"apache-tvm": "tvm/lib/libtvm_runtime.so", "apache-tvm-ffi": "tvm_f
 """The runtime's shared libraries, by package, as they lie in its wheel."""
 
 RUNNER = "run_inference"
-_COMPILED = ("drpai_qat.cpp", "folder.cpp", "sha-256.c", "run_inference.cpp")
-_HEADERS = ("drpai_qat.h", "folder.h", "sha-256.h", "sha-256.LICENSE.md")
-_SOURCES = (*_HEADERS, *_COMPILED, "CMakeLists.txt", "aarch64-toolchain.cmake")
+COMPILED = (
+    "drpai_qat.cpp", "folder.cpp", "image_input.cpp", "numbers.cpp", "scaling.cpp", "sha-256.c", "run_inference.cpp",
+    "given_files.cpp", "array_file.cpp", "image_file.cpp",
+)  # fmt: skip
+_HEADERS = (
+    "drpai_qat.h", "folder.h", "image_input.h", "numbers.h", "scaling.h", "given_files.h", "array_file.h",
+    "image_file.h", "stb_image.h", "sha-256.h", "sha-256.LICENSE.md",
+)  # fmt: skip
+FLAGS = ("-ffp-contract=off",)  # images get the numbers that they have on a PC
+_SOURCES = (*_HEADERS, *COMPILED, "CMakeLists.txt", "aarch64-toolchain.cmake")
 _NOT_FOR_THE_BOARD = ("model_int8.onnx", "report.json")  # the first is as large as the weights
 _BESIDE = ("run_inference.py", "README.md")
 _ROOMS = ("core", "data", "deployment", "runtimes")  # of this package, for run_inference.py
@@ -222,8 +229,8 @@ def _compile_runner(staging: Path, linker: Linker) -> None:
     """Compile run_inference; it finds its libraries in lib/ beside itself."""
     include = _installed("tvm_ffi/include")
     source, library = staging / "src", staging / "lib"
-    command = [linker.command, *linker.arguments, "-std=c++17", "-O2", "-isystem", str(include)]
-    command += [*(str(source / name) for name in _COMPILED), "-o", str(staging / RUNNER)]
+    command = [linker.command, *linker.arguments, "-std=c++17", "-O2", *FLAGS, "-isystem", str(include)]
+    command += [*(str(source / name) for name in COMPILED), "-o", str(staging / RUNNER)]
     # libtvm_runtime registers itself when loaded; no symbol of it is named, so the linker must not drop it.
     command += ["-s", "-Wl,--no-as-needed", *(str(path) for path in sorted(library.glob("*.so")))]
     command += ["-Wl,-rpath,$ORIGIN/lib"]
