@@ -29,7 +29,7 @@ from drpai_qat.graph.canonical import read_graph
 from drpai_qat.graph.edges import edge_types
 from drpai_qat.options import CompileOptions
 from drpai_qat.report.content import Report
-from drpai_qat.report.layers import describe_layers
+from drpai_qat.report.layers import describe_layers, with_code
 from drpai_qat.report.page.writing import write_page
 from drpai_qat.report.size import count_quantized
 from drpai_qat.report.warnings import refuse_warnings
@@ -131,7 +131,9 @@ def run(options: CompileOptions, progress: Stages) -> Report:
                 check=check,
                 seconds=dict(progress.seconds),
                 min_int8=options.min_int8,
-                layers=describe_layers(read_graph(canonical), artifact.coverage),
+                layers=with_code(
+                    describe_layers(read_graph(canonical), artifact.coverage), artifact.kernels, artifact.size.code
+                ),
                 calibration=quantized.calibration,
                 loss=loss,
                 kernels=artifact.kernels,

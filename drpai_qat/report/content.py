@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from drpai_qat.check.fidelity import CheckResult
 from drpai_qat.check.figures import OutputFigures
 from drpai_qat.core.coverage import KernelCall, LoweredNode, int8_mac_fraction
+from drpai_qat.report.estimate import Estimate, estimate
 from drpai_qat.report.layers import Layer
 from drpai_qat.report.size import Size
 
@@ -83,6 +84,11 @@ class Report:
         """Share of multiply-accumulates in integers, 0..1."""
         return int8_mac_fraction(self.coverage)
 
+    @property
+    def estimate(self) -> Estimate | None:
+        """The least time of a run, where the target is a board's CPU."""
+        return estimate(self.layers, self.target)
+
     def to_json(self) -> dict[str, Any]:
         """The content of report.json; it names no folder of this machine."""
         return {
@@ -95,6 +101,7 @@ class Report:
             "min_int8": self.min_int8,
             "calibration": self._calibration(),
             "size": self.size.to_json(),
+            "estimate": None if (found := self.estimate) is None else found.to_json(),
             "check": None if self.check is None else self.check.to_json(),
             "layers": [one.to_json() for one in self.layers],
             "coverage": [vars(one) for one in self.coverage],

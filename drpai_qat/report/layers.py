@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from drpai_qat.core.coverage import INTEGER, LoweredNode
+from drpai_qat.core.coverage import INTEGER, KernelCall, LoweredNode
 from drpai_qat.core.moving import KEEPS_GRID
 from drpai_qat.core.quantization import QuantParams
 from drpai_qat.graph.canonical import DEQUANTIZE, FAKE_QUANT, QUANTIZE, Graph, Node
 from drpai_qat.graph.ranges import MATRIX
 from drpai_qat.graph.recurrent import GATES
+from drpai_qat.report.size import CodeUse
 from drpai_qat.report.weight_ranges import WeightRanges, weight_ranges
 
 _ROUNDING = {FAKE_QUANT: "Quantize", QUANTIZE: "Quantize", DEQUANTIZE: "Dequantize"}
@@ -41,6 +42,8 @@ class Layer:
         grid: of its result; None: float32.
         weights: None if it has none.
         parameters: bytes of its constants in the canonical model.
+        code: bytes of the kernels that it calls; layers of one shape share them.
+        sharing: the other layers that call some of these kernels.
         tensors: the quantized tensors that it computes, as the check names them; the last one is its result.
         covers: the nodes of the coverage that it is made of.
     """
@@ -59,6 +62,8 @@ class Layer:
     grid: QuantParams | None = None
     weights: WeightRanges | None = None
     parameters: int = 0
+    code: int = 0
+    sharing: tuple[int, ...] = ()
     tensors: tuple[str, ...] = ()
     covers: tuple[str, ...] = ()
 
@@ -74,8 +79,8 @@ class Layer:
             "shape": list(self.shape), "compute": self.compute, "macs": self.macs, "reason": self.reason,
             "grid": None if self.grid is None else grid_to_json(self.grid),
             "weights": None if self.weights is None else self.weights.to_json(),
-            "parameters": self.parameters, "tensors": list(self.tensors),
-            "covers": list(self.covers),
+            "parameters": self.parameters, "code": self.code, "code_shared_with": list(self.sharing),
+            "tensors": list(self.tensors), "covers": list(self.covers),
         }  # fmt: skip
 
 
@@ -120,6 +125,33 @@ def describe_layers(graph: Graph, coverage: Sequence[LoweredNode]) -> tuple[Laye
         read = dict.fromkeys(index.get(source, -1) for source in sources if source != at)
         layers.append(replace(layer, inputs=tuple(read)))
     return (*layers, *(_alone(one) for one in others))
+
+
+def with_code(layers: Sequence[Layer], kernels: Sequence[KernelCall], code: CodeUse) -> tuple[Layer, ...]:
+    """The layers with the code that they call; as they were where the steps of a run are not known.
+
+    Args:
+        kernels: the steps of a run, by the nodes whose they are.
+        code: of the kernels behind the same steps.
+    """
+    if len(kernels) != len(code.steps):
+        return tuple(layers)
+    owners = {name: i for i, layer in enumerate(layers) for name in layer.covers}
+    called: dict[int, dict[str, None]] = {}
+    users: dict[str, dict[int, None]] = {}
+    for step, symbols in zip(kernels, code.steps, strict=True):
+        if step.node in owners:
+            for symbol in symbols:
+                called.setdefault(owners[step.node], {})[symbol] = None
+                users.setdefault(symbol, {})[owners[step.node]] = None
+    return tuple(
+        replace(
+            layer,
+            code=sum(code.kernels[symbol] for symbol in called.get(i, ())),
+            sharing=tuple(sorted({user for symbol in called.get(i, ()) for user in users[symbol]} - {i})),
+        )
+        for i, layer in enumerate(layers)
+    )
 
 
 def _alone(one: LoweredNode) -> Layer:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
@@ -28,6 +29,19 @@ class MemoryUse:
 
 
 @dataclass(frozen=True)
+class CodeUse:
+    """The machine code of a network's kernels.
+
+    Attributes:
+        kernels: bytes of each kernel, instructions and constants, by its symbol in deploy.so.
+        steps: the symbols of the kernels that each step of a run calls, in order.
+    """
+
+    kernels: Mapping[str, int] = field(default_factory=dict)
+    steps: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True)
 class Size:
     """A compiled network.
 
@@ -35,6 +49,7 @@ class Size:
         library, params: bytes of deploy.so and deploy.params.
         weights: elements of the canonical model's weights.
         memory: while it runs.
+        code: of its kernels, where it runs as kernels.
         file: name of the one file that holds code and parameters, where there is one: `library` is its size then, and
             what a run takes is up to its interpreter.
     """
@@ -44,6 +59,7 @@ class Size:
     weights: int
     memory: MemoryUse
     file: str = ""
+    code: CodeUse = CodeUse()
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in report.json; bytes."""
@@ -51,6 +67,7 @@ class Size:
             return {self.file: self.library, "weights": self.weights}
         return {
             "deploy.so": self.library,
+            "kernels": sum(self.code.kernels.values()),
             "deploy.params": self.params,
             "weights": self.weights,
             "params_bytes_a_weight": round(self.params / self.weights, 3) if self.weights else None,

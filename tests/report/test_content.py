@@ -19,6 +19,7 @@ def test_json(tmp_path):
 def test_sizes():
     assert report().to_json()["size"] == {
         "deploy.so": 600_000,
+        "kernels": 0,
         "deploy.params": 2_400_000,
         "weights": 2_000_000,
         "params_bytes_a_weight": 1.2,

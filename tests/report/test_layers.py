@@ -2,9 +2,10 @@ import onnx
 import onnx.parser
 import pytest
 
-from drpai_qat.core.coverage import LoweredNode
+from drpai_qat.core.coverage import KernelCall, LoweredNode
 from drpai_qat.graph.canonical import read_graph
-from drpai_qat.report.layers import describe_layers
+from drpai_qat.report.layers import describe_layers, with_code
+from drpai_qat.report.size import CodeUse
 
 BLOCK = """
 <ir_version: 8, opset_import: ["" : 13]>
@@ -52,6 +53,25 @@ def test_what_is_fused_belongs_to_the_layer_it_runs_with():
     assert one.parameters == 4 + 8 + 8  # weights, their scales, the range's ends
     assert one.weights is not None
     assert one.to_json()["grid"] == {"dtype": "uint8", "scale": pytest.approx(0.1), "zero_point": 10}
+
+
+def test_code_is_told_once_for_each_layer_and_as_shared_where_it_is():
+    coverage = [LoweredNode(name, "Conv", "int8", 64) for name in ("one", "two")] + [
+        LoweredNode("pool", "MaxPool", "view")
+    ]
+    layers = describe_layers(read_graph(block()), coverage)
+    steps = [
+        KernelCall("conv", "one"),
+        KernelCall("pack", "two"),
+        KernelCall("conv", "two"),
+        KernelCall("copy", "gone"),
+    ]
+    code = CodeUse(
+        {"conv_1": 500, "pack_2": 20, "copy_3": 7}, (("conv_1",), ("pack_2", "conv_1"), ("conv_1",), ("copy_3",))
+    )
+    one, two, pool = with_code(layers, steps, code)
+    assert [(layer.code, len(layer.sharing)) for layer in (one, two, pool)] == [(500, 1), (520, 1), (0, 0)]
+    assert with_code(layers, steps[:-1], code) == layers  # another network's
 
 
 def test_accounts_of_copies_and_of_nodes_that_the_graph_does_not_have():

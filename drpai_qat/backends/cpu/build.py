@@ -23,7 +23,7 @@ from drpai_qat.backends.cpu.toolchain import Linker, own_compiler
 from drpai_qat.core.errors import LoweringError
 from drpai_qat.core.progress import Tally
 from drpai_qat.lowering import Lowered
-from drpai_qat.report.size import MemoryUse
+from drpai_qat.report.size import CodeUse, MemoryUse
 
 
 def build(
@@ -33,7 +33,7 @@ def build(
     linker: Linker | None = None,
     cache: KernelCache = NO_CACHE,
     tally: Tally | None = None,
-) -> MemoryUse:
+) -> tuple[MemoryUse, CodeUse]:
     """Compile the network for a target and write the library.
 
     Args:
@@ -41,7 +41,7 @@ def build(
         linker: for another machine than this one; None: the compiler of this one.
         cache: of compiled kernels.
         tally: counts those that are built.
-    Returns: the memory that a run takes.
+    Returns: the memory that a run takes, and the code of its kernels.
     Raises: LoweringError: an operator that TVM's importer took does not compile.
     """
     # Objects do not say which machine they are for, so TVM, which adds one with the bytecode, asks the linker.
@@ -49,10 +49,10 @@ def build(
     command = (own_compiler() or ("cc",)) if linker is None else (linker.command, *linker.arguments)
     link = cc.cross_compiler(partial(_link, command), get_target_triple=lambda: triple)
     with tempfile.TemporaryDirectory() as folder:
-        plan = PlanMemory()
-        objects = outline_kernels(target, cache, Path(folder), tally)
+        plan, code = PlanMemory(), [CodeUse()]
+        objects = outline_kernels(target, cache, Path(folder), tally, code.append)
         compile_module(lowered.module, target, plan, objects).export_library(str(library), fcompile=link)
-    return plan.use
+    return plan.use, code[-1]
 
 
 def _link(command: Sequence[str], output: str, objects: Sequence[str], options: Sequence[str] = ()) -> None:

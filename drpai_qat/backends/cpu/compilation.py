@@ -24,7 +24,7 @@ from drpai_qat.core.progress import Stages, Tally
 from drpai_qat.core.tensor_info import TensorInfo
 from drpai_qat.deployment.manifest import LIBRARY, PARAMS
 from drpai_qat.lowering import Lowered, lower
-from drpai_qat.report.size import MemoryUse, Size, count_weights
+from drpai_qat.report.size import CodeUse, MemoryUse, Size, count_weights
 from drpai_qat.runtimes.apart import NetworkApart
 from drpai_qat.runtimes.network import Network
 
@@ -56,7 +56,7 @@ def compile_network(
     with progress.stage("lowering"):
         lowered = lower(canonical, target.isa, exact_sums)
     with progress.stage(f"compiling for {target.name}" + (f" with {linker}" if linker else "")):
-        memory = _build(lowered, target, folder, cache, progress, linker)
+        memory, code = _build(lowered, target, folder, cache, progress, linker)
     here = partial(
         _compile_here, target=_twin(target), scratch=folder, cache=cache, exact_sums=exact_sums, progress=progress
     )
@@ -83,7 +83,7 @@ def compile_network(
         next_command="drpai-qat run OUT"
         if target.runs_here
         else f"drpai-qat bundle OUT --target {target.name} -o board",
-        size=Size(library, params, count_weights(canonical), memory),
+        size=Size(library, params, count_weights(canonical), memory, code=code),
         files=(LIBRARY, PARAMS),
         network=apart,
         compile_here=compile_here,
@@ -132,16 +132,17 @@ def _build(
     cache: KernelCache,
     progress: Stages,
     linker: Linker | None = None,
-) -> MemoryUse:
+) -> tuple[MemoryUse, CodeUse]:
     """Generate code in a child process, which LLVM may end, and write both files."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        answer, tally = Path(scratch) / "memory.json", Tally(Path(scratch) / "kernels")
+        answer, tally = Path(scratch) / "sizes.json", Tally(Path(scratch) / "kernels")
 
         def work() -> None:
-            use = build(lowered, target, folder / LIBRARY, linker, cache, tally)
-            answer.write_text(json.dumps(asdict(use)))
+            sizes = build(lowered, target, folder / LIBRARY, linker, cache, tally)
+            answer.write_text(json.dumps([asdict(one) for one in sizes]))
 
         run_isolated(work, Path(scratch), tally.told(progress))
         write_params(folder / PARAMS, lowered.params)
-        use = json.loads(answer.read_text())
-        return MemoryUse(**{**use, "by_step": tuple(use["by_step"])})
+        memory, code = json.loads(answer.read_text())
+        steps = tuple(tuple(step) for step in code["steps"])
+        return MemoryUse(**{**memory, "by_step": tuple(memory["by_step"])}), CodeUse(code["kernels"], steps)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import struct
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache as remember
 from functools import partial
@@ -21,13 +22,16 @@ import tvm
 from tvm import relax, tirx
 
 from drpai_qat.backends.cpu.cache import KernelCache
+from drpai_qat.backends.cpu.memory import WHOLE
 from drpai_qat.backends.cpu.targets import Target
 from drpai_qat.core.isolation import start_isolated
 from drpai_qat.core.progress import Tally
 from drpai_qat.lowering.program import kind_of
+from drpai_qat.report.size import CodeUse
 
 _LEAST = 4  # kernels that are worth a process
 _MOST_PROCESSES = 4  # each takes some 100 MB
+_PROGBITS, _WRITABLE, _LOADED = 1, 1, 2  # of a section of an object file
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,9 @@ def _generator() -> str:
     return f"tvm {version('apache-tvm')} llvm {llvm} {hashlib.sha256(own).hexdigest()}"
 
 
-def outline_kernels(target: Target, cache: KernelCache, folder: Path, tally: Tally | None = None) -> tvm.transform.Pass:
+def outline_kernels(
+    target: Target, cache: KernelCache, folder: Path, tally: Tally | None, told: Callable[[CodeUse], object]
+) -> tvm.transform.Pass:
     """Pass, the last of a Relax pipeline: kernels become object files, and calls name their symbols.
 
     The objects travel as static libraries in the module's attribute `external_mods`; exporting links them.
@@ -72,6 +78,7 @@ def outline_kernels(target: Target, cache: KernelCache, folder: Path, tally: Tal
     Args:
         folder: for the object files; they must outlive the export.
         tally: counts the kernels that are built.
+        told: is given the sizes of the kernels, and who calls which.
     """
 
     def run(module: tvm.IRModule, context: object) -> tvm.IRModule:
@@ -84,6 +91,9 @@ def outline_kernels(target: Target, cache: KernelCache, folder: Path, tally: Tal
             return module
         distinct = {kernel.symbol: kernel for kernel in kernels.values()}
         _make(distinct.values(), target, cache, folder, tally)
+        symbols = {var: kernel.symbol for var, kernel in kernels.items()}
+        sizes = {symbol: code_bytes(_object(folder, kernel)) for symbol, kernel in distinct.items()}
+        told(CodeUse(sizes, _steps(module, symbols)))
         calls = _Calls({var: relax.ExternFunc(kernel.symbol) for var, kernel in kernels.items()})
         others = {
             var: calls.visit_expr(function) if isinstance(function, relax.Function) else function
@@ -97,6 +107,42 @@ def outline_kernels(target: Target, cache: KernelCache, folder: Path, tally: Tal
         return tvm.IRModule(others, attrs=module.attrs).with_attr("external_mods", libraries)
 
     return tvm.transform.module_pass(run, opt_level=0, name="drpai_qat.OutlineKernels")
+
+
+def _steps(module: tvm.IRModule, symbols: Mapping[tvm.ir.GlobalVar, str]) -> tuple[tuple[str, ...], ...]:
+    """The symbols behind each call of the whole network: a kernel's own, or those that a function calls."""
+
+    def called(function: relax.Function) -> list[tvm.ir.GlobalVar]:
+        found: list[tvm.ir.GlobalVar] = []
+
+        def visit(expression: relax.Expr) -> None:
+            if isinstance(expression, relax.Call) and isinstance(expression.op, tvm.ir.GlobalVar):
+                found.append(expression.op)
+
+        relax.analysis.post_order_visit(function, visit)
+        return found
+
+    def behind(var: tvm.ir.GlobalVar) -> list[str]:
+        if var in symbols:
+            return [symbols[var]]
+        return [symbol for one in called(module[var]) for symbol in behind(one)]
+
+    return tuple(tuple(dict.fromkeys(behind(var))) for var in called(module[WHOLE]))
+
+
+def code_bytes(path: Path) -> int:
+    """Instructions and constants in an object file: what it adds to deploy.so. ELF of 64 bits, little-endian."""
+    data = path.read_bytes()
+    if data[:6] != b"\x7fELF\x02\x01":
+        return 0
+    (start,) = struct.unpack_from("<Q", data, 40)  # of the table of sections
+    size, count = struct.unpack_from("<HH", data, 58)
+    total = 0
+    for i in range(count):
+        kind, flags, _, _, length = struct.unpack_from("<IQQQQ", data, start + i * size + 4)
+        if kind == _PROGBITS and flags & _LOADED and not flags & _WRITABLE:
+            total += length
+    return total
 
 
 @relax.expr_functor.mutator

@@ -22,7 +22,7 @@ from drpai_qat.report.size import MemoryUse
 _WASTE = 1.25
 """A result that its caller keeps may hold on to a block that is so many times its own size."""
 
-_WHOLE = "main"
+WHOLE = "main"
 """The function that calls all others."""
 
 _NOISY = 32  # orders with noise
@@ -149,7 +149,7 @@ class PlanMemory:
             if isinstance(function, relax.Function):
                 tensors = _lifetimes(function)
                 chosen, sizes = place(tensors)
-                by_step = _by_step(function, tensors) if var.name_hint == _WHOLE else ()
+                by_step = _by_step(function, tensors) if var.name_hint == WHOLE else ()
                 self.use += MemoryUse(sum(sizes), largest_live(tensors), by_step)
                 result[var] = _Placed(chosen, sizes).visit_expr(function)
         return result

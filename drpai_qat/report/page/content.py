@@ -39,10 +39,12 @@ def content_of(report: Report, target: Mapping[str, Any], command: str, versions
     check = report.check
     return {
         "title": report.model["name"],
+        "folder": report.output_dir.name,
         "sha256": report.model["sha256"],
         "qat_type": report.model["qat_type"],
         "target": words.target_of(target),
-        "estimate": words.estimate_of(target, report.output_dir.name),
+        "counts": words.counting_command(target, report.output_dir.name),
+        "estimate": None if (least := report.estimate) is None else least.to_json(),
         "command": command,
         "versions": dict(versions),
         "passed": None if check is None and report.passed else report.passed,

@@ -24,6 +24,9 @@ from drpai_qat.report.page import charts, layout, words
 _MOST_BOXES = 1500
 """A picture of more would be no picture."""
 
+_MOST_SHARING = 4
+"""Layers that are named where code is shared."""
+
 _HISTOGRAM = 128
 """Width of a small histogram; the template's own coordinates."""
 
@@ -53,10 +56,18 @@ def render(content: dict[str, Any], pictures: Sequence[str] = ()) -> str:
         plots=plots,
         all_exact=_all_exact(layers),
         picture=layout.arrange([one["inputs"] for one in layers]) if 1 < len(layers) <= _MOST_BOXES else None,
+        shared=partial(_shared, [one["name"] for one in layers]),
         short=partial(short, common=common_start([one["name"] for one in layers])),
         chart=charts,
         box=layout,
     )  # fmt: skip
+
+
+def _shared(names: Sequence[str], others: Sequence[int]) -> str:
+    """Which layers share code, for a tooltip."""
+    shown = ", ".join(f"{i} {short(names[i])}" for i in others[:_MOST_SHARING])
+    more = f" and {len(others) - _MOST_SHARING} more" if len(others) > _MOST_SHARING else ""
+    return f"with {shown}{more}"
 
 
 def _plots(content: dict[str, Any]) -> list[charts.Plot]:

@@ -10,7 +10,7 @@ from drpai_qat.check.fidelity import CheckResult
 from drpai_qat.check.figures import OutputFigures
 from drpai_qat.check.used_ranges import UsedRange
 from drpai_qat.report.content import Report
-from drpai_qat.report.size import Size
+from drpai_qat.report.size import CodeUse, Size
 
 CLIPPED = 0.01
 """Share of values at an end of a range from which on it is told."""
@@ -192,7 +192,7 @@ def sizes(taken: Size) -> list[tuple[str, str, str]]:
     if taken.file:
         return [(taken.file, size(taken.library), "code and parameters; what a run takes is up to its interpreter")]
     rows = [
-        ("deploy.so", size(taken.library), "code"),
+        ("deploy.so", size(taken.library), _code(taken.code)),
         ("deploy.params", size(taken.params), "weights, scales and tables"),
     ]
     if taken.weights:
@@ -205,6 +205,13 @@ def sizes(taken: Size) -> list[tuple[str, str, str]]:
     return rows
 
 
+def _code(code: CodeUse) -> str:
+    if not code.kernels:
+        return "code"
+    kernels = f"{len(code.kernels)} kernel{'' if len(code.kernels) == 1 else 's'}"
+    return f"code; {size(sum(code.kernels.values()))} of it in {kernels}, the rest calls them"
+
+
 def target_of(target: Mapping[str, Any]) -> dict[str, str]:
     """What it was compiled for."""
     features = target.get("features") or target.get("cpu_features") or ()
@@ -215,8 +222,8 @@ def target_of(target: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def estimate_of(target: Mapping[str, Any], folder: str) -> str:
-    """The command that estimates a board's latency; "" where the target is none."""
+def counting_command(target: Mapping[str, Any], folder: str) -> str:
+    """The command that counts a network's instructions for Arm; "" where it is for another machine."""
     if target.get("machine") != "aarch64" or "plan" in target:
         return ""
     return f"python benchmarks/arm/counts.py out/{folder}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,18 @@ def run(lowered: Lowered, folder: Path, cache: KernelCache) -> dict[str, np.ndar
 
 def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
     return all(np.array_equal(one[name], other[name]) for name in one | other)
+
+
+def test_code_of_every_kernel_is_told(lowered: Lowered, tmp_path: Path) -> None:
+    """Symbols and sizes that binutils read from the library; each step's kernel is of the kind that lowering said."""
+    library = tmp_path / "deploy.so"
+    _, code = build(lowered, targets.host(), library)
+    assert [name.rpartition("_")[0] for (name,) in code.steps] == [step.kind for step in lowered.kernels]
+    table = subprocess.run(["nm", "-S", library], capture_output=True, text=True, check=True).stdout
+    sizes = {words[3]: int(words[1], 16) for words in map(str.split, table.splitlines()) if len(words) == 4}
+    for name, found in code.kernels.items():  # constants, padding and functions that threads run come on top
+        assert sizes[f"__tvm_ffi_{name}"] <= found < sizes[f"__tvm_ffi_{name}"] + 20_000, name
+    assert sum(code.kernels.values()) < library.stat().st_size
 
 
 def forbid_code_generation(monkeypatch: pytest.MonkeyPatch) -> None:

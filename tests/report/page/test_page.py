@@ -16,6 +16,7 @@ import drpai_qat
 from drpai_qat.check.heads import Head
 from drpai_qat.check.thresholds import Thresholds
 from drpai_qat.deployment import manifest
+from drpai_qat.report.layers import Layer
 from drpai_qat.report.page.content import content_of
 from drpai_qat.report.page.render import common_start, render, short
 from drpai_qat.report.page.writing import add_times
@@ -205,9 +206,14 @@ def test_what_is_not_in_integers_says_what_to_change():
     assert "Left as it was: no consumer" in text
 
 
-def test_board_names_the_command_that_estimates():
-    assert "counts.py out/net" in page_of(report(), {"name": "rzv2h", "machine": "aarch64"})
+def test_board_has_a_bound_and_the_commands_that_count_and_measure():
+    layers = (Layer("a", "Conv", "int8", 272_000_000), Layer("b", "Conv", "int16", 0, code=1100, sharing=(0,)))
+    text = page_of(replace(report(), target="rzv2h", layers=layers), {"name": "rzv2h", "machine": "aarch64"})
+    assert "counts.py out/net" in text
+    assert "at least 10 ms</b> on one Cortex-A55 at 1.7 GHz, 2.5 ms on all 4" in text
+    assert 'title="with 0 a">shared' in text
     assert "counts.py" not in page_of(report())
+    assert "at least" not in page_of(report())
 
 
 def test_short_names():
