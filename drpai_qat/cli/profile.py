@@ -12,6 +12,7 @@ import click
 from drpai_qat.cli.exit_status import DONE, guarded, say
 from drpai_qat.cli.folder_argument import FOLDER
 from drpai_qat.cli.json_output import json_flag, print_json
+from drpai_qat.cli.rpc_options import check_rpc, place_of, rpc_options
 
 if TYPE_CHECKING:
     from drpai_qat.deployment.manifest import Manifest
@@ -24,7 +25,7 @@ _WIDTH = 80
 @FOLDER
 @click.option("-n", "--loops", type=click.IntRange(min=1), default=30, show_default=True, help="Measured runs.")
 @click.option("--threads", type=click.IntRange(min=1, max=1024), help="Threads.  [default: all cores]")
-@click.option("--rpc", metavar="HOST:PORT", help="Measure on the machine of this TVM RPC server.")
+@rpc_options("Measure")
 @click.option("--all", "whole", is_flag=True, help="List all layers, not the slowest alone.")
 @json_flag()
 @click.pass_context
@@ -34,6 +35,7 @@ def profile_command(context: click.Context, /, **values: Any) -> None:
     Runs the sample input, with a clock and without in turns, and writes profile.json into OUT. Exit status: 0 done,
     1 error, 2 wrong usage.
     """
+    check_rpc(values, context)
     context.exit(guarded(lambda _: _profile(values), verbose=False))
 
 
@@ -51,7 +53,9 @@ def _profile(values: dict[str, Any]) -> int:
         profile = _measured(folder, manifest.read_network(folder), Path(scratch), values)
     profile.write(folder)
     threads = f", {profile.threads} thread{'' if profile.threads == 1 else 's'}" if profile.threads else ""
-    add_times(folder, {one.name: one.us for one in profile.layers}, f"{profile.where}{threads}")
+    times = {one.name: one.us for one in profile.layers}
+    if not add_times(folder, times, profile.calls_us, f"{profile.where}{threads}"):
+        say("report.html was written by another version: compile again to see the times in it")
     if values["as_json"]:
         print_json(profile.to_json())
     else:
@@ -73,6 +77,8 @@ def _measured(folder: Path, found: Manifest, scratch: Path, values: dict[str, An
     from drpai_qat.runtimes import network as runtime
     from drpai_qat.runtimes import profiling, remote, sample_run
 
+    place = place_of(values, folder)
+
     if LIBRARY not in found.files:
         raise DeploymentError(
             f"{folder} was compiled for {found.target.get('name')}: it has no kernels of TVM's to time"
@@ -81,10 +87,9 @@ def _measured(folder: Path, found: Manifest, scratch: Path, values: dict[str, An
     target = targets.TARGETS[name] if name in targets.TARGETS else targets.host()
     samples = folder / INTERPRETER_OUT
     report, loops, library = read_report(folder), values["loops"], scratch / "ceiling.so"
-    if values["rpc"]:
-        address = remote.Address.parse(values["rpc"], "--rpc")
-        with remote.RemoteNetwork(folder, address) as board:
-            threads, where = board.threads(values["threads"]), str(address)
+    if place is not None:
+        with remote.RemoteNetwork(folder, place.address, place.key) as board:
+            threads, where = board.threads(values["threads"]), str(place)
             clock = build_clock(scratch, target.machine)
             times = profiling.time_calls(board.clocked(sample_run.sample_of(board, samples), clock), loops)
             loop = build_ceiling(target, library)

@@ -13,6 +13,7 @@ import click
 
 from drpai_qat.cli.exit_status import CHECK_FELL_SHORT, DONE, guarded
 from drpai_qat.cli.folder_argument import FOLDER, PATH
+from drpai_qat.cli.rpc_options import check_rpc, place_of, rpc_options
 from drpai_qat.core.errors import OptionError
 from drpai_qat.data.frame_options import PRESETS, check_preprocess
 
@@ -43,9 +44,7 @@ _COUNT = click.IntRange(min=1)
 @click.option("-n", "--loops", type=_COUNT, default=20, show_default=True, help="Timed runs.")
 @click.option("--warm_up", type=click.IntRange(min=0), default=3, show_default=True, help="Runs before the clock.")
 @click.option("--threads", type=_COUNT, help="Threads of a run here.  [default: all cores, of TFLite files one]")
-@click.option("--rpc", metavar="HOST:PORT", help="Run on the machine of this TVM RPC server.")
-@click.option("--rpc_tracker", metavar="HOST:PORT", help="Run on a machine that this TVM RPC tracker lends.")
-@click.option("--rpc_key", metavar="KEY", help="Kind of machine to ask the tracker for.  [default: OUT's target]")
+@rpc_options("Run")
 @click.option(
     "-o",
     "--output_dir",
@@ -61,10 +60,7 @@ def run_command(context: click.Context, /, **values: Any) -> None:
     The sample input's outputs are compared with the sample run made when it was compiled. Prints latencies. Exit
     status: 0 identical or within tolerance, 1 error, 2 wrong usage, 3 different.
     """
-    if values["rpc"] and values["rpc_tracker"]:
-        raise click.UsageError("--rpc names one machine, --rpc-tracker asks for any: give one of them", context)
-    if values["rpc_key"] and not values["rpc_tracker"]:
-        raise click.UsageError("--rpc-key is for --rpc-tracker: give both", context)
+    check_rpc(values, context)
     if values["threads"] and (values["rpc"] or values["rpc_tracker"]):
         raise click.UsageError("--threads is for this machine: a server has its own TVM_NUM_THREADS", context)
     if not values["inputs"] and (values["preprocess"] or values["labels"]):
@@ -88,20 +84,15 @@ def _run(values: dict[str, Any]) -> int:
 @contextlib.contextmanager
 def _opened(values: dict[str, Any]) -> Iterator[Runs]:
     folder = values["folder"]
-    if not values["rpc"] and not values["rpc_tracker"]:
+    place = place_of(values, folder)
+    if place is None:
         from drpai_qat.runtimes import network as runtime
 
         yield runtime.load(folder, threads=values["threads"] or 1)
         return
-    from drpai_qat.deployment import manifest
     from drpai_qat.runtimes import remote
 
-    if values["rpc"]:
-        address, key = remote.Address.parse(values["rpc"], "--rpc"), None
-    else:
-        address = remote.Address.parse(values["rpc_tracker"], "--rpc-tracker")
-        key = values["rpc_key"] or str(manifest.read(folder).target.get("name"))
-    with remote.RemoteNetwork(folder, address, key) as network:
+    with remote.RemoteNetwork(folder, place.address, place.key) as network:
         yield network
 
 

@@ -35,7 +35,7 @@ def _facts(profile: Profile) -> list[str]:
     facts = [
         f"{profile.model} for {profile.target} on {profile.where}{threads}, {profile.loops} runs",
         f"a run takes {_time(profile.whole_us)}: {_time(profile.kernels_us)} in {len(profile.kernels)} kernels, "
-        f"the rest in TVM's {profile.calls} calls",
+        f"{_time(profile.calls_us)} in TVM's {profile.calls} calls",
     ]
     if profile.ceiling is not None and profile.macs:
         rate = profile.macs / profile.whole_us / 1000
@@ -46,7 +46,10 @@ def _facts(profile: Profile) -> list[str]:
     if not profile.layers:
         facts.append("no report.json of this network: kernels are not told by layer")
     if profile.disturbed:
-        facts.append("kernels and whole differ by more than a tenth: other programs are running; measure again")
+        facts.append(
+            f"kernels and calls add up to {profile.sum_us / profile.whole_us:.0%} of the whole: other programs are "
+            "running; measure again"
+        )
     return facts
 
 
@@ -58,6 +61,7 @@ def _layers(profile: Profile, most: int) -> Iterator[str]:
         part = f"{one.gmacs / profile.ceiling:.0%}" if one.macs and profile.ceiling else ""
         yield _line(one.name, one.op, one.compute, _time(one.us), _share(one.us, profile), rate, part)
     yield from _rest([one.us for one in ordered], most, profile, "layers")
+    yield _calls(profile)
 
 
 def _kernels(profile: Profile, most: int) -> Iterator[str]:
@@ -69,12 +73,18 @@ def _kernels(profile: Profile, most: int) -> Iterator[str]:
     for kind, times in ordered[: most or None]:
         yield _line(kind, str(len(times)), "", _time(sum(times)), _share(sum(times), profile))
     yield from _rest([sum(times) for _, times in ordered], most, profile, "kinds")
+    yield _calls(profile)
 
 
 def _rest(times: list[float], most: int, profile: Profile, what: str) -> Iterator[str]:
     hidden = times[most:] if most else []
     if hidden:
         yield _line(f"{len(hidden)} more {what}", "", "", _time(sum(hidden)), _share(sum(hidden), profile))
+
+
+def _calls(profile: Profile) -> str:
+    """What no kernel takes."""
+    return _line("calls (TVM's machine)", "", "", _time(profile.calls_us), _share(profile.calls_us, profile))
 
 
 def _line(name: str, op: str, compute: str, time: str, share: str, rate: str = "", part: str = "") -> str:
@@ -84,7 +94,7 @@ def _line(name: str, op: str, compute: str, time: str, share: str, rate: str = "
 
 
 def _share(us: float, profile: Profile) -> str:
-    return f"{us / profile.kernels_us:.1%}" if profile.kernels_us else ""
+    return f"{us / profile.sum_us:.1%}" if profile.sum_us else ""
 
 
 def _time(us: float) -> str:

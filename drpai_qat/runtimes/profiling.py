@@ -1,7 +1,7 @@
 """Times of each kernel while a network runs, beside those of runs without a clock in them.
 
-TVM's machine calls a function before and after each of its calls: a clock in C (backends/cpu/call_clock.py), which
-takes some 30 ns a call.
+TVM's machine calls a function before and after each of its calls: a clock in C (backends/cpu/call_clock.py). What a
+call of it takes is taken off (report/profile.py).
 """
 
 from __future__ import annotations
@@ -32,16 +32,20 @@ class CallTimes:
         steps: of each kernel the index of the step that it belongs to.
         step_names: what `main` calls, in order: a kernel, or a function that calls several.
         kernels: microseconds, shape (loops, kernels).
+        clocked: microseconds of a run with the clock, from without, shape (loops,).
         whole: microseconds of a run without the clock, shape (loops,); taken in turns with the others.
-        calls: of TVM's machine in a run, kernels included.
+        calls: of TVM's machine in a run, kernels included; the clock is called twice for each.
+        idle: microseconds that a call of the clock takes by itself.
     """
 
     names: tuple[str, ...]
     steps: tuple[int, ...]
     step_names: tuple[str, ...]
     kernels: NDArray[np.float64]
+    clocked: NDArray[np.float64]
     whole: NDArray[np.float64]
     calls: int
+    idle: float
 
 
 class Clocked(Protocol):
@@ -50,14 +54,17 @@ class Clocked(Protocol):
     def start(self, naming: int) -> None:
         """Forget what was noted."""
 
-    def run(self) -> None:
-        """Run with the clock."""
+    def run(self) -> float:
+        """Run with the clock; microseconds. Elsewhere it runs twice, and the second time counts."""
 
     def plain_microseconds(self) -> float:
         """Run without it; what that took."""
 
     def events(self, most: int) -> tuple[NDArray[np.int64], str]:
         """Nanoseconds of at most so many events, and what was noted of names."""
+
+    def idle(self) -> float:
+        """Microseconds that a call of the clock takes by itself."""
 
 
 class Here:
@@ -70,19 +77,23 @@ class Here:
         """
         self._ffi = load_runtime()
         self._clock = self._ffi.load_module(str(clock))
-        self._plain, self.run = network.clocked(feeds, self._clock["attach"])
-
-    run: Callable[[], None]
+        self._plain, self._clocked = network.clocked(feeds, self._clock["attach"])
 
     def start(self, naming: int) -> None:
         """See Clocked."""
         self._clock["start"](naming)
 
+    def run(self) -> float:
+        """See Clocked."""
+        return _microseconds(self._clocked)
+
     def plain_microseconds(self) -> float:
         """See Clocked."""
-        begin = time.perf_counter_ns()
-        self._plain()
-        return (time.perf_counter_ns() - begin) / 1000
+        return _microseconds(self._plain)
+
+    def idle(self) -> float:
+        """See Clocked."""
+        return int(self._clock["idle"]()) / 1e6
 
     def events(self, most: int) -> tuple[NDArray[np.int64], str]:
         """See Clocked."""
@@ -90,6 +101,12 @@ class Here:
         count = int(self._clock["times"](self._ffi.from_dlpack(times)))
         length = int(self._clock["names"](self._ffi.from_dlpack(text)))
         return times[:count], text[:length].tobytes().decode()
+
+
+def _microseconds(run: Callable[[], None]) -> float:
+    begin = time.perf_counter_ns()
+    run()
+    return (time.perf_counter_ns() - begin) / 1000
 
 
 def best_seconds(library: Path, symbol: str, arguments: Sequence[NDArray]) -> float:
@@ -123,6 +140,7 @@ def threads() -> int:
 
 def time_calls(clocked: Clocked, loops: int) -> CallTimes:
     """Measure a network on its sample, with and without the clock in turns."""
+    idle = clocked.idle()
     clocked.start(1)
     clocked.run()
     _, text = clocked.events(_MOST_EVENTS)
@@ -132,11 +150,11 @@ def time_calls(clocked: Clocked, loops: int) -> CallTimes:
     others = [i for i, name in enumerate(names) if not name.startswith(_OF_THE_MACHINE)]
     outer = _outermost(spans, others)
     own = _innermost(spans, others)
-    taken, whole = [], []
+    taken, timed, whole = [], [], []
     for _ in range(loops):
         clocked.start(0)
-        clocked.run()
-        times, _ = clocked.events(len(marks))
+        timed.append(clocked.run())
+        times = clocked.events(2 * len(marks))[0][-len(marks) :]
         taken.append((times[spans[own, 1]] - times[spans[own, 0]]) / 1000)
         whole.append(clocked.plain_microseconds())
     steps = [int(np.searchsorted(outer, i, "right")) - 1 for i in own]
@@ -145,8 +163,10 @@ def time_calls(clocked: Clocked, loops: int) -> CallTimes:
         steps=tuple(steps),
         step_names=tuple(names[i] for i in outer),
         kernels=np.asarray(taken, np.float64),
+        clocked=np.asarray(timed, np.float64),
         whole=np.asarray(whole, np.float64),
         calls=len(spans),
+        idle=idle,
     )
 
 

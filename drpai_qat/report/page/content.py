@@ -64,6 +64,7 @@ def content_of(report: Report, target: Mapping[str, Any], command: str, versions
         "seconds": {name: round(value, 1) for name, value in report.seconds.items()},
         "random": report.samples is None,
         "timed": "",
+        "between": 0.0,
     }
 
 

@@ -34,33 +34,41 @@ _NAME = 30
 """Characters of a layer's name in a box."""
 
 
+class OtherContentError(Exception):
+    """Content of another version's page."""
+
+
 def render(content: dict[str, Any], pictures: Sequence[str] = ()) -> str:
     """The page.
 
     Args:
         content: see drpai_qat.report.page.content.
         pictures: of the samples, as data URIs; "" for those without.
+    Raises: OtherContentError: it lacks what the page shows.
     """
     layers = content["layers"]
     plots = _plots(content)
     told = content | {"plots": {plot.key: plot.values for plot in plots}}
     style, script = (_part(name) for name in ("page.css", "page.js"))
-    return _environment().get_template("page.html").render(
-        content,
-        pictures=list(pictures),
-        style=Markup(style),
-        script=Markup(script),
-        style_hash=_hash(style),
-        script_hash=_hash(script),
-        data=Markup(_json(told)),
-        plots=plots,
-        all_exact=_all_exact(layers),
-        picture=layout.arrange([one["inputs"] for one in layers]) if 1 < len(layers) <= _MOST_BOXES else None,
-        shared=partial(_shared, [one["name"] for one in layers]),
-        short=partial(short, common=common_start([one["name"] for one in layers])),
-        chart=charts,
-        box=layout,
-    )  # fmt: skip
+    try:
+        return _environment().get_template("page.html").render(
+            content,
+            pictures=list(pictures),
+            style=Markup(style),
+            script=Markup(script),
+            style_hash=_hash(style),
+            script_hash=_hash(script),
+            data=Markup(_json(told)),
+            plots=plots,
+            all_exact=_all_exact(layers),
+            picture=layout.arrange([one["inputs"] for one in layers]) if 1 < len(layers) <= _MOST_BOXES else None,
+            shared=partial(_shared, [one["name"] for one in layers]),
+            short=partial(short, common=common_start([one["name"] for one in layers])),
+            chart=charts,
+            box=layout,
+        )  # fmt: skip
+    except jinja2.UndefinedError as error:
+        raise OtherContentError(str(error)) from None
 
 
 def _shared(names: Sequence[str], others: Sequence[int]) -> str:

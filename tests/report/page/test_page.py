@@ -154,14 +154,19 @@ def test_times_come_in_later(compiled, tmp_path):
     folder = Path(shutil.copytree(compiled[0], tmp_path / "out"))
     first = compiled[1].layers[0].covers[0]
     for times in ({first: 1000.0, "unknown": 5.0}, {first: 3000.0}):
-        add_times(folder, times, "<this machine>")
+        add_times(folder, times, 2.5, "<this machine>")
     page = valid((folder / "report.html").read_text())
     assert "measured on &lt;this machine&gt;, 3 ms in all" in page
     assert 'data-plot="time"' in page
     assert len(Seen(page).all("img")) == 3
     assert manifest.read(folder).files["report.html"] == manifest.sha256(folder / "report.html")
+    older = page.replace('"counts":', '"before":')
+    assert older != page
+    (folder / "report.html").write_text(older)
+    assert not add_times(folder, {}, 0.0, "here")
+    assert (folder / "report.html").read_text() == older
     (folder / "report.html").unlink()
-    add_times(folder, {}, "here")
+    assert add_times(folder, {}, 0.0, "here")
     assert not (folder / "report.html").exists()
 
 
