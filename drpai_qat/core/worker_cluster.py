@@ -13,6 +13,8 @@ from drpai_qat.core.workers import R, T, Work, Workers, raised
 
 _TIMEOUT = 15
 """Seconds in which a scheduler has to answer."""
+_LOOK_EVERY = 1.0
+"""Seconds between two questions whether anybody is left."""
 _PATIENCE = 60
 """Seconds in which new workers have to come when none is left."""
 
@@ -49,7 +51,7 @@ class Cluster(Workers[T, R]):
         self._client = client
         self._executor = client.get_executor(pure=False, retries=1)
         self._work = client.submit(_itself, work, pure=False)
-        self._seen = time.monotonic()
+        self._looked = self._seen = time.monotonic()
 
     def submit(self, task: T) -> Future[R]:
         """See Workers."""
@@ -62,7 +64,16 @@ class Cluster(Workers[T, R]):
 
     def _look(self) -> None:
         now = time.monotonic()
-        if self._client.scheduler_info()["workers"]:
+        if now - self._looked < _LOOK_EVERY:
+            return
+        self._looked = now
+        if self._client.status in ("closing", "closed"):
+            raise WorkerError(f"{self._where}: the scheduler is gone")
+        try:
+            workers = self._client.scheduler_info().get("workers")
+        except OSError:  # gone, or for a moment; the client connects again, or closes
+            return
+        if workers:
             self._seen = now
         elif now - self._seen > _PATIENCE:
             raise WorkerError(f"{self._where}: no worker is left")

@@ -1,6 +1,6 @@
 """Sets of network inputs, one after the other: images, arrays in files, or what a function yields.
 
-Nothing is held in memory but the set at hand, so it does not grow with their number.
+Few are held in memory at a time, so it does not grow with their number.
 """
 
 from __future__ import annotations
@@ -21,15 +21,9 @@ from drpai_qat.core.text import one_line
 from drpai_qat.data.array_files import ArrayFile, open_archive, open_array
 from drpai_qat.data.fitting import sets
 from drpai_qat.data.frame_options import FrameOptions
-from drpai_qat.data.image_files import (
-    Skipped,
-    UnreadableImageError,
-    find_files,
-    load_pixels,
-    pillow,
-    skipped_text,
-)
+from drpai_qat.data.image_files import Skipped, find_files, pillow, skipped_text
 from drpai_qat.data.image_input import ImageInput, image_input
+from drpai_qat.data.image_stream import PreparedImages
 from drpai_qat.data.preprocessing import DEFAULT, read_preprocessing
 from drpai_qat.data.samples import make_sample
 from drpai_qat.data.user_functions import is_function_name, items, load_function
@@ -147,19 +141,17 @@ def _open_images(options: FrameOptions, inputs: Sequence[TensorInfo]) -> Frames:
     count = max(len(files) // batch, 1)
     most = count if options.num_frame is None else min(options.num_frame, count)
     told: list[str] = []
-    order = _spread(files, most * batch)
+    images = PreparedImages(_spread(files, most * batch), folder, taken.array)
 
     def read() -> Iterator[NDArray]:
         skipped: list[Skipped] = []
         told.clear()
-        for path in order:
-            try:
-                pixels = load_pixels(path)
-            except UnreadableImageError as error:
-                skipped.append(Skipped(str(path.relative_to(folder) if path != folder else path.name), str(error)))
+        for one in images:
+            if isinstance(one, Skipped):
+                skipped.append(one)
                 told[:] = [skipped_text(skipped)]
-                continue
-            yield taken.array(pixels)
+            else:
+                yield one
 
     return _Given(folder.name or str(folder), most, (taken.info,), where, read, most, told)
 

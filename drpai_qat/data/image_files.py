@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,35 @@ _LUMA = np.array([19595, 38470, 7471], np.uint32)
 
 class UnreadableImageError(Exception):
     """A file that holds no image, or a damaged one; the message says why."""
+
+
+class _Unwarned:
+    """No warnings of large images and odd EXIF: either a file can be read or it can't.
+
+    Filters are the process's: the first thread inside sets them, the last one gives back what was.
+    """
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._inside = 0
+        self._before = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._turn:
+            if not self._inside:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._turn:
+            self._inside -= 1
+            if not self._inside:
+                self._before.__exit__(None, None, None)
+
+
+_unwarned = _Unwarned()
 
 
 @dataclass(frozen=True)
@@ -71,11 +101,9 @@ def load_pixels(path: Path) -> Pixels:
     from PIL import ImageOps, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # large images, odd EXIF: either it can be read or it can't
-            with image_module.open(path) as image:
-                wide = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
-                return _as_pixels(ImageOps.exif_transpose(image), wide)
+        with _unwarned, image_module.open(path) as image:
+            wide = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+            return _as_pixels(ImageOps.exif_transpose(image), wide)
     except UnidentifiedImageError:
         raise UnreadableImageError("no image") from None
     except UnreadableImageError:

@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 import drpai_qat
+from drpai_qat.core.errors import WorkerError
 from tests.calibration.float_models import frames, residual
 
 pytestmark = pytest.mark.slow
@@ -60,3 +61,18 @@ def test_a_worker_that_dies_costs_its_shards_alone(place, cluster):
 
     assert ranges(place, calibration=generator, scheduler=cluster.scheduler_address) == ranges(place)
     assert len(read) >= 120
+
+
+@pytest.mark.parametrize(("ends", "says"), [("scale", "no worker is left"), ("close", "the scheduler is gone")])
+def test_a_cluster_that_ends(ends, says, place, monkeypatch):
+    monkeypatch.setattr("drpai_qat.core.worker_cluster._PATIENCE", 1 if ends == "scale" else 60)
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster:
+
+        def generator():
+            for at, one in enumerate(frames(residual(), 60)):
+                if at == 20:
+                    cluster.scale(0) if ends == "scale" else cluster.close()
+                yield one
+
+        with pytest.raises(WorkerError, match=f"--scheduler tcp://.*: {says}"):
+            ranges(place, calibration=generator, scheduler=cluster.scheduler_address)

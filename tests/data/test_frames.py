@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import tracemalloc
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ from PIL import Image
 
 from drpai_qat.core.errors import OptionError
 from drpai_qat.core.tensor_info import TensorInfo
+from drpai_qat.data import image_stream
 from drpai_qat.data.frame_options import FrameOptions
 from drpai_qat.data.frames import RandomFrames, chosen_preprocessing, open_frames
+from drpai_qat.data.image_files import Pixels, load_pixels
 from drpai_qat.data.samples import make_samples
 from tests.small_models import qdq_model
 
@@ -77,6 +80,29 @@ class TestImages:
         assert sorted(int(one["x"][0, 0, 0, 0]) for one in frames) == [0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 11]
         (note,) = frames.notes()
         assert note.startswith("2 files skipped: cat/notes.txt (no image), dog/06.png (damaged: ")
+
+    def test_the_first_are_decoded_once(self, folder: Path, monkeypatch):
+        """In several threads, in the order of the files; as many as there is room for are kept for the next pass."""
+        decoded = []
+        filters = list(warnings.filters)
+
+        def load(path: Path) -> Pixels:
+            decoded.append(path.name)
+            return load_pixels(path)
+
+        monkeypatch.setattr(image_stream, "load_pixels", load)
+        monkeypatch.setattr(image_stream, "_KEPT", 5 * 3 * 8 * 8 * 4)
+        frames = open_frames(FrameOptions(images=folder, preprocess="none"), [X])
+        assert frames is not None
+        first = [one["x"] for one in frames]
+        notes = frames.notes()
+        assert len(decoded) == len(set(decoded)) == 13
+        decoded.clear()
+        second = [one["x"] for one in frames]
+        assert np.array_equal(first, second)
+        assert frames.notes() == notes
+        assert len(decoded) == 13 - 5 - 2  # neither are damaged files opened again
+        assert list(warnings.filters) == filters
 
     def test_fewer_are_spread_over_all_classes_and_damaged_ones_made_up_for(self, folder: Path):
         found = read(FrameOptions(images=folder, preprocess="none", num_frame=4))
