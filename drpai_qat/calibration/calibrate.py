@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import onnx
 import onnx_graphsurgeon as gs
 
-from drpai_qat.calibration import placement, ranges
+from drpai_qat.calibration import equalization, placement, ranges
 from drpai_qat.calibration.bias_correction import correct_bias
 from drpai_qat.calibration.collection import Frame, Observed
 from drpai_qat.calibration.insertion import insert_grids, quantize_biases, quantize_weights
@@ -25,6 +26,7 @@ from drpai_qat.core.errors import OptionError
 from drpai_qat.core.progress import Stages
 from drpai_qat.core.quantization import QuantParams
 from drpai_qat.core.workers import ALONE, Sharing
+from drpai_qat.graph.scaled_channels import ScaledChannels
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Calibrated:
         unseen: tensors that should have one, but held no finite value.
         kept: which layers --max-drop left in float; None: it was not asked for.
         reused: the ranges are recorded ones, and the data was not looked at for them.
+        equalized: names of tensors that hold the source's with their channels scaled.
     """
 
     model: onnx.ModelProto
@@ -46,6 +49,7 @@ class Calibrated:
     unseen: tuple[str, ...] = ()
     kept: KeptInFloat | None = None
     reused: bool = False
+    equalized: tuple[str, ...] = ()
 
 
 def quantize_float(
@@ -69,6 +73,12 @@ def quantize_float(
     Raises: OptionError: there are no frames, or --max-drop can't be met. WorkerError: see `sharing`.
     """
     find_sites = placement.sites_everywhere if everywhere else placement.sites_between_kernels
+    scaled = ScaledChannels()
+    if recipe.equalizes:
+        with progress.stage("bringing channels to like ranges"):
+            count, most = expected(frames), equalization.FRAMES
+            few = list(islice(frames, most)) if count is None else spread(frames, max(count, 1), most)
+            model, scaled = equalization.equalize(model, few, recipe, progress, multiplies=not everywhere)
     graph = gs.import_onnx(model)
     sites = find_sites(graph)
     grids, count, reused = _find_grids(model, sites, frames, recipe, progress, record, sharing)
@@ -92,8 +102,11 @@ def quantize_float(
     if recipe.max_drop is not None:
         made, kept = keep_within(recipe.max_drop, model, made, make, kept_frames, progress)
     left = placement.nodes_in_float(graph, {name for name, _, _ in kept.layers} if kept is not None else ())
+    scaled.write(made)
     rounded = (site.name for site in _serving_others(sites, left))
-    return Calibrated(made, tuple(name for name in rounded if name in grids), count, unseen, kept, reused)
+    return Calibrated(
+        made, tuple(name for name in rounded if name in grids), count, unseen, kept, reused, tuple(scaled.factors)
+    )
 
 
 def _serving_others(sites: Sequence[Site], nodes: Container[str]) -> list[Site]:

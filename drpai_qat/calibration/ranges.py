@@ -57,10 +57,10 @@ def mse(histogram: Histogram) -> Range:
     centres, counts = histogram.centres, histogram.counts.astype(np.float64)
     sums = [np.concatenate([[0.0], np.cumsum(counts * centres**power)]) for power in range(3)]
     lows, highs = _candidates(histogram.low, histogram.high)
-    clipped_low = np.array([_beyond(sums, *_bins(histogram, -np.inf, low), low) for low in lows])
-    clipped_high = np.array([_beyond(sums, *_bins(histogram, high, np.inf), high) for high in highs])
-    outside_low = np.array([sums[0][_bins(histogram, -np.inf, low)[1]] for low in lows])
-    outside_high = np.array([sums[0][-1] - sums[0][_bins(histogram, high, np.inf)[0]] for high in highs])
+    below, above = _first_bin(histogram, lows), _first_bin(histogram, highs)
+    clipped_low = _beyond(sums, 0, below, lows)
+    clipped_high = _beyond(sums, above, BINS, highs)
+    outside_low, outside_high = sums[0][below], sums[0][-1] - sums[0][above]
     step = (np.maximum(highs, 0)[None, :] - np.minimum(lows, 0)[:, None]) / (LEVELS - 1)
     inside = sums[0][-1] - outside_low[:, None] - outside_high[None, :]
     error = clipped_low[:, None] + clipped_high[None, :] + inside * step**2 / 12
@@ -122,15 +122,25 @@ def _shrinking(lows: NDArray[np.float64], highs: NDArray[np.float64]) -> list[Ra
 
 def _bins(histogram: Histogram, low: float, high: float) -> tuple[int, int]:
     """First bin whose centre lies from `low` on, and the first beyond `high`."""
-    edges = (np.array([low, high]) - histogram.low) / max(histogram.width, SMALLEST_SCALE)
-    first, last = (int(np.clip(np.ceil(edge - 0.5), 0, BINS)) for edge in edges)
-    return first, max(first, last)
+    first, last = _first_bin(histogram, np.array([low, high]))
+    return int(first), int(max(first, last))
 
 
-def _beyond(sums: list[NDArray[np.float64]], first: int, last: int, end: float) -> float:
-    """Sum of squared distances to `end` over bins first..last."""
+def _first_bin(histogram: Histogram, values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The first bin whose centre lies from each value on."""
+    edges = (values - histogram.low) / max(histogram.width, SMALLEST_SCALE)
+    return np.clip(np.ceil(edges - 0.5), 0, BINS).astype(np.int64)
+
+
+def _beyond(
+    sums: list[NDArray[np.float64]],
+    first: int | NDArray[np.int64],
+    last: int | NDArray[np.int64],
+    end: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Sum of squared distances to each `end` over bins first..last."""
     mass, mean, square = (one[last] - one[first] for one in sums)
-    return float(square - 2 * end * mean + end**2 * mass)
+    return np.asarray(square - 2 * end * mean + end**2 * mass)
 
 
 def of_histogram(histogram: Histogram, method: str, share: float) -> Range:

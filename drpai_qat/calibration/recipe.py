@@ -19,6 +19,7 @@ class Recipe:
         method: one of METHODS.
         share: of `percentile`, in percent.
         symmetric: activations have zero point 0.
+        equalizes: bring the channels of activations to like ranges, where layers compute more exactly by it.
         corrects: take the mean error of each layer's outputs off its bias.
         max_drop: largest relative error of the outputs, in percent; layers stay in float until it is met.
     """
@@ -26,5 +27,6 @@ class Recipe:
     method: str = "mse"
     share: float = PERCENTILE
     symmetric: bool = False
+    equalizes: bool = True
     corrects: bool = True
     max_drop: float | None = None

@@ -122,6 +122,8 @@ def _told(found: Calibrated, kind: str, recipe: Recipe, data: str, record_dir: s
         "frames": found.frames,
         "tensors": kinds_of_tensors(found.model, set(found.tensors)),
     }
+    if found.equalized:
+        calibration["equalized"] = list(found.equalized)
     if record_dir is not None:
         calibration["record"] = {"folder": Path(record_dir).name, "reused": found.reused}
     if found.kept is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from drpai_qat.core.quantization import QuantParams
 from drpai_qat.core.tensor_info import TensorInfo
 from drpai_qat.graph.canonical import DEQUANTIZE, FAKE_QUANT, QUANTIZE, Graph, Node, Weight, read_graph
 from drpai_qat.graph.ranges import clip_limits
+from drpai_qat.graph.scaled_channels import Along, ScaledChannels
 from drpai_qat.runtimes.onnxruntime import Reference
 
 FED = "/fed"
@@ -51,7 +52,8 @@ class OnnxSide:
         """
         self.name, self.kind, self.uncut, self.model = name, kind, uncut, model
         self.graph = read_graph(model)
-        self.structure, self._integers = _structure(self.graph)
+        self._factors = _factors(self.graph, ScaledChannels.read(model))
+        self.structure, self._integers = _structure(self.graph, self._factors)
         self.inputs = tuple(self._info(one) for one in self.graph.inputs)
         self.outputs = outputs or tuple(self._info(one) for one in self.graph.outputs)
         self.run = run or Reference(model, name).run
@@ -104,6 +106,8 @@ class OnnxSide:
     def feed(self, name: str, real: NDArray[Any]) -> NDArray[Any]:
         """A fed tensor as the cut model takes it."""
         grid = self.structure.tensors[name].grid
+        if name in self._factors:
+            real = np.asarray(real * self._factors[name], np.float32)
         return np.asarray(real, self.graph.dtypes[name]) if grid is None else grid.quantize(np.asarray(real))
 
     def _runner(self, session: Reference, wanted: Sequence[str], fed: Sequence[str]) -> Run:
@@ -120,7 +124,8 @@ class OnnxSide:
 
     def _real(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
         grid = self.structure.tensors[name].grid
-        return value if grid is None or name not in self._integers else grid.dequantize(value)
+        real = value if grid is None or name not in self._integers else grid.dequantize(value)
+        return real / self._factors[name] if name in self._factors else real
 
     def _add_outputs(self, model: onnx.ModelProto, names: Sequence[str]) -> None:
         present = {value.name for value in model.graph.output}
@@ -142,7 +147,19 @@ def _keep(entries: Any, names: set[str]) -> None:
     entries.extend(kept)
 
 
-def _structure(graph: Graph) -> tuple[Structure, dict[str, str]]:
+def _factors(graph: Graph, scaled: ScaledChannels) -> dict[str, Along]:
+    """What each tensor is divided by to hold what the source's holds: those that were scaled, and roundings of them."""
+    found = {
+        name: along for name, along in scaled.factors.items()
+        if name in graph.shapes and np.broadcast_shapes(along.shape, graph.shapes[name]) == tuple(graph.shapes[name])
+    }  # fmt: skip
+    for node in graph.nodes:
+        if node.op == FAKE_QUANT and node.inputs[0] in found:
+            found[node.output] = found[node.inputs[0]]
+    return found
+
+
+def _structure(graph: Graph, factors: Mapping[str, Along]) -> tuple[Structure, dict[str, str]]:
     """The graph's tensors and layers, and for each quantized one the name of its integers."""
     tensors = {name: Tensor(name, "", f"input {name}", (), graph.shapes[name], None) for name in graph.inputs}
     integers: dict[str, str] = {}
@@ -165,7 +182,7 @@ def _structure(graph: Graph) -> tuple[Structure, dict[str, str]]:
         for name in filter(None, node.outputs):
             grid = _limited(graph, node, makers) if node.op in _QUANTIZERS else None
             tensors[name] = Tensor(name, op, made_by, parents, graph.shapes[name], grid)
-        layer = _layer(graph, node)
+        layer = _layer(graph, node, factors)
         if layer is not None:
             layers[node.output] = layer
         elif node.op in _AFFINE and len(parents) == 1:
@@ -216,7 +233,7 @@ def _rounded(tensors: dict[str, Tensor], name: str) -> bool:
     return tensor.grid is not None
 
 
-def _layer(graph: Graph, node: Node) -> Layer | None:
+def _layer(graph: Graph, node: Node, factors: Mapping[str, Along]) -> Layer | None:
     if kind_of(node.op) != PRODUCT or len(node.inputs) < 2:
         return None
     weight = graph.weight(node.inputs[1])
@@ -229,12 +246,32 @@ def _layer(graph: Graph, node: Node) -> Layer | None:
         values, axis = values.swapaxes(0, 1), 1
     params = weight.params
     bias, stored = _bias(graph, node)
-    return Layer(
+    found = Layer(
         node.name, node.op, node.output, values.reshape(values.shape[0], -1),
         None if params is None else _along(params, axis, params.scale, values.shape[0]),
         None if params is None else _along(params, axis, params.zero_point, values.shape[0]),
         bias, stored,
     )  # fmt: skip
+    return _unscaled(found, node, factors)
+
+
+def _unscaled(layer: Layer, node: Node, factors: Mapping[str, Along]) -> Layer:
+    """The layer with the weights and the bias that it would have if no channels were scaled."""
+    rows, columns = len(layer.weights), layer.weights.shape[1]
+    if node.output in factors:
+        by_row = factors[node.output].reshape(-1).astype(np.float64)
+        scale = np.ones(1, np.float32) if layer.scale is None else layer.scale
+        bias = None if layer.bias is None else layer.bias / by_row
+        layer = replace(
+            layer,
+            scale=np.divide(np.broadcast_to(scale, rows), by_row, dtype=np.float32, casting="same_kind"),
+            bias=bias,
+        )
+    if node.inputs[0] in factors:
+        channels = factors[node.inputs[0]].reshape(int(node.attributes.get("group", 1)), -1)
+        by_row_and_column = np.repeat(channels, rows // len(channels), axis=0)
+        layer = replace(layer, columns=np.repeat(by_row_and_column, columns // channels.shape[1], axis=1))
+    return layer
 
 
 def _along(params: QuantParams, axis: int, values: NDArray[Any], rows: int) -> NDArray[Any]:

@@ -87,7 +87,7 @@ def quantized_weights(suspect: Suspect) -> Cause | None:
     mine, yours = suspect.layers
     if mine.scale is not None or yours.scale is None:
         return None
-    steps = np.abs(mine.real - yours.real) / np.reshape(yours.scale, (-1, 1)).astype(np.float64)
+    steps = np.abs(mine.real - yours.real) / yours.steps
     if not _LEAST_STEP < steps.max(initial=0) <= _HALF_STEP:
         return None
     told = f"A is a float network; the weights of {yours.node} are its own, rounded to B's grid"

@@ -54,6 +54,7 @@ class Layer:
         zero_point: of the weights' grid.
         bias: reals, one for each output; None without one.
         bias_integers: as stored; None where the bias is stored in reals.
+        columns: what weights are multiplied with besides, where they read scaled channels; (outputs, columns).
     """
 
     node: str
@@ -64,14 +65,21 @@ class Layer:
     zero_point: NDArray[np.int64] | None = None
     bias: NDArray[np.float64] | None = None
     bias_integers: NDArray[np.int64] | None = None
+    columns: NDArray[np.float32] | None = None
 
     @property
     def real(self) -> NDArray[np.float64]:
         """The weights' reals."""
         if self.scale is None:
-            return np.asarray(self.weights, np.float64)
+            return np.asarray(self.weights, np.float64) * (1 if self.columns is None else self.columns)
         point = np.zeros(1) if self.zero_point is None else self.zero_point
-        return (self.weights.astype(np.float64) - point.reshape(-1, 1)) * self.scale.astype(np.float64).reshape(-1, 1)
+        return np.asarray((self.weights.astype(np.float64) - point.reshape(-1, 1)) * self.steps)
+
+    @property
+    def steps(self) -> NDArray[np.float64]:
+        """What a step of the weights is worth, to multiply them with; 0 for reals."""
+        scale = np.zeros(1) if self.scale is None else self.scale.astype(np.float64)
+        return scale.reshape(-1, 1) * (1 if self.columns is None else self.columns)
 
 
 @dataclass(frozen=True, eq=False)

@@ -116,7 +116,7 @@ class TestInterrupted:
 
     def quantized(self, folder, given, method="mse", sharing=ALONE):
         folded = preprocess.preprocess(residual(), may_be_float=True).model
-        recipe, stages = Recipe(method=method, corrects=False), Silent()
+        recipe, stages = Recipe(method=method, equalizes=False, corrects=False), Silent()
         record = None if folder is None else Record(folder, "data.npz")
         found = quantize_float(folded, given, recipe, stages, record=record, sharing=sharing)
         return found.model, " ".join(stages.seconds)

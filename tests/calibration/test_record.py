@@ -31,7 +31,7 @@ class Counted(list):
 
 def quantized(record, data, recipe=None):
     folded = preprocess.preprocess(residual(), may_be_float=True).model
-    return quantize_float(folded, data, recipe or Recipe(corrects=False), Silent(), record=record)
+    return quantize_float(folded, data, recipe or Recipe(equalizes=False, corrects=False), Silent(), record=record)
 
 
 def test_a_second_run_takes_recorded_ranges(tmp_path):
@@ -42,7 +42,9 @@ def test_a_second_run_takes_recorded_ranges(tmp_path):
     second = quantized(record, data)
     assert (second.reused, second.frames, data.read) == (True, 8, 8)  # read, to see whether they are the same
     assert second.model == first.model
-    assert quantized(record, data, Recipe(corrects=False, symmetric=True)).reused  # the grid of the same range
+    assert quantized(
+        record, data, Recipe(equalizes=False, corrects=False, symmetric=True)
+    ).reused  # the grid of the same range
     told = json.loads(record.path.read_text())
     assert set(told["ranges"]) == set(first.tensors)
     assert told["of"]["data"]["name"] == "data.npz"
