@@ -41,6 +41,7 @@ ELEMENTWISE = ONE_TENSOR | TWO_TENSORS
 NORMALIZING = frozenset(("LayerNormalization", "InstanceNormalization", "Softmax", "LogSoftmax", "ReduceL2"))
 AVERAGING = frozenset(("AveragePool", "GlobalAveragePool", "ReduceMean", "Resize", "Upsample"))
 _CLAMPS = ("Relu", "Clip")
+_INITIAL_H = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +75,8 @@ def gaps(graph: gs.Graph, model: onnx.ModelProto, *, dynamic: bool = False) -> l
     found = _Found(graph)
     for node in graph.nodes:
         tensors = multiplied(node)
-        if len(tensors) < 2 and not any(is_weight(t) and not isinstance(t, gs.Constant) for t in node.inputs[1:3]):
+        trained = any(is_weight(t) and not isinstance(t, gs.Constant) for t in node.inputs[1:3])
+        if not trained and (node.op in RECURRENT or len(tensors) < 2):
             continue  # its weights were left in float by whoever trained it
         for tensor in tensors:
             if dynamic or tensor.name not in bounds:
@@ -112,9 +114,10 @@ def sites_everywhere(graph: gs.Graph) -> list[Site]:
 
 
 def multiplied(node: gs.Node) -> list[gs.Tensor]:
-    """The inputs of a layer that are no constants."""
+    """The inputs of a layer that are no constants; of a recurrent one also the state that it starts from."""
     count = 2 if node.op in LAYERS else 1 if node.op in RECURRENT else 0
-    return [tensor for tensor in node.inputs[:count] if not is_weight(tensor)]
+    start = node.inputs[_INITIAL_H : _INITIAL_H + 1] if node.op in RECURRENT else []
+    return [tensor for tensor in (*node.inputs[:count], *start) if not is_weight(tensor) and not tensor.is_empty()]
 
 
 def is_weight(tensor: gs.Tensor) -> bool:

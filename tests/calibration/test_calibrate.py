@@ -12,7 +12,7 @@ from drpai_qat.calibration.recipe import METHODS, Recipe
 from drpai_qat.core.errors import ModelError, OptionError
 from drpai_qat.core.progress import Silent
 from drpai_qat.core.sqnr import sqnr_db
-from tests.calibration.float_models import attention, frames, residual
+from tests.calibration.float_models import attention, frames, make, residual
 from tests.reference import reference
 from tests.small_models import qdq_model
 
@@ -66,6 +66,20 @@ def test_products_of_activations():
     # the sum with the network's input, which a normalization reads, stays float32
     assert found.tensors == ("n", "q", "k", "v", "p", "mixed")
     assert agreement(found.model, attention()) > 28
+
+
+def test_the_state_a_recurrent_layer_starts_from():
+    """Networks that listen step by step take the state as an input: a layer multiplies it as well as the frame."""
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    net (float[1,1,16] x, float[1,1,12] h, float[1,1,12] c) => (float[1,1,12] next_h, float[1,1,12] next_c)
+    { y, next_h, next_c = LSTM <hidden_size=12> (x, w, r, bias, , h, c) }
+    """
+    model = make(text, w=(1, 48, 16), r=(1, 48, 12), bias=(1, 96))
+    found = quantized(model)
+    preprocess.validate(found.model)
+    assert found.tensors == ("x", "h")
+    assert agreement(found.model, model) > 28
 
 
 def test_symmetric_activations():
