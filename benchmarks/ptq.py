@@ -1,11 +1,13 @@
-"""Quantization after training: this compiler beside onnxruntime's quantize_static and NNCF, on the same data.
+"""Quantization after training: this compiler beside onnxruntime, NNCF, LiteRT's quantizer and TensorFlow's converter.
 
     python benchmarks/ptq_cases.py -o build/ptq
-    python benchmarks/ptq.py -i build/ptq --peers /path/to/venv/bin/python
+    python benchmarks/ptq.py -i build/ptq --peers PYTHON --litert PYTHON --tensorflow PYTHON
 
-A table of SQNR against the float network and of accuracy (agreement with float where there are no labels). All
-quantized models run in onnxruntime with its optimisations off, ours as model_int8.onnx, which the compiled network is
-checked against; with optimisations its int8 kernels saturate on AVX2, and the peers would look worse than they are.
+For each network a row of SQNR against the float network in dB, and accuracy (agreement with float where there are no
+labels). Each PYTHON is that of an environment with onnxruntime and nncf, with ai-edge-quantizer, with TensorFlow;
+without one, its columns are left out. ONNX models, ours among them as model_int8.onnx, run in onnxruntime with its
+optimisations off: with them its int8 kernels saturate on AVX2, and the peers would look worse than they are. TFLite
+files run in LiteRT's own kernels.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,19 +26,25 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import preprocess
+from drpai_qat.backends.tflite.writer import write_tflite
 from drpai_qat.calibration.calibrate import quantize_float
 from drpai_qat.calibration.recipe import Recipe
+from drpai_qat.core.errors import DrpaiQatError
 from drpai_qat.core.progress import Silent
 from drpai_qat.core.sqnr import sqnr_db
 from drpai_qat.runtimes.onnxruntime import Reference
+from drpai_qat.runtimes.tflite import LiteNetwork
 from drpai_qat.source.input_shape import InputShape
 from drpai_qat.source.static_shapes import specialize
 
 PEERS = {
-    "onnxruntime MinMax": "MinMax", "onnxruntime Entropy": "Entropy", "onnxruntime Percentile": "Percentile",
+    "ort MinMax": "MinMax", "ort Entropy": "Entropy", "ort Percentile": "Percentile",
     "NNCF fast": "nncf-fast", "NNCF full": "nncf-full",
 }  # fmt: skip
-OURS = {"ours": Recipe(), "ours, without bias correction": Recipe(corrects=False)}
+OURS = {"ours": Recipe(), "ours, no correction": Recipe(corrects=False)}
+Floats = NDArray[np.float32]
+Network = Callable[[Floats], Floats]
+"""Scores of one frame."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +52,17 @@ class Case:
     """A float network and its data.
 
     Attributes:
+        path: of the file that ptq_cases.py wrote; a Keras model lies beside it as .h5.
         model: static shapes, opset 13 or newer.
         calibration, test: frames, (count, ...).
         labels: of the test frames, or None.
         output: name of the scores.
     """
 
+    path: Path
     model: onnx.ModelProto
-    calibration: NDArray[np.float32]
-    test: NDArray[np.float32]
+    calibration: Floats
+    test: Floats
     labels: NDArray[np.int64] | None
     output: str
 
@@ -61,10 +71,21 @@ class Case:
         """Name of the network's input."""
         return str(self.model.graph.input[0].name)
 
-    def scores(self, model: onnx.ModelProto | Path) -> NDArray[np.float32]:
-        """Of a model on the test frames."""
+    def scores(self, network: Network) -> Floats:
+        """Of a network on the test frames."""
+        return np.concatenate([network(np.ascontiguousarray(one[None])) for one in self.test])
+
+    def onnx(self, model: onnx.ModelProto) -> Network:
+        """An ONNX model that runs."""
         reference = Reference(model, "model")
-        return np.concatenate([reference.run({self.input: one[None]}, [self.output])[self.output] for one in self.test])
+        return lambda frame: reference.run({self.input: frame}, [self.output])[self.output]
+
+    def tflite(self, content: bytes) -> Network:
+        """A TFLite file that runs; its first output if none has the name of the scores."""
+        network = LiteNetwork(content, plain=True)
+        names = [one.name for one in network.outputs]
+        name = self.output if self.output in names else names[0]
+        return lambda frame: network.run({network.inputs[0].name: frame})[name]
 
 
 def load(path: Path, most: int) -> Case:
@@ -76,68 +97,99 @@ def load(path: Path, most: int) -> Case:
         model = onnx.version_converter.convert_version(model, 13)
     labels = data["labels"][:most] if "labels" in data else None
     output = str(data["scores"]) if "scores" in data else model.graph.output[0].name
-    return Case(model, data["calibration"][:most], data["test"][:most], labels, output)
+    return Case(path, model, data["calibration"][:most], data["test"][:most], labels, output)
 
 
-def ours(recipe: Recipe, case: Case) -> onnx.ModelProto:
+def ours(recipe: Recipe, case: Case) -> Network:
     """This compiler's canonical model."""
-    folded = preprocess.preprocess(case.model, may_be_float=True).model
     frames = [{case.input: np.ascontiguousarray(one[None])} for one in case.calibration]
-    return quantize_float(folded, frames, recipe, Silent()).model
+    return case.onnx(quantize_float(folded(case), frames, recipe, Silent()).model)
 
 
-def theirs(method: str, python: Path, case: Case) -> onnx.ModelProto:
+def folded(case: Case) -> onnx.ModelProto:
+    """The float network as calibration takes it."""
+    return preprocess.preprocess(case.model, may_be_float=True).model
+
+
+def theirs(method: str, python: Path, case: Case) -> Network:
     """What another tool makes of the model.
 
     Raises: subprocess.CalledProcessError: it fails.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        model, frames, out = (Path(scratch) / name for name in ("model.onnx", "frames.npz", "out.onnx"))
-        onnx.save(case.model, model)
+        source, frames, out = (Path(scratch) / name for name in ("model", "frames.npz", "out"))
+        if method == "tensorflow":
+            source = case.path.with_suffix(".h5")
+        elif method == "litert":
+            source.write_bytes(write_tflite(folded(case), form="float32").content)
+        else:
+            onnx.save(case.model, source)
         np.savez(frames, **{case.input: case.calibration[:, None]})
         script = [str(python), str(Path(__file__).parent / "ptq_peers.py")]
-        subprocess.run([*script, method, str(model), str(frames), str(out)], check=True, capture_output=True)
-        return onnx.load(out)
+        subprocess.run([*script, method, str(source), str(frames), str(out)], check=True, capture_output=True)
+        return case.tflite(out.read_bytes()) if method in ("litert", "tensorflow") else case.onnx(onnx.load(out))
 
 
-def measured(case: Case, make: Callable[[], onnx.ModelProto], wanted: NDArray[np.float32]) -> str:
-    """SQNR in dB and accuracy, or agreement with float, in percent."""
-    try:
-        scores = case.scores(make())
-    except subprocess.CalledProcessError as error:
-        return f"fails: {error.stderr.decode().strip().splitlines()[-1][:60]}"
-    answers = wanted.argmax(1) if case.labels is None else case.labels
-    return f"{sqnr_db(scores, wanted):.1f} dB, {(scores.argmax(1) == answers).mean():.1%}"
+def tools(peers: Path | None, litert: Path | None, tensorflow: Path | None) -> dict[str, Callable[[Case], Network]]:
+    """Each column's way from a case to a quantized network."""
+    found: dict[str, Callable[[Case], Network]] = {
+        title: lambda case, recipe=recipe: ours(recipe, case) for title, recipe in OURS.items()
+    }
+    methods = dict.fromkeys(PEERS.items(), peers) | {("LiteRT", "litert"): litert, ("TF", "tensorflow"): tensorflow}
+    for (title, method), python in methods.items():
+        if python is not None:
+            found[title] = lambda case, method=method, python=python: theirs(method, python, case)
+    return found
+
+
+def cells(case: Case, made: dict[str, Callable[[Case], Network]]) -> Iterator[str]:
+    """The row of a network: dB and percent for each tool."""
+    wanted = case.scores(case.onnx(case.model))
+    answers = answers_of(wanted) if case.labels is None else case.labels
+    yield "" if case.labels is None or answers is None else f"{(answers_of(wanted) == answers).mean():.1%}"
+    for title, make in made.items():
+        if title == "TF" and not case.path.with_suffix(".h5").exists():
+            yield ""
+            continue
+        try:
+            scores = case.scores(make(case))
+        except (subprocess.CalledProcessError, DrpaiQatError) as error:
+            told = error.stderr.decode() if isinstance(error, subprocess.CalledProcessError) else str(error)
+            print(f"{case.path.stem}, {title}: {(told.strip() or '?').splitlines()[-1][:300]}", file=sys.stderr)
+            yield "fails"
+            continue
+        scores = scores.reshape(wanted.shape)
+        right = "" if answers is None else f", {(answers_of(scores) == answers).mean():.1%}"
+        yield f"{sqnr_db(scores, wanted):.1f}{right}"
+
+
+def answers_of(scores: Floats) -> NDArray[np.int64] | None:
+    """The class of each frame, or of each place in a sequence; None for maps and boxes."""
+    return None if scores.ndim > 3 or scores.shape[-1] > 10_000 else np.asarray(scores.argmax(-1))
 
 
 @click.command()
 @click.option("-i", "--input_dir", type=click.Path(path_type=Path, exists=True), default=Path("build/ptq"))
 @click.option("--name", "names", multiple=True, help="Only these networks.")
-@click.option("--peers", type=click.Path(path_type=Path), help="Python with onnxruntime and nncf; without: ours alone.")
-@click.option("--most", type=click.IntRange(min=4), default=300, show_default=True, help="Frames of each kind.")
-def main(input_dir: Path, names: tuple[str, ...], peers: Path | None, most: int) -> None:
+@click.option("--peers", type=click.Path(path_type=Path), help="Python with onnxruntime and nncf.")
+@click.option("--litert", type=click.Path(path_type=Path), help="Python with ai-edge-quantizer.")
+@click.option("--tensorflow", type=click.Path(path_type=Path), help="Python with tensorflow.")
+@click.option("--most", type=click.IntRange(min=4), default=100, show_default=True, help="Frames of each kind.")
+def main(
+    input_dir: Path,
+    names: tuple[str, ...],
+    peers: Path | None,
+    litert: Path | None,
+    tensorflow: Path | None,
+    most: int,
+) -> None:
     """Print the table, in Markdown's form."""
-    cases = [load(path, most) for path in sorted(input_dir.glob("*.onnx")) if not names or path.stem in names]
-    titles = [path.stem for path in sorted(input_dir.glob("*.onnx")) if not names or path.stem in names]
-    floats = [case.scores(case.model) for case in cases]
-    exact = [
-        "100%" if case.labels is None else f"{(one.argmax(1) == case.labels).mean():.1%}"
-        for case, one in zip(cases, floats, strict=True)
-    ]
-    print("|", " | ".join(["", *titles]), "|")
-    print("|---" * (len(titles) + 1) + "|")
-    print("|", " | ".join(["float", *exact]), "|", flush=True)
-    for title, recipe in OURS.items():
-        row = [
-            measured(case, lambda c=case, r=recipe: ours(r, c), one) for case, one in zip(cases, floats, strict=True)
-        ]
-        print("|", " | ".join([title, *row]), "|", flush=True)
-    for title, method in PEERS.items() if peers is not None else ():
-        row = [
-            measured(case, lambda c=case, m=method: theirs(m, peers, c), one)
-            for case, one in zip(cases, floats, strict=True)
-        ]
-        print("|", " | ".join([title, *row]), "|", flush=True)
+    made = tools(peers, litert, tensorflow)
+    print("|", " | ".join(["", "float", *made]), "|")
+    print("|---" * (len(made) + 2) + "|")
+    for path in sorted(input_dir.glob("*.onnx")):
+        if not names or path.stem in names:
+            print("|", " | ".join([path.stem, *cells(load(path, most), made)]), "|", flush=True)
 
 
 if __name__ == "__main__":
