@@ -24,7 +24,15 @@ from training import Schedule, console, device_of, evaluate, fit, seed_everythin
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 # What the samples of both frameworks share.
 from common import compiling
-from common.options import CONTEXT, GRAY_NETWORKS, batch_size_option, output_option, run_options, training_options
+from common.options import (
+    CONTEXT,
+    GRAY_NETWORKS,
+    batch_size_option,
+    compile_options,
+    output_option,
+    run_options,
+    training_options,
+)
 
 DECAY = 0.5  # of the learning rate, each epoch
 SETTLING_BATCHES = 16
@@ -36,7 +44,7 @@ SETTLING_BATCHES = 16
 @click.option("--recipe", type=click.Choice(RECIPES), default=DEFAULT_RECIPE, show_default=True)
 @batch_size_option()
 @run_options("cuda", "Processes")
-@click.option("--compile/--no-compile", "compiles", default=True, show_default=True, help="Compile and test INT8 too.")
+@compile_options()
 @output_option()
 def main(
     learning_rate: float,
@@ -50,6 +58,7 @@ def main(
     workers: int,
     resume: bool,
     compiles: bool,
+    ptq: bool,
     output_dir: Path,
 ) -> None:
     """Fine-tune with QAT, export and compile; steps 2 and 3 of 3."""
@@ -79,11 +88,15 @@ def main(
     console.print(str(export.pytorch(qat, examples[:1], f"{stem}.onnx")))
 
     status = 0
+    held_out = next(iter(batches(sets.test, compiling.SAMPLES)))[0].numpy()
     if compiles:
         folder = output_dir / f"{name}_int8"
-        held_out = next(iter(batches(sets.test, compiling.SAMPLES)))[0].numpy()
         status = compiling.compile_network(Path(f"{stem}.onnx"), folder, "pytorch", held_out)
         rows["INT8"] = evaluate(run_compiled(folder), sets.test)
+    if ptq:
+        calibration = next(iter(batches(sets.validation, compiling.CALIBRATION)))[0].numpy()
+        folder = compiling.quantize_after_training(model, output_dir, calibration, held_out)
+        rows["PTQ"] = evaluate(run_compiled(folder), sets.test)
     compiling.show(model, f"{data or checkpoint['data']}, {len(sets.test)} images", rows)
     sys.exit(status)
 

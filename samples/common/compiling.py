@@ -1,4 +1,4 @@
-"""Step 3 of the samples: compile the QAT export as a user does, run the result, print the accuracies."""
+"""Step 3 of the samples: compile an export as a user does, run the result, print the accuracies."""
 
 from __future__ import annotations
 
@@ -22,16 +22,19 @@ sys.path.append(str(REPOSITORY))  # an installed drpai_qat goes first
 SAMPLES = 8
 """Images that the compiler checks a network on."""
 
+CALIBRATION = 128
+"""Images that the float network is calibrated with, without training."""
+
 
 def compile_network(
-    path: Path, folder: Path, qat_type: str, images: NDArray[np.float32], options: Sequence[str] = ()
+    path: Path, folder: Path, qat_type: str | None, images: NDArray[np.float32], options: Sequence[str] = ()
 ) -> int:
     """Compile as a user types it. Returns 0, or 3 where the compiler's own check fell short.
 
     Args:
-        path: the QAT model, .onnx.
+        path: the model, .onnx.
         folder: for the compiled network.
-        qat_type: "pytorch" or "tensorflow".
+        qat_type: "pytorch" or "tensorflow"; None: a float model.
         images: held-out ones; the compiler checks the network on the first few, which are written beside the model.
         options: further ones of the command.
     Raises: click.ClickException: the compiler refused the model; it has said why.
@@ -40,7 +43,8 @@ def compile_network(
     np.savez(samples, input=images[:SAMPLES])
     # As it works when typed here, in the same environment.
     script = os.path.relpath(REPOSITORY / "compile_onnx_model_quant.py")
-    arguments = [script, str(path), "-a", "-m", qat_type, "-o", str(folder), "--samples", str(samples), *options]
+    qat = () if qat_type is None else ("-a", "-m", qat_type)
+    arguments = [script, str(path), *qat, "-o", str(folder), "--samples", str(samples), *options]
     console.print(f"python {shlex.join(arguments)}", soft_wrap=True, markup=False, highlight=False)
     status = subprocess.run([sys.executable, *arguments], check=False).returncode
     if status not in (0, 3):
@@ -48,6 +52,24 @@ def compile_network(
     if status == 3:
         console.print("compiled, but the check above fell short (exit status 3); the table below is of that network")
     return status
+
+
+def quantize_after_training(
+    model: str, folder: Path, images: NDArray[np.float32], held_out: NDArray[np.float32]
+) -> Path:
+    """Compile the float network of train.py with calibration data, as a user does who tries that first.
+
+    Args:
+        model: name of the network.
+        folder: where train.py wrote it, and where the compiled network goes.
+        images: that calibrate; the training has not seen them.
+        held_out: as in compile_network.
+    Returns: the compiled network's folder.
+    """
+    data, compiled = folder / f"pretrained_{model}_calibration.npz", folder / f"PTQ_{model}_int8"
+    np.savez(data, input=images)
+    compile_network(folder / f"pretrained_{model}.onnx", compiled, None, held_out, ("--calibration", str(data)))
+    return compiled
 
 
 def run_compiled(folder: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:

@@ -45,6 +45,16 @@ def run_options(gpu: str, loaders: str) -> Decorator:
     )
 
 
+def compile_options() -> Decorator:
+    """--compile, of what is trained here, and --ptq, of the float network beside it."""
+    return _together(
+        click.option(
+            "--compile/--no-compile", "compiles", default=True, show_default=True, help="Compile and test INT8 too."
+        ),
+        click.option("--ptq", is_flag=True, help="Quantize the float network after training, too, and test it."),
+    )
+
+
 def output_option() -> Decorator:
     """-o, the folder that files are written to and read from."""
     folder = click.Path(file_okay=False, path_type=Path)

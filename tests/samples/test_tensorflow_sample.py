@@ -39,21 +39,26 @@ def run(script: str, *arguments: str, folder: Path, status: int = 0) -> str:
 
 
 def accuracies(printed: str) -> dict[str, float]:
-    return {name: float(value) for name, value in re.findall(r"(float|QAT|INT8) +│ +([\d.]+)%", printed)}
+    return {name: float(value) for name, value in re.findall(r"(float|QAT|INT8|PTQ) +│ +([\d.]+)%", printed)}
 
 
 def test_small_cnn_trains_retrains_and_compiles(tmp_path):
     run("train.py", "--model", "small_cnn", "-lr", "0.001", "--max_epochs", "8", folder=tmp_path)
-    printed = run("qat_retrain.py", "--model", "small_cnn", "-lr", "0.0001", "--max_epochs", "1", folder=tmp_path)
+    options = ("--model", "small_cnn", "-lr", "0.0001", "--max_epochs", "1", "--ptq")
+    printed = run("qat_retrain.py", *options, folder=tmp_path)
 
     assert "integer MACs  100.0%" in printed
     top1 = accuracies(printed)
     assert top1["QAT"] >= 96.0
     assert abs(top1["INT8"] - top1["QAT"]) <= 0.3
+    assert abs(top1["PTQ"] - top1["float"]) <= 0.5
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {
         "pretrained_small_cnn.h5",
         "pretrained_small_cnn.onnx",
+        "pretrained_small_cnn_calibration.npz",
+        "pretrained_small_cnn_samples.npz",
+        "PTQ_small_cnn_int8",
         "QAT_small_cnn_fp32.h5",
         "QAT_small_cnn_fp32.onnx",
         "QAT_small_cnn_samples.npz",
