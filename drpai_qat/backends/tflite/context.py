@@ -22,6 +22,11 @@ from drpai_qat.graph.canonical import Graph, Node
 Emit = Callable[[int, int], None]
 """Writes an operator, given the index of its output tensor and the number of its fused activation."""
 
+_MOVING = (
+    "RESHAPE", "TRANSPOSE", "SLICE", "STRIDED_SLICE", "PAD", "PADV2", "MIRROR_PAD", "CONCATENATION", "GATHER", "TILE",
+    "DEPTH_TO_SPACE", "SPACE_TO_DEPTH",
+)  # fmt: skip
+
 NO_RANGE = "has no trained range and no bound: give --samples, or train it with a fake-quant there"
 
 
@@ -122,11 +127,13 @@ class Context:
     def emit(self, kind: str, inputs: list[int], outputs: list[int], table: str = "", **options: Any) -> None:
         """Append an operator, and note it for the coverage of the current node.
 
-        Raises: RefusedError: an option is larger than the file's 32 bits.
+        Raises: RefusedError: an option is larger than the file's 32 bits, or what is moved would change its type.
         """
         for name, value in options.items():
             if isinstance(value, int) and not -(2**31) <= value < 2**31:
                 raise RefusedError(f"its {name} {value} does not fit a TFLite file")
+        if kind in _MOVING and self.file.types[inputs[0]] != self.file.types[outputs[0]]:  # LiteRT copies bytes there
+            raise RefusedError(f"it would move {self.file.types[inputs[0]]} into {self.file.types[outputs[0]]}")
         self.file.operator(kind, inputs, outputs, **({"table": table, **options} if table else {}))
         self._kinds.append(kind)
 
@@ -161,18 +168,24 @@ class Context:
     def operand(self, name: str, real: bool) -> Stored:
         """A tensor that is not a constant, float32 or on a grid as asked.
 
-        Raises: RefusedError: it has no grid, and one is asked for.
+        Raises: RefusedError: it has no grid, and one is asked for; or it holds positions.
         """
         if name not in self.stored:
             raise LoweringError(f"tensor {name!r} is not computed by any node")
         stored = self.stored[name]
         if stored.columns is not None:
             raise LoweringError(f"tensor {name!r} is flattened with its channels last")  # `flattens_for_matrix` knows
+        if not self.is_real(stored):
+            raise RefusedError(f"its input {name!r} is {self.file.types[stored.tensor]}: positions, no activation")
         if real:
             return self.as_float(stored)
         if stored.grid is None:
             raise RefusedError(f"its input {name!r} is float32: it {NO_RANGE}")
         return stored
+
+    def is_real(self, stored: Stored) -> bool:
+        """False of positions, which are int64 and stand for themselves."""
+        return stored.grid is not None or self.file.types[stored.tensor] == "float32"
 
     def ordered(self, stored: Stored, order: tuple[int, ...]) -> Stored:
         """The tensor with its axes in this order; moves elements only where it must."""
@@ -182,7 +195,7 @@ class Context:
         if key in self._converted:
             return self._converted[key]
         name = self.file.tensors[stored.tensor].name
-        result = self.new(f"{name}:ordered", stored.shape, order, stored.grid)
+        result = self.new(f"{name}:ordered", stored.shape, order, stored.grid, self.file.types[stored.tensor])
         if stored.same_elements(order):
             self.reshape(stored.tensor, result.tensor)
         else:
@@ -214,7 +227,7 @@ class Context:
         for known in (source, origin):
             if self.file.shapes[known] == physical:
                 return Stored(known, shape, order, grid)
-        made = self.new(name, shape, order, grid)
+        made = self.new(name, shape, order, grid, self.file.types[source])
         self.reshape(source, made.tensor)
         return made
 

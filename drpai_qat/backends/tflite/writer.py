@@ -237,7 +237,7 @@ def _write_outputs(context: Context, edges: Edges) -> dict[str, int]:
             stored = context.as_float(stored)
         index = stored.tensor
         if index in indices.values() or name in context.graph.inputs or _is_input(context, index):
-            copy = context.new(name, stored.shape, stored.order, stored.grid)
+            copy = context.new(name, stored.shape, stored.order, stored.grid, context.file.types[index])
             context.reshape(index, copy.tensor)
             index = copy.tensor
         indices[name] = index

@@ -306,6 +306,20 @@ def test_positions_are_the_reals_own(op: str, keep: int, plain: bool) -> None:
     assert np.array_equal(found, Reference(net, "test").run(x)["y"])
 
 
+@BOTH
+def test_positions_are_cast_and_copied(plain: bool) -> None:
+    """LiteRT reshapes 8 bytes an element into whatever the file says, also beyond its end."""
+    net = model(
+        "(float[5,10] x) => (int64[5,1] y, int64[5,1] z, float[5,10] s)",
+        f"{qdq('x', 'a', 'x')} y = ArgMax <axis=1> (a) z = Identity (y) r = Cast <to=1> (y) s = Add (a, r)",
+        **grid("x", 0.01, 128),
+    )
+    x = feeds(net)
+    found = WrittenNetwork(written(net, allow_float=True, edges="float32"), plain=plain).run(x)
+    for name, wanted in Reference(net, "test").run(x).items():
+        np.testing.assert_allclose(found[name], wanted, atol=1e-6)
+
+
 def test_tokens_of_an_image_are_not_transposed() -> None:
     """(N, C, H, W) to (N, H*W, C), as vision transformers have it: channels are last in the file already."""
     kinds = [kind for one in written(MOVES["tokens"]).coverage for kind in one.operators]

@@ -17,8 +17,13 @@ from drpai_qat.graph.canonical import FAKE_QUANT, Node
 def write_identity(context: Context, node: Node, real: bool) -> None:
     if node.op == "Cast" and context.graph.dtypes.get(node.output) != "float32":
         raise RefusedError(f"TFLite's network has no {context.graph.dtypes.get(node.output)} activations")
-    context.keep(node.output, context.stored[node.inputs[0]])
-    context.record(node, "view")
+    stored = context.stored[node.inputs[0]]
+    if context.is_real(stored):
+        context.keep(node.output, stored)
+        context.record(node, "view")
+    else:  # positions
+        context.keep(node.output, replace(stored, tensor=context.cast(stored.tensor, node.output, "float32")))
+        context.record(node, "float32")
 
 
 @writes("Reshape", "Flatten", "Squeeze", "Unsqueeze")
