@@ -14,6 +14,8 @@ MOST_NODES = 200_000
 """Nodes of a network with all its functions written out."""
 MOST_ENDS = 1024
 """Inputs, and outputs."""
+MOST_OPERANDS = 10_000
+"""Inputs of a node: our work grows with their number; that of onnxruntime, which the check needs, with its square."""
 
 _Key = tuple[str, str, str]
 
@@ -21,11 +23,16 @@ _Key = tuple[str, str, str]
 def check_growth(file: str, model: onnx.ModelProto) -> None:
     """Refuse what no time would be enough for.
 
-    Raises: ModelError: functions call themselves, or are too many nodes together; too many inputs or outputs.
+    Raises: ModelError: functions call themselves, or are too many nodes together; too many inputs or outputs, of
+        the network or of a node.
     """
     for kind, count in (("inputs", len(network_inputs(model.graph))), ("outputs", len(model.graph.output))):
         if count > MOST_ENDS:
             raise ModelError(f"{file}: {count} {kind}: networks of up to {MOST_ENDS} are compiled")
+    for node in _nodes([*model.graph.node, *(one for function in model.functions for one in function.node)]):
+        if len(node.input) > MOST_OPERANDS:
+            what = f"node {one_line(node.name or node.op_type)!r} ({one_line(node.op_type)})"
+            raise ModelError(f"{file}: {what} has {len(node.input)} inputs: up to {MOST_OPERANDS} are compiled")
     functions = {(one.domain, one.name, _overload(one)): one for one in model.functions}
     written: dict[_Key, int] = {}
     for start in functions:
@@ -59,11 +66,16 @@ def _write_out(file: str, start: _Key, functions: dict[_Key, onnx.FunctionProto]
 
 def _calls(nodes: Iterable[onnx.NodeProto]) -> Iterable[_Key]:
     """What each node calls, those of its subgraphs too."""
+    return ((node.domain, node.op_type, _overload(node)) for node in _nodes(nodes))
+
+
+def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterable[onnx.NodeProto]:
+    """The nodes, and those of their subgraphs."""
     for node in nodes:
-        yield node.domain, node.op_type, _overload(node)
+        yield node
         for attribute in node.attribute:
             for graph in (attribute.g, *attribute.graphs):
-                yield from _calls(graph.node)
+                yield from _nodes(graph.node)
 
 
 def _overload(one: onnx.NodeProto | onnx.FunctionProto) -> str:

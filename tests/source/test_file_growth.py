@@ -48,3 +48,8 @@ def test_inputs_by_the_thousand():
     )
     with pytest.raises(ModelError, match="1025 inputs"):
         check_growth("m.onnx", helper.make_model(graph))
+    node = helper.make_node("Sum", ["x0"] * 10_001, ["y"])
+    for hidden in (node, helper.make_node("If", ["c"], ["y"], then_branch=helper.make_graph([node], "then", [], []))):
+        graph = helper.make_graph([hidden], "g", [], [])
+        with pytest.raises(ModelError, match=r"node 'Sum' \(Sum\) has 10001 inputs"):
+            check_growth("m.onnx", helper.make_model(graph))
