@@ -64,7 +64,7 @@ def doubts_of_scales(model: onnx.ModelProto) -> tuple[Doubt, ...]:
         bad = ~np.isfinite(scale) | (scale <= 0) | (scale > _PRACTICALLY_INFINITE) | (scale < SMALLEST_SCALE)
         if bad.any() and scale.size == 1:
             broken.append((where, float(scale.reshape(-1)[0])))
-        elif node.input[0] in given or scale.size > 1:
+        elif node.input[0] in given or scale.size != 1:
             continue
         else:
             all_scales += 1
