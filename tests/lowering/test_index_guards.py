@@ -1,9 +1,12 @@
 """Indices that come from data stay inside their tensors, and integers divide without ending the process."""
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 
-from tests.lowering.running import compiled, model
+from preprocess import preprocess
+from tests.lowering.running import compiled, execute, lowered, model
 from tests.reference import reference
 
 TABLE = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -31,6 +34,53 @@ def test_coordinates_are_clamped_to_their_own_axes():
     source = model("(int64[3,2] i) => (float[3] y)", "y = GatherND(t, i)", t=TABLE)
     (got,) = compiled(source, {"i": np.array([[9, -1], [-9, 9], [1, 2]])})
     np.testing.assert_array_equal(got, TABLE[[3, 0, 1], [2, 2, 2]])
+
+
+def test_pictures_and_places_of_other_operators_are_clamped():
+    """RoiAlign reads the picture that it is told, MaxUnpool writes where it is told."""
+    source = model(
+        "(int64[3] b, int64[1,1,2,2] i) => (float[3,1,2,2] r, float[1,1,4,4] m)",
+        """r = RoiAlign<output_height = 2, output_width = 2>(pictures, rois, b)
+           m = MaxUnpool<kernel_shape = [2, 2], strides = [2, 2]>(pooled, i)""",
+        pictures=np.arange(32, dtype=np.float32).reshape(2, 1, 4, 4), pooled=np.ones((1, 1, 2, 2), np.float32),
+        rois=np.array([[0, 0, 3, 3]] * 3, np.float32),
+    )  # fmt: skip
+    far = {"b": np.array([-7, 1, 2**33]), "i": np.array([-5, 3, 16, 2**33]).reshape(1, 1, 2, 2)}
+    inside = {"b": np.array([0, 1, 1]), "i": np.array([0, 3, 15, 15]).reshape(1, 1, 2, 2)}
+    for got, want in zip(compiled(source, far), reference(source, inside), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_scatter_of_old_files_is_clamped(tmp_path):
+    """Opset 10 calls it Scatter."""
+    text = """<ir_version: 8, opset_import: ["" : 10]> g (float[4,3] i) => (float[4,3] y) {
+        e = Cast<to = 7>(i)
+        y = Scatter<axis = 0>(t, e, u)
+    }"""
+    source = onnx.parser.parse_model(text)
+    source.graph.initializer.extend(onnx.numpy_helper.from_array(TABLE + n, name) for n, name in enumerate("tu"))
+    network = lowered(preprocess(source, may_be_float=True).model)
+    far = np.array([0, 3, 4, -4, -5, 2**20, -(2**20)]).repeat(2)[:12].reshape(4, 3).astype(np.float32)
+    inside = np.clip(np.where(far < 0, far + 4, far), 0, 3)
+    np.testing.assert_array_equal(execute(network, {"i": far})[0], reference(source, {"i": inside})[0])
+
+
+@pytest.mark.parametrize("edge", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("how", ["linear", "nearest"])
+def test_grid_sample_reads_its_picture_alone(how, edge):
+    """Wherever it is told to: its values, what lies between them, zero, or what is not a number."""
+    far = [0.3, -1.0, 1.3, 1e3, -1e9, 2.2e9, 1e20, -3e38, np.inf, -np.inf, np.nan]
+    grid = np.array([[[(x, y) for x in far] for y in far]], np.float32)
+    source = model(
+        f"(float[1,1,4,5] x, float[1,{len(far)},{len(far)},2] g) => (float[1,1,{len(far)},{len(far)}] y)",
+        f'y = GridSample<mode = "{how}", padding_mode = "{edge}">(x, g)',
+    )
+    picture = np.random.default_rng(0).uniform(1, 2, (1, 1, 4, 5)).astype(np.float32)
+    (got,) = compiled(source, {"x": picture, "g": grid})
+    least = 0 if edge == "zeros" else 1
+    assert (np.isnan(got) | ((least <= got) & (got <= 2 + 1e-6))).all()
+    want = reference(source, {"x": picture, "g": grid})[0]
+    np.testing.assert_allclose(got[..., :4, :4], want[..., :4, :4], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("op", "want"), [("Div", [7, -2, 0, -5]), ("Mod", [0, 1, 0, 0])])
