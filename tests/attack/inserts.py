@@ -476,17 +476,17 @@ def conditional(chain: Chain, x: str, _shape: Shape) -> str:
 
 
 @insert
-def looped(chain: Chain, x: str, _shape: Shape) -> str:
+def looped(chain: Chain, x: str, shape: Shape) -> str:
     """A loop that runs a known number of times."""
     count, going, carried, on, made = (chain.name() for _ in range(5))
     steps = [
         helper.make_node("Identity", [going], [on]),
         helper.make_node(chain.rng.choice(("Relu", "Neg", "Tanh")), [carried], [made]),
     ]
-    inputs = {count: TensorProto.INT64, going: TensorProto.BOOL, carried: TensorProto.FLOAT}
-    outputs = {on: TensorProto.BOOL, made: TensorProto.FLOAT}
+    number, truth, tensor = (TensorProto.INT64, ()), (TensorProto.BOOL, ()), (TensorProto.FLOAT, shape)
+    inputs, outputs = {count: number, going: truth, carried: tensor}, {on: truth, made: tensor}
     declared = [
-        [helper.make_tensor_value_info(name, kind, None) for name, kind in names.items()] for names in (inputs, outputs)
+        [helper.make_tensor_value_info(name, *kind) for name, kind in names.items()] for names in (inputs, outputs)
     ]
     body = helper.make_graph(steps, f"body_{count}", *declared)
     times = chain.indices(chain.rng.choice((0, 1, 3, 20)))
