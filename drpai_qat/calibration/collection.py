@@ -58,13 +58,20 @@ class Observed:
 
     def run(self, frame: Frame) -> Iterator[tuple[str, NDArray]]:
         """The tensors of one frame, with their names. Any number of threads may do so at a time."""
-        with self._turn:
-            if self._reference is None:
-                self._reference = Reference(self._model, "the model to calibrate", threads=1, optimized=True)
+        reference = self.start()
         for name in self._inputs:
             yield name, frame[name]
         for names in self._slices:
-            yield from self._reference.run(frame, names).items()
+            yield from reference.run(frame, names).items()
+
+    def start(self, *, to_stay: bool = False) -> Reference:
+        """The session; `to_stay`: this object will not be pickled, so that it need not keep the model."""
+        with self._turn:
+            if self._reference is None:
+                self._reference = Reference(self._model, "the model to calibrate", threads=1, optimized=True)
+            if to_stay:
+                self._model = onnx.ModelProto()
+            return self._reference
 
     def __call__(self, shard: Shard, tell: Tell) -> Found:
         """What one pass is to know of a shard's frames; `tell` is told of each."""

@@ -52,7 +52,9 @@ class Passes:
         threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS, _MOST_BYTES // max(observed.bytes, 1))
         workers: Workers[Shard, Found] = shared(observed, sharing, max(threads, 1))
         total, most = expected(frames), 1
-        if sharing.leaves_the_process:
+        if not sharing.leaves_the_process:
+            observed.start(to_stay=True)
+        else:
             most = _SENT_FRAMES if total is None else max(1, min(_SENT_FRAMES, total // (2 * workers.size)))
         return cls(workers, frames, total, most, unfinished)
 
