@@ -43,6 +43,9 @@ class CompileOptions(
         super().__post_init__()
         table.known(self.target)
         self.fit(self)
+        if self.ptq == "best" and (self.qat_type is not None or self.uses_tools):
+            why = "a trained network keeps its weights" if self.qat_type is not None else "the SDK's tools quantize"
+            raise OptionError(f"--ptq best: for models without QAT and the built-in quantizer, and {why}: drop it")
         self._refuse_max_drop()
         if self.range_record is not None and self.qat_type is not None and not self._has_data:
             raise OptionError("-r: nothing to record without --images or --calibration: drop it")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import onnx
@@ -12,16 +13,18 @@ import onnx_graphsurgeon as gs
 from drpai_qat.calibration import equalization, placement, ranges
 from drpai_qat.calibration.bias_correction import correct_bias
 from drpai_qat.calibration.collection import Frame, Observed
+from drpai_qat.calibration.fitting import Fitted, fit
 from drpai_qat.calibration.insertion import insert_grids, quantize_biases, quantize_weights
 from drpai_qat.calibration.max_drop import KeptInFloat, keep_within
 from drpai_qat.calibration.observers import Ends
 from drpai_qat.calibration.passes import OtherFramesError, Passes, expected, mark_of
 from drpai_qat.calibration.placement import Site
 from drpai_qat.calibration.recipe import Recipe
+from drpai_qat.calibration.reconstruction import reconstruct
 from drpai_qat.calibration.record import Record
 from drpai_qat.calibration.seen import Mark, Seen
 from drpai_qat.calibration.unfinished import Unfinished
-from drpai_qat.calibration.walk import frames_in_memory, spread, walk
+from drpai_qat.calibration.walk import Visit, frames_in_memory, spread, walk
 from drpai_qat.core.errors import OptionError
 from drpai_qat.core.progress import Stages
 from drpai_qat.core.quantization import QuantParams
@@ -41,6 +44,7 @@ class Calibrated:
         kept: which layers --max-drop left in float; None: it was not asked for.
         reused: the ranges are recorded ones, and the data was not looked at for them.
         equalized: names of tensors that hold the source's with their channels scaled.
+        fitted: what `--ptq best` came to; None: it was not asked for.
     """
 
     model: onnx.ModelProto
@@ -50,6 +54,7 @@ class Calibrated:
     kept: KeptInFloat | None = None
     reused: bool = False
     equalized: tuple[str, ...] = ()
+    fitted: Fitted | None = None
 
 
 def quantize_float(
@@ -87,26 +92,33 @@ def quantize_float(
     if recipe.corrects or recipe.max_drop is not None:
         kept_frames = spread(frames, count, frames_in_memory(model))
 
-    def make(floating: Container[str], shown: Sequence[Frame], told: Stages) -> onnx.ModelProto:
+    def make(visit: Visit, floating: Container[str], shown: Sequence[Frame], told: Stages) -> onnx.ModelProto:
         graph = gs.import_onnx(model)
         reals = placement.nodes_in_float(graph, floating)
         insert_grids(graph, _serving_others(find_sites(graph), reals), grids, reals)
         quantize_weights(graph, floating)
         if recipe.corrects:
-            walk(gs.import_onnx(model), graph, shown, correct_bias, told)
+            walk(gs.import_onnx(model), graph, shown, visit, told)
         quantize_biases(graph)
         return gs.export_onnx(graph, do_type_check=False)
 
     with progress.stage("correcting biases, layer by layer" if recipe.corrects else "quantizing weights"):
-        made, kept = make((), kept_frames, progress), None
+        made, kept, visit = make(correct_bias, (), kept_frames, progress), None, correct_bias
+    fitted = None
+    if recipe.fits:
+        with progress.stage("fitting weights, layer by layer"):
+            fitted = fit(model, partial(make, correct_bias, ()), partial(make, reconstruct, ()), kept_frames, progress)
+        if fitted.model is not None:
+            made, visit = fitted.model, reconstruct
     if recipe.max_drop is not None:
-        made, kept = keep_within(recipe.max_drop, model, made, make, kept_frames, progress)
+        made, kept = keep_within(recipe.max_drop, model, made, partial(make, visit), kept_frames, progress)
     left = placement.nodes_in_float(graph, {name for name, _, _ in kept.layers} if kept is not None else ())
     scaled.write(made)
     rounded = (site.name for site in _serving_others(sites, left))
     return Calibrated(
-        made, tuple(name for name in rounded if name in grids), count, unseen, kept, reused, tuple(scaled.factors)
-    )
+        made, tuple(name for name in rounded if name in grids), count, unseen, kept, reused, tuple(scaled.factors),
+        fitted,
+    )  # fmt: skip
 
 
 def _serving_others(sites: Sequence[Site], nodes: Container[str]) -> list[Site]:

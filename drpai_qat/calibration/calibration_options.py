@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from drpai_qat.calibration.recipe import METHODS, Recipe
+from drpai_qat.calibration.recipe import EFFORTS, METHODS, Recipe
 from drpai_qat.calibration.words import read_words
 from drpai_qat.core.option_groups import Group, option
 from drpai_qat.core.workers import Sharing
@@ -21,6 +21,12 @@ class CalibrationOptions(Group):
         "--calibrate_method", choices=METHODS, any_case=True, default_text="mse",
         help="How a range is read off the data: least squared error, smallest and largest value, their moving average, "
         "a share of the values, or the nearest histogram.",
+    )  # fmt: skip
+
+    ptq: str | None = option(
+        "--ptq", choices=EFFORTS, any_case=True, default_text="fast",
+        help="For models without QAT: best also fits each layer's weights to what the float network computes, in "
+        "minutes, and keeps the result if it is nearer on frames that did not fit it.",
     )  # fmt: skip
 
     max_drop: float | None = option(
@@ -57,4 +63,4 @@ class CalibrationOptions(Group):
         asked = read_words(words or "")
         if self.calibrate_method is not None:
             asked["method"] = self.calibrate_method
-        return Recipe(**asked, max_drop=self.max_drop)
+        return Recipe(**asked, fits=self.ptq == "best", max_drop=self.max_drop)

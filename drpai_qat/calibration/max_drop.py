@@ -75,8 +75,8 @@ def keep_within(
         frames: some of the calibration data, in memory.
     Raises: OptionError: no layer could be in integers.
     """
-    wanted = _outputs(model, frames)
-    drop = _drop(_outputs(whole, frames), wanted)
+    wanted = outputs_of(model, frames)
+    drop = drop_of(outputs_of(whole, frames), wanted)
     layers = [
         node for node in gs.import_onnx(model).nodes if node.op in (*LAYERS, *RECURRENT) and multiplied(node)
     ]  # fmt: skip
@@ -86,7 +86,7 @@ def keep_within(
         names = [node.name for node in layers]
         few = frames[:RANKING_FRAMES]
         alone = {
-            name: _drop(_outputs(make({*names} - {name}, few, Silent()), few), wanted)
+            name: drop_of(outputs_of(make({*names} - {name}, few, Silent()), few), wanted)
             for name in counted(names, len(names), progress)
         }
         ranked = sorted(names, key=lambda name: -alone[name])
@@ -95,7 +95,7 @@ def keep_within(
     def passes(count: int) -> bool:
         if count not in made:
             found = make(set(ranked[:count]), frames, progress)
-            made[count] = _drop(_outputs(found, frames), wanted), found
+            made[count] = drop_of(outputs_of(found, frames), wanted), found
         return made[count][0] <= limit
 
     with progress.stage(f"leaving layers in float until the drop is {limit:g}% or less"):
@@ -137,12 +137,13 @@ def _guess(alone: Sequence[float], drop: float, limit: float) -> int:
     return int(np.argmax(left <= (limit / drop) ** 2 * max(left[0], 1e-300)))
 
 
-def _outputs(model: onnx.ModelProto, frames: Iterable[Frame]) -> list[list[NDArray]]:
+def outputs_of(model: onnx.ModelProto, frames: Iterable[Frame]) -> list[list[NDArray]]:
+    """The outputs of a network, frame by frame."""
     reference = Reference(model, "the quantized model")
     return [list(reference.run(frame).values()) for frame in frames]
 
 
-def _drop(found: list[list[NDArray]], wanted: list[list[NDArray]]) -> float:
+def drop_of(found: list[list[NDArray]], wanted: list[list[NDArray]]) -> float:
     """Relative error of the worst output, percent, over as many frames as were run."""
     drops = []
     for ours, theirs in zip(zip(*found, strict=True), zip(*wanted[: len(found)], strict=True), strict=True):

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 METHODS = ("mse", "minmax", "moving_average", "percentile", "entropy")
 """How a range is read off data; ranges.py has what each does."""
 
+EFFORTS = ("fast", "best")
+"""What `--ptq` takes."""
+
 PERCENTILE = 99.99
 """Share of a tensor's values, in percent, that its range holds with `percentile`."""
 
@@ -21,6 +24,7 @@ class Recipe:
         symmetric: activations have zero point 0.
         equalizes: bring the channels of activations to like ranges, where layers compute more exactly by it.
         corrects: take the mean error of each layer's outputs off its bias.
+        fits: fit weights layer by layer, and keep the network if it is nearer to the float one.
         max_drop: largest relative error of the outputs, in percent; layers stay in float until it is met.
     """
 
@@ -29,4 +33,5 @@ class Recipe:
     symmetric: bool = False
     equalizes: bool = True
     corrects: bool = True
+    fits: bool = False
     max_drop: float | None = None

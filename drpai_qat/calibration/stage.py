@@ -65,10 +65,12 @@ def quantize(
         record_dir: where ranges are kept for the next time.
         sharing: who runs the data.
     Raises:
-        OptionError: the data can't be used, or --max-drop is for another model or can't be met.
+        OptionError: the data can't be used, --max-drop or --ptq is for another model, or --max-drop can't be met.
         WorkerError: who shares the work ends, again and again.
     """
     if not folded.is_float:
+        if recipe.fits:
+            raise OptionError("--ptq best: for float models, and this file's layers are quantized already: drop it")
         if recipe.max_drop is not None:
             raise OptionError("--max-drop: for float models, and this file's layers are quantized already: drop it")
         if frames is None and not (folded.dynamic and samples is not None):
@@ -124,6 +126,8 @@ def _told(found: Calibrated, kind: str, recipe: Recipe, data: str, record_dir: s
     }
     if found.equalized:
         calibration["equalized"] = list(found.equalized)
+    if found.fitted is not None:
+        calibration["ptq"] = found.fitted.to_json()
     if record_dir is not None:
         calibration["record"] = {"folder": Path(record_dir).name, "reused": found.reused}
     if found.kept is not None:

@@ -61,6 +61,7 @@ def _facts(report: Report) -> Table:
         "model": f"{report.model['name']} ({_kind(report)})",
         "quantized": f"{report.weights} weights, {report.activations} activations",
         "calibrated": _calibrated(report),
+        "ptq best": _fitted(report),
         "max drop": _max_drop(report),
         "against source": "; ".join(_loss(one) for one in report.loss),
         "integer MACs": f"{report.int8_mac_fraction:.1%}{_int16_share(report)}",
@@ -99,6 +100,18 @@ def _calibrated(report: Report) -> str:
     if record is not None:
         kept += f"; {'ranges taken from' if record['reused'] else 'ranges recorded in'} {record['folder']}"
     return f"{count} tensor{'s' if count > 1 else ''} by {told['method']}, {frames} frames of {told['data']}{kept}"
+
+
+def _fitted(report: Report) -> str:
+    told = None if report.calibration is None else report.calibration.get("ptq")
+    if told is None:
+        return ""
+    if not told["drop_best"] and not told["drop_fast"]:
+        return f"weights are not fitted: {told['frames']} frames are too few"
+    kept = "fitted weights kept" if told["kept"] == "best" else "fitted weights are no better, and not kept"
+    return (
+        f"{kept}: drop {told['drop_best']:.3g}%, {told['drop_fast']:.3g}% without, on {told['frames']} frames left out"
+    )
 
 
 def _max_drop(report: Report) -> str:
