@@ -47,12 +47,12 @@ def interrupted(where, tmp_path, monkeypatch, capsys):
     return [one.name for one in ranges.glob("*")]
 
 
-@pytest.mark.parametrize("where", [1, 2])
+@pytest.mark.parametrize("where", [1, 2, 3])
 def test_in_a_pass_over_the_data(where, tmp_path, monkeypatch, capsys):
     assert interrupted(where, tmp_path, monkeypatch, capsys) == []
 
 
-@pytest.mark.parametrize("where", [3, "bias"])
+@pytest.mark.parametrize("where", [4, "bias"])
 def test_while_biases_are_corrected(where, tmp_path, monkeypatch, capsys):
     """The ranges are recorded by then, whole: the next run takes them."""
     assert interrupted(where, tmp_path, monkeypatch, capsys) == ["ranges.json"]
