@@ -139,6 +139,7 @@ def _environment() -> jinja2.Environment:
         "milliseconds": words.milliseconds,
         "shape": words.shape,
         "histogram": partial(charts.histogram, width=_HISTOGRAM),
+        "begun": lambda text: text[:1].upper() + text[1:],
         "roots": lambda counts: [math.sqrt(count) for count in counts],
         "product": math.prod,
     }
