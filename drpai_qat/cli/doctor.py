@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -21,6 +24,7 @@ from drpai_qat.version import described
 
 _TARGET = ("target", "toolchain_dir", "cross_compiler")
 _SDK = ("drp_compiler_dir", "quantization_tool")
+_LEAST_ROOM = 20  # columns that are worth wrapping in
 
 
 @click.command(cls=TitledCommand, short_help="Say what this machine has of what compiling needs.")
@@ -59,8 +63,9 @@ def _doctor(target: TargetOptions, sdk: SdkOptions, as_json: bool) -> int:
     else:
         click.echo(f"drpai-qat {described()}")
         width = max(len(one.what) for one in findings)
+        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0  # whole lines for grep
         for one in findings:
-            click.echo(_line(one, width))
+            click.echo(_line(one, width, columns))
         click.echo("everything needed is there" if not missing else f"{missing} missing")
     return NAMED_ERROR if missing else DONE
 
@@ -85,7 +90,9 @@ def _state(one: Finding) -> str:
     return "missing" if one.missing else "-" if one.todo else "ok"
 
 
-def _line(one: Finding, width: int) -> str:
-    return f"{_state(one):8}{one.what:{width}}  {one_line(one.found, 1000)}" + (
-        f" -> {one_line(one.todo)}" if one.todo else ""
-    )
+def _line(one: Finding, width: int, columns: int) -> str:
+    head = f"{_state(one):8}{one.what:{width}}  "
+    text = one_line(one.found, 1000) + (f" -> {one_line(one.todo)}" if one.todo else "")
+    room = columns - len(head)
+    lines = textwrap.wrap(text, room, break_on_hyphens=False) if room >= _LEAST_ROOM else [text]
+    return head + f"\n{' ' * len(head)}".join(lines)

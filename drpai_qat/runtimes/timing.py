@@ -46,7 +46,7 @@ class Timing:
     def __str__(self) -> str:
         found = self.to_json()
         told = ", ".join(f"{name} {found[f'{name}_ms']:.3f} ms" for name in ("min", "median", "p99", "max"))
-        return f"latency: {told} ({found['runs']} runs); {found['per_second']:.1f} inferences/s"
+        return f"latency: {told}\n         ({found['runs']} runs); {found['per_second']:.1f} inferences/s"
 
 
 def measure(

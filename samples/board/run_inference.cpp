@@ -198,6 +198,13 @@ bool same_folder(const std::string& one, const std::string& other) {
          first.st_ino == second.st_ino;
 }
 
+// Of sorted numbers, between two of them where it falls there, as numpy has it.
+double quantile(const std::vector<double>& sorted, double share) {
+  double place = share * static_cast<double>(sorted.size() - 1);
+  size_t below = static_cast<size_t>(place), above = std::min(below + 1, sorted.size() - 1);
+  return sorted[below] + (place - static_cast<double>(below)) * (sorted[above] - sorted[below]);
+}
+
 // Runs it `warm_up` times, and `loops` times for the clock; false if it fails.
 bool measure(drpai_qat_network* network, const Options& options) {
   std::vector<double> times;
@@ -212,9 +219,10 @@ bool measure(drpai_qat_network* network, const Options& options) {
   for (double one : times) sum += one;
   const drpai_qat_tensor* first = drpai_qat_input(network, 0);
   double batch = first != nullptr && first->ndim > 0 ? static_cast<double>(first->shape[0]) : 1.0;
-  std::printf("latency: min %.3f ms, median %.3f ms, p99 %.3f ms, max %.3f ms (%zu runs, %d threads); %.1f inferences/s\n",
-              times.front(), times[times.size() / 2], times[(times.size() - 1) * 99 / 100], times.back(), times.size(),
-              drpai_qat_threads(), 1000 * batch * static_cast<double>(times.size()) / sum);
+  std::printf("latency: min %.3f ms, median %.3f ms, p99 %.3f ms, max %.3f ms\n", times.front(), quantile(times, 0.5),
+              quantile(times, 0.99), times.back());
+  std::printf("         (%zu runs, %d threads); %.1f inferences/s\n", times.size(), drpai_qat_threads(),
+              1000 * batch * static_cast<double>(times.size()) / sum);
   return true;
 }
 

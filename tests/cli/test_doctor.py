@@ -6,7 +6,9 @@ import json
 
 import pytest
 
+from drpai_qat.cli.doctor import _line
 from drpai_qat.cli.main import main
+from drpai_qat.core.findings import Finding
 
 
 def test_this_machine_compiles_for_itself(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,3 +92,11 @@ def test_the_list_as_json(
     assert (told["schema_version"], told["missing"]) == (1, 1)
     (one,) = [line for line in told["findings"] if line["state"] == "missing"]
     assert one["what"] == "Arm64 cross compiler"
+
+
+def test_lines_fit_a_terminal_and_stay_whole_elsewhere() -> None:
+    one = Finding("CPU, and the target it gives", "x86_64 with " + "avx512bw " * 9, "")
+    wrapped = _line(one, 28, 80).splitlines()
+    assert len(wrapped) > 1
+    assert max(map(len, wrapped)) <= 80
+    assert "\n" not in _line(one, 28, 0)
