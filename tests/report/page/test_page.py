@@ -13,6 +13,7 @@ import onnx
 import pytest
 
 import drpai_qat
+from drpai_qat.check.figures import compare_output
 from drpai_qat.check.heads import Head
 from drpai_qat.check.thresholds import Thresholds
 from drpai_qat.deployment import manifest
@@ -184,6 +185,9 @@ def test_verdicts():
     failed = page_of(report(short_of))
     assert "<b>Failed</b> The check fell short on 4 random inputs: y: SQNR 3.0 dB is below 30 dB" in failed
     assert "first at &lt;t&gt;" in failed
+    near = compare_output("y", [np.array([1, 2, 3 + 2e-6])], [np.array([1.0, 2, 3])], None)
+    told = page_of(report(replace(check([[1, 2, 3]]), outputs=(near,))))
+    assert "dB SQNR, the last bits of float32 apart on 4 random inputs" in told
     amplified = page_of(report(replace(short_of, uncertified="", amplified="itself amplifies")))
     assert "<b>Passed</b>" in amplified
     assert "amplifies single roundings" in amplified
