@@ -41,7 +41,7 @@ PEERS = {
     "ort MinMax": "MinMax", "ort Entropy": "Entropy", "ort Percentile": "Percentile",
     "NNCF fast": "nncf-fast", "NNCF full": "nncf-full",
 }  # fmt: skip
-OURS = {"ours": Recipe(), "ours, no correction": Recipe(corrects=False)}
+OURS = {"ours": Recipe(), "ours, best": Recipe(fits=True), "ours, no correction": Recipe(corrects=False)}
 Floats = NDArray[np.float32]
 Network = Callable[[Floats], Floats]
 """Scores of one frame."""
@@ -124,7 +124,8 @@ def theirs(method: str, python: Path, case: Case) -> Network:
             source.write_bytes(write_tflite(folded(case), form="float32").content)
         else:
             onnx.save(case.model, source)
-        np.savez(frames, **{case.input: case.calibration[:, None]})
+        mixed = np.random.default_rng(0).permutation(len(case.calibration))  # LiteRT's averages forget what came first
+        np.savez(frames, **{case.input: case.calibration[mixed, None]})
         script = [str(python), str(Path(__file__).parent / "ptq_peers.py")]
         subprocess.run([*script, method, str(source), str(frames), str(out)], check=True, capture_output=True)
         return case.tflite(out.read_bytes()) if method in ("litert", "tensorflow") else case.onnx(onnx.load(out))
