@@ -60,8 +60,8 @@ def find_grids(graph: Graph, activation: str) -> dict[str, Grid]:
             continue
         limits = outer_limits(graph, node)
         if limits is not None:
-            low, high = bounds_before.get(data_input(graph, node), (-math.inf, math.inf))
-            bounds_before[node.output] = max(low, limits[0]), min(high, limits[1])
+            inner = bounds_before.get(data_input(graph, node), (-math.inf, math.inf))
+            bounds_before[node.output] = _limited(graph, node, limits, inner)
         grid_out = _inherited(graph, node, grids)
         if grid_out is not None:
             for name in node.outputs:
@@ -94,6 +94,16 @@ def outer_limits(graph: Graph, node: Node) -> Bounds | None:
         if len(values) == 1:
             return (-math.inf, float(values[0].max())) if node.op == "Min" else (float(values[0].min()), math.inf)
     return limits
+
+
+def _limited(graph: Graph, node: Node, limits: Bounds, inner: Bounds) -> Bounds:
+    """Bounds behind a node that has `limits`; a Min or Max with several constants brings values of its own."""
+    if node.op in ("Min", "Max"):
+        values = next(v for v in (graph.constant(name) for name in node.inputs) if v is not None)
+        choose = min if node.op == "Min" else max
+        return choose(inner[0], float(values.min())), choose(inner[1], float(values.max()))
+    low, high = (float(np.clip(bound, *limits)) for bound in inner)
+    return low, high
 
 
 def _scalar_input(graph: Graph, node: Node, index: int, default: float) -> float | None:
@@ -249,9 +259,7 @@ def _bounds_of(graph: Graph, node: Node, of: Callable[[str], Bounds | None]) -> 
         return UNIT[node.op]
     limits = outer_limits(graph, node)
     if limits is not None:
-        inner = of(data_input(graph, node)) or (-math.inf, math.inf)
-        low, high = (float(np.clip(b, *limits)) for b in inner)
-        return low, high
+        return _limited(graph, node, limits, of(data_input(graph, node)) or (-math.inf, math.inf))
     if not node.inputs:
         return None
     if node.op in ("Concat", "Sum", "Max", "Min", "Mean"):

@@ -128,3 +128,14 @@ def test_a_scale_along_any_axis(shape):
     source = model("(float[1,4,6,5] x) => (float[1,4,6,5] y)", body, d=divisor, **CONSTANTS)
     feeds = {"x": np.random.default_rng(2).normal(0, 1, (1, 4, 6, 5)).astype(np.float32)}
     assert_exact(source, feeds, "host")
+
+
+@pytest.mark.parametrize("op", ["Min", "Max"])
+@pytest.mark.parametrize("shape", [(5,), (4, 1, 1), (1, 4, 6, 5), ()])
+def test_limits_that_lie_beyond_the_tensor(op, shape):
+    """A Min or Max with several constants brings values of its own, and a layer behind needs their range."""
+    body = qdq("x", "a") + f"t = {op}(a, d)\n" + conv("c", "t", "w") + qdq("c", "y")
+    limits = np.random.default_rng(1).normal(0, 4, shape).astype(np.float32)
+    source = model("(float[1,4,6,5] x) => (float[1,8,6,5] y)", body, d=limits, **CONSTANTS, **weight("w", 8, 4, 1, 1))
+    feeds = {"x": np.random.default_rng(2).normal(0, 1, (1, 4, 6, 5)).astype(np.float32)}
+    assert_exact(source, feeds, "host")
