@@ -4,6 +4,7 @@
     ReverseSequence of whole axes           =>  Slice with step -1;  of parts: Gather
     LpNormalization(x, p = 2)               =>  x / max(sqrt(sum x^2), smallest)
     GroupNormalization(x, groups)           =>  InstanceNormalization over the groups, times scale, plus bias
+    ScatterElements into a part of the data =>  into that part alone, and the rest joined to it
     Concat with tensors of no elements      =>  without them
 
 Needs static shapes; each new tensor gets its shape.
@@ -121,11 +122,38 @@ def _group_normalization(node: gs.Node, writer: Writer, opset: int) -> bool:
     return True
 
 
+def _scatter_elements(node: gs.Node, writer: Writer, opset: int) -> bool:
+    """TVM's kernel takes the indices to be as large as the data along all axes but the one that they count in."""
+    shape, few = list(node.inputs[0].shape), list(node.inputs[1].shape)
+    axis = int(node.attrs.get("axis", 0)) % max(len(shape), 1)
+    part = [size if at == axis else few[at] for at, size in enumerate(shape)]
+    if len(few) != len(shape) or part == shape or 0 in few:
+        return False
+    attributes = dict(node.attrs)
+    (data, indices, updates), output = taken_apart(node)
+
+    def cut(starts: list[int], ends: list[int]) -> gs.Tensor:
+        ends_of = (writer.constant(one, np.int64) for one in (starts, ends))
+        return writer.emit("Slice", [data, *ends_of], dtype=data.dtype)
+
+    first = cut([0] * len(part), part)
+    made = writer.emit("ScatterElements", [first, indices, updates], dtype=data.dtype, **attributes)
+    left = [at for at, size in enumerate(shape) if part[at] < size]
+    for at in left:
+        starts, ends = [0] * len(part), list(part)
+        starts[at], ends[at] = part[at], shape[at]
+        result = output if at == left[-1] else None
+        made = writer.emit("Concat", [made, cut(starts, ends)], result, dtype=data.dtype, axis=at)
+        part[at] = shape[at]
+    return True
+
+
 _REWRITES: dict[str, Callable[[gs.Node, Writer, int], bool]] = {
     "Einsum": einsum,
     "MatMul": matmul,
     "Gemm": gemm,
     "ReverseSequence": _reverse_sequence,
+    "ScatterElements": _scatter_elements,
     "LpNormalization": _lp_normalization,
     "GroupNormalization": _group_normalization,
 }

@@ -65,6 +65,23 @@ def test_scatter_of_old_files_is_clamped(tmp_path):
     np.testing.assert_array_equal(execute(network, {"i": far})[0], reference(source, {"i": inside})[0])
 
 
+@pytest.mark.parametrize(
+    ("axis", "shape"), [(1, (1, 2, 3, 2)), (3, (1, 4, 2, 5)), (-2, (1, 1, 6, 5)), (1, (1, 4, 6, 5))]
+)
+def test_scatter_into_a_part(axis, shape):
+    """TVM's kernel took the indices to be as large as the data along the other axes."""
+    text = f"""<ir_version: 8, opset_import: ["" : 16]> g (float[1,4,6,5] x) => (float[1,4,6,5] y) {{
+        y = ScatterElements<axis = {axis}, reduction = "add">(x, i, u)
+    }}"""
+    generator = np.random.default_rng(3)
+    source = onnx.parser.parse_model(text)
+    constants = {"i": generator.integers(-4, 4, shape), "u": generator.normal(0, 1, shape).astype(np.float32)}
+    source.graph.initializer.extend(onnx.numpy_helper.from_array(one, name) for name, one in constants.items())
+    x = {"x": generator.normal(0, 1, (1, 4, 6, 5)).astype(np.float32)}
+    got = execute(lowered(preprocess(source, may_be_float=True).model), x)[0]
+    np.testing.assert_allclose(got, reference(source, x)[0], rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("edge", ["zeros", "border", "reflection"])
 @pytest.mark.parametrize("how", ["linear", "nearest"])
 def test_grid_sample_reads_its_picture_alone(how, edge):
