@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-_LEAST_DB = 30.0
+_LEAST_DB = 24.0
+"""On the first sample: the check asks for 30 dB over four, whose whole error may lie in one (10 log10 4 = 6 dB)."""
 _LEAST_ELSEWHERE_DB = 20.0
 """On inputs that the command has not seen: ties fall where they may."""
 
