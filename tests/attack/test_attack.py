@@ -45,6 +45,6 @@ def test_files_that_broke_something() -> None:
 
 @pytest.mark.slow
 def test_mutants_end_as_documented(tmp_path: Path) -> None:
-    """A minute of them; `make attack SEEDS=10000` takes hours."""
+    """Some minutes of them; `make attack SEEDS=10000` takes hours."""
     result = attack("--seeds", "200", "--keep", str(tmp_path))
     assert result.returncode == 0, result.stdout + result.stderr
