@@ -15,6 +15,7 @@ from drpai_qat.check.fidelity import CheckResult
 from drpai_qat.check.figures import OutputFigures
 from drpai_qat.core.text import listed, one_line, seconds, shortened
 from drpai_qat.graph.remedies import told
+from drpai_qat.report.calibrated import calibrated, fitted, kept_in_float
 from drpai_qat.report.content import Report
 from drpai_qat.report.size import Size
 from drpai_qat.report.warnings import warnings
@@ -60,9 +61,9 @@ def _facts(report: Report) -> Table:
     rows = {
         "model": f"{report.model['name']} ({_kind(report)})",
         "quantized": f"{report.weights} weights, {report.activations} activations",
-        "calibrated": _calibrated(report),
-        "ptq best": _fitted(report),
-        "max drop": _max_drop(report),
+        "calibrated": calibrated(report.calibration),
+        "ptq best": fitted(report.calibration),
+        "max drop": kept_in_float(report.calibration),
         "against source": "; ".join(_loss(one) for one in report.loss),
         "integer MACs": f"{report.int8_mac_fraction:.1%}{_int16_share(report)}",
         "float nodes": "; ".join(_float_nodes(report)) or "none",
@@ -88,44 +89,6 @@ def _trained(report: Report) -> bool:
 def _kind(report: Report) -> str:
     qat_type = report.model["qat_type"]
     return "float, quantized after training" if qat_type == "float" else f"{qat_type} QAT"
-
-
-def _calibrated(report: Report) -> str:
-    told = report.calibration
-    if told is None:
-        return ""
-    count, frames, trained = len(told["tensors"]["calibrated"]), told["frames"], len(told["tensors"]["trained"])
-    kept = f"; {trained} trained ranges kept" if trained else ""
-    record = told.get("record")
-    if record is not None:
-        kept += f"; {'ranges taken from' if record['reused'] else 'ranges recorded in'} {record['folder']}"
-    return f"{count} tensor{'s' if count > 1 else ''} by {told['method']}, {frames} frames of {told['data']}{kept}"
-
-
-def _fitted(report: Report) -> str:
-    told = None if report.calibration is None else report.calibration.get("ptq")
-    if told is None:
-        return ""
-    if not told["drop_best"] and not told["drop_fast"]:
-        return f"weights are not fitted: {told['frames']} frames are too few"
-    kept = "fitted weights kept" if told["kept"] == "best" else "fitted weights are no better, and not kept"
-    return (
-        f"{kept}: drop {told['drop_best']:.3g}%, {told['drop_fast']:.3g}% without, on {told['frames']} frames left out"
-    )
-
-
-def _max_drop(report: Report) -> str:
-    told = None if report.calibration is None else report.calibration.get("max_drop")
-    if told is None:
-        return ""
-    drop = f"{told['drop']:.3g}%, at most {told['limit']:g}% asked for"
-    left = [one["name"] for one in told["float_layers"]]
-    if not left:
-        return f"{drop}: no layer has to stay in float"
-    return (
-        f"{drop}, {told['drop_all_int8']:.3g}% with all layers in integers: {len(left)} of {told['layers']} layers "
-        f"stay in float, {told['float_mac_fraction']:.1%} of the MACs: {listed(left)}"
-    )
 
 
 def _loss(figures: OutputFigures) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from drpai_qat.check.fidelity import CheckResult
 from drpai_qat.check.figures import OutputFigures
 from drpai_qat.check.used_ranges import UsedRange
+from drpai_qat.report.calibrated import calibrated, fitted, kept_in_float
 from drpai_qat.report.content import Report
 from drpai_qat.report.size import CodeUse, Size
 
@@ -137,11 +138,12 @@ def facts(report: Report) -> list[tuple[str, str]]:
     kind = str(report.model["qat_type"])
     how = "float model, quantized after training" if kind == "float" else f"{kind} QAT"
     rows = [("Quantized", f"{report.weights} weights, {report.activations} activations ({how})")]
-    if report.calibration is not None:
-        told = report.calibration
-        count = len(told["tensors"])
-        ranges = f"{count} range{'' if count == 1 else 's'} by {told['method']}"
-        rows.append(("Calibrated", f"{ranges}, {told['frames']} frames of {told['data']}"))
+    told = report.calibration
+    for name, text in (
+        ("Calibrated", calibrated(told)), ("PTQ best", fitted(told)), ("Max drop", kept_in_float(told)),
+    ):  # fmt: skip
+        if text:
+            rows.append((name, text))
     return [
         *rows,
         ("Layers", f"{len(report.layers)}, {si(total)}MAC" if total else str(len(report.layers))),
