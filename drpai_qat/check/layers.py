@@ -104,28 +104,44 @@ def integer_limits(
     """
     scale, zero_point = (onnx.numpy_helper.to_array(constants[name]) for name in quantize.input[1:3])
     limits = np.iinfo(zero_point.dtype)
-    whole = least, greatest = int(limits.min), int(limits.max)
+    whole = int(limits.min), int(limits.max)
+    if scale.size != 1:
+        return whole
+    chain: list[onnx.NodeProto] = []
     node = maker.get(quantize.input[0])
-    while scale.size == 1 and node is not None and node.op_type in ("Clip", "Max", "Min"):
-        lower, upper = _bounds(node, constants)
-        steps = np.clip(np.rint(np.array([lower, upper]) / float(scale.item())) + int(zero_point.item()), *whole)
-        least, greatest = max(least, int(steps[0])), min(greatest, int(steps[1]))
+    while node is not None and _limits(node, constants):
+        chain.append(node)
         node = next((maker[name] for name in node.input if name in maker), None)
+    low, high = -np.inf, np.inf
+    for node in reversed(chain):
+        low, high = _bounded(low, high, node, constants)
+    steps = np.clip(np.rint(np.array([low, high]) / float(scale.item())) + int(zero_point.item()), *whole)
+    least, greatest = int(steps[0]), int(steps[1])
     return (least, greatest) if least < greatest else whole
 
 
-def _bounds(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> tuple[float, float]:
-    """What a Clip, Max or Min leaves of the reals; bounds of channels count as the widest of them."""
-    ends = [constants.get(name) for name in node.input]
+def _limits(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
+    """A Clip, Max or Min of one tensor with constants."""
+    if node.op_type not in ("Clip", "Max", "Min"):
+        return False
+    return sum(bool(name) and name not in constants for name in node.input) == 1
+
+
+def _bounded(
+    low: float, high: float, node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]
+) -> tuple[float, float]:
+    """The range behind a node of a tensor within low..high; bounds of channels count as the widest of them."""
+    arrays = [onnx.numpy_helper.to_array(constants[name]) if name in constants else None for name in node.input]
     if node.op_type == "Clip":
-        low, high = (*ends[1:3], None, None)[:2]
+        lower, upper = (*arrays[1:3], None, None)[:2]
+        rules = [("Max", lower), ("Min", upper)]
     else:
-        constant = next((end for end in ends if end is not None), None)
-        low, high = (constant, None) if node.op_type == "Max" else (None, constant)
-    return (
-        -np.inf if low is None else float(onnx.numpy_helper.to_array(low).min()),
-        np.inf if high is None else float(onnx.numpy_helper.to_array(high).max()),
-    )
+        rules = [(node.op_type, one) for one in arrays]
+    for op, bound in rules:
+        if bound is not None:
+            pick = max if op == "Max" else min
+            low, high = pick(low, float(bound.min())), pick(high, float(bound.max()))
+    return low, high
 
 
 def fed(cut: Cut, sample: Feeds, integers: Feeds) -> dict[str, NDArray]:

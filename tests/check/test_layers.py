@@ -163,6 +163,8 @@ def test_every_seed_has_the_same_verdict(tmp_path):
         ("b = Clip(x, low, high)", (-2, 8)),
         ("a = Max(x, lows) b = Min(highs, a)", (-4, 10)),
         ("a = Min(x, high) b = Clip(a, low)", (-2, 8)),
+        ("a = Min(x, high) b = Max(a, tops)", (2, 12)),
+        ("a = Clip(x, low, high) b = Max(a, x)", (-128, 127)),
         ("b = Max(x, x)", (-128, 127)),
     ],
 )
@@ -173,6 +175,7 @@ def test_limits_in_front_of_a_grid_are_those_behind_it(bounded, limits):
         f"{bounded} q = QuantizeLinear(b, scale, zero) y = DequantizeLinear(q, scale, zero)",
         scale=np.float32(0.5), zero=np.int8(0), low=np.float32(-1), high=np.float32(4),
         lows=np.array([-1, -2], np.float32).reshape(1, 2, 1, 1), highs=np.array([4, 5], np.float32).reshape(1, 2, 1, 1),
+        tops=np.array([6, 1], np.float32).reshape(1, 2, 1, 1),
     ).graph  # fmt: skip
     maker = {name: node for node in graph.node for name in node.output}
     (quantize,) = (node for node in graph.node if node.op_type == "QuantizeLinear")
