@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import onnx
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from drpai_qat.calibration.observers import BINS, Histogram, finite_ends
 from drpai_qat.core.workers import Tell
 from drpai_qat.runtimes.onnxruntime import Reference
+
+T = TypeVar("T")
 
 Frame: TypeAlias = Mapping[str, NDArray]
 Shard: TypeAlias = tuple[Sequence[Frame], NDArray[np.float64] | None]
@@ -51,7 +53,7 @@ class Observed:
         self._inputs = [name for name in self.names if name in inputs]
         sizes = _sizes(exposed.graph)
         self.bytes = sum(sizes.get(name, 0) for name in {*inner, *inputs})  # of one frame
-        self._slices = list(_slices(inner, sizes))
+        self._slices = list(in_slices(inner, lambda name: sizes.get(name, 0), _MOST_BYTES))
         self._model = exposed
         self._reference: Reference | None = None
         self._turn = threading.Lock()
@@ -120,15 +122,16 @@ def _sizes(graph: onnx.GraphProto) -> dict[str, int]:
     }
 
 
-def _slices(names: Sequence[str], sizes: Mapping[str, int]) -> Iterator[list[str]]:
-    slice_: list[str] = []
+def in_slices(items: Iterable[T], size: Callable[[T], int], most: int) -> Iterator[list[T]]:
+    """The items in their order, as many at a time as take at most `most` bytes together, and at least one."""
+    slice_: list[T] = []
     total = 0
-    for name in names:
-        size = sizes.get(name, 0)
-        if slice_ and total + size > _MOST_BYTES:
+    for item in items:
+        bytes_ = size(item)
+        if slice_ and total + bytes_ > most:
             yield slice_
             slice_, total = [], 0
-        slice_.append(name)
-        total += size
+        slice_.append(item)
+        total += bytes_
     if slice_:
         yield slice_

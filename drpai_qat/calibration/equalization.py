@@ -22,7 +22,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from drpai_qat.calibration import ranges, scaling
-from drpai_qat.calibration.collection import Frame, Observed
+from drpai_qat.calibration.collection import Frame, Observed, in_slices
 from drpai_qat.calibration.insertion import weight_scale
 from drpai_qat.calibration.observers import Ends, Histogram
 from drpai_qat.calibration.recipe import Recipe
@@ -189,7 +189,12 @@ def _with_data(
     model: onnx.ModelProto, groups: Sequence[Group], frames: Sequence[Frame]
 ) -> Iterator[tuple[Group, dict[str, Arrays]]]:
     """Each group with what its readers read in these frames; the network runs once for as many as fit in memory."""
-    for some in _slices(groups, len(frames)):
+
+    def size(group: Group) -> int:
+        names = {name for _, name in group.ends.values()}
+        return 4 * len(frames) * sum(math.prod(group.tensors[name].shape) for name in names)
+
+    for some in in_slices(groups, size, _BUDGET):
         names = list(dict.fromkeys(name for group in some for _, name in group.ends.values()))
         observed = Observed(model, names)
         found: dict[str, Arrays] = {name: [] for name in names}
@@ -198,18 +203,3 @@ def _with_data(
                 found[name].append(values)
         for group in some:
             yield group, {name: found[name] for _, name in group.ends.values()}
-
-
-def _slices(groups: Sequence[Group], frames: int) -> Iterator[list[Group]]:
-    some: list[Group] = []
-    total = 0
-    for group in groups:
-        names = {name for _, name in group.ends.values()}
-        size = 4 * frames * sum(math.prod(group.tensors[name].shape) for name in names)
-        if some and total + size > _BUDGET:
-            yield some
-            some, total = [], 0
-        some.append(group)
-        total += size
-    if some:
-        yield some

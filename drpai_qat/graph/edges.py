@@ -81,6 +81,10 @@ class _Edges:
         self._graph = graph
         self._constants = {tensor.name: tensor for tensor in graph.initializer}
         self._makers = {name: node for node in graph.node for name in node.output}
+        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in graph.node:
+            for name in dict.fromkeys(node.input):
+                self._readers.setdefault(name, []).append(node)
         self._names = {name for node in graph.node for name in (*node.input, *node.output)}
         self.in_front: list[onnx.NodeProto] = []
         self.behind: list[onnx.NodeProto] = []
@@ -127,18 +131,20 @@ class _Edges:
 
     def _quantizers(self, name: str) -> Iterator[onnx.NodeProto | None]:
         """Those that the tensor reaches by movement and limits alone; None for each other use."""
-        if any(output.name == name for output in self._graph.output):
-            yield None
-        for node in self._graph.node:
-            if name not in node.input:
-                continue
-            if node.op_type == "QuantizeLinear":
-                yield node if node.input[0] == name and self._has_one_scale(node) else None
-            elif node.op_type in _LIMITS or (node.op_type in MOVING and node.input[0] == name):
-                for output in node.output:
-                    yield from self._quantizers(output)
-            else:
+        outputs = {output.name for output in self._graph.output}
+        waiting, met = [name], {name}
+        while waiting:
+            name = waiting.pop()
+            if name in outputs:
                 yield None
+            for node in self._readers.get(name, ()):
+                if node.op_type == "QuantizeLinear":
+                    yield node if node.input[0] == name and self._has_one_scale(node) else None
+                elif node.op_type in _LIMITS or (node.op_type in MOVING and node.input[0] == name):
+                    waiting += [output for output in node.output if output not in met]
+                    met.update(node.output)
+                else:
+                    yield None
 
     def _has_one_scale(self, node: onnx.NodeProto) -> bool:
         scale, zero_point = (

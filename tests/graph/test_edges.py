@@ -90,6 +90,18 @@ def test_a_sixteen_bit_grid_keeps_its_bits():
     assert types(with_edges(canonical, "int8", {})[0])["x"] == "INT16"
 
 
+def test_deep_and_wide_graphs_are_walked_once():
+    """Two thousand operators in a row, with two ways through each pair: paths are not counted, and nothing recurses."""
+    lines, name = [], "x"
+    for at in range(1000):
+        lines.append(f"i{at} = Identity({name}) m{at} = Max({name}, i{at})")
+        name = f"m{at}"
+    canonical = model("(float[1,8] x) => (float[1,8] y)", " ".join(lines) + qdq(name, "y", "a"), **grid("a", 0.01, 0))
+    edged, notes = with_edges(canonical, "int8", {})
+    assert not notes
+    assert types(edged) == {"x": "INT8", "y": "INT8"}
+
+
 def test_compiled_networks_take_integers_and_reals(tmp_path: Path):
     """Both give what the network with float32 edges gives, bit for bit; the check and its layers pass."""
     network = Path(__file__).parents[1] / "models" / "tf_cnn_op13.onnx"
