@@ -5,13 +5,15 @@
 
 For each network a row of SQNR against the float network in dB, and accuracy (agreement with float where there are no
 labels). Each PYTHON is that of an environment with onnxruntime and nncf, with ai-edge-quantizer, with TensorFlow;
-without one, its columns are left out. ONNX models, ours among them as model_int8.onnx, run in onnxruntime with its
+without one, its columns are left out. The whole table takes hours: `--record FILE` keeps each cell as it is found, and
+the same command goes on where it was. ONNX models, ours among them as model_int8.onnx, run in onnxruntime with its
 optimisations off: with them its int8 kernels saturate on AVX2, and the peers would look worse than they are. TFLite
 files run in LiteRT's own kernels.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -143,25 +145,57 @@ def tools(peers: Path | None, litert: Path | None, tensorflow: Path | None) -> d
     return found
 
 
-def cells(case: Case, made: dict[str, Callable[[Case], Network]]) -> Iterator[str]:
+@dataclass(frozen=True)
+class Record:
+    """Cells found earlier, one line of JSON each.
+
+    Attributes:
+        path: None keeps nothing.
+    """
+
+    path: Path | None
+
+    def cells(self, network: str) -> dict[str, str]:
+        """Of a network, by column."""
+        lines = self.path.read_text().splitlines() if self.path and self.path.exists() else []
+        return {one["column"]: one["cell"] for one in map(json.loads, lines) if one["network"] == network}
+
+    def add(self, network: str, column: str, cell: str) -> None:
+        """One more cell."""
+        if self.path is not None:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"network": network, "column": column, "cell": cell}) + "\n")
+
+
+def cells(path: Path, most: int, made: dict[str, Callable[[Case], Network]], record: Record) -> Iterator[str]:
     """The row of a network: dB and percent for each tool."""
+    known = record.cells(path.stem)
+    case: Case | None = None
+    for column in ("float", *made):
+        if column not in known:
+            case = case or load(path, most)
+            known[column] = cell(case, column, made)
+            record.add(path.stem, column, known[column])
+        yield known[column]
+
+
+def cell(case: Case, column: str, made: dict[str, Callable[[Case], Network]]) -> str:
+    """One of the row."""
     wanted = case.scores(case.onnx(case.model))
     answers = answers_of(wanted) if case.labels is None else case.labels
-    yield "" if case.labels is None or answers is None else f"{(answers_of(wanted) == answers).mean():.1%}"
-    for title, make in made.items():
-        if title == "TF" and not case.path.with_suffix(".h5").exists():
-            yield ""
-            continue
-        try:
-            scores = case.scores(make(case))
-        except (subprocess.CalledProcessError, DrpaiQatError) as error:
-            told = error.stderr.decode() if isinstance(error, subprocess.CalledProcessError) else str(error)
-            print(f"{case.path.stem}, {title}: {(told.strip() or '?').splitlines()[-1][:300]}", file=sys.stderr)
-            yield "fails"
-            continue
-        scores = scores.reshape(wanted.shape)
-        right = "" if answers is None else f", {(answers_of(scores) == answers).mean():.1%}"
-        yield f"{sqnr_db(scores, wanted):.1f}{right}"
+    if column == "float":
+        return "" if case.labels is None or answers is None else f"{(answers_of(wanted) == answers).mean():.1%}"
+    if column == "TF" and not case.path.with_suffix(".h5").exists():
+        return ""
+    try:
+        scores = case.scores(made[column](case))
+    except (subprocess.CalledProcessError, DrpaiQatError) as error:
+        told = error.stderr.decode() if isinstance(error, subprocess.CalledProcessError) else str(error)
+        print(f"{case.path.stem}, {column}: {(told.strip() or '?').splitlines()[-1][:300]}", file=sys.stderr)
+        return "fails"
+    scores = scores.reshape(wanted.shape)
+    right = "" if answers is None else f", {(answers_of(scores) == answers).mean():.1%}"
+    return f"{sqnr_db(scores, wanted):.1f}{right}"
 
 
 def answers_of(scores: Floats) -> NDArray[np.int64] | None:
@@ -175,22 +209,26 @@ def answers_of(scores: Floats) -> NDArray[np.int64] | None:
 @click.option("--peers", type=click.Path(path_type=Path), help="Python with onnxruntime and nncf.")
 @click.option("--litert", type=click.Path(path_type=Path), help="Python with ai-edge-quantizer.")
 @click.option("--tensorflow", type=click.Path(path_type=Path), help="Python with tensorflow.")
+@click.option("--column", "columns", multiple=True, help="Only these columns.")
 @click.option("--most", type=click.IntRange(min=4), default=100, show_default=True, help="Frames of each kind.")
+@click.option("--record", type=click.Path(path_type=Path), help="Keep cells there, and take those that are there.")
 def main(
     input_dir: Path,
     names: tuple[str, ...],
     peers: Path | None,
     litert: Path | None,
     tensorflow: Path | None,
+    columns: tuple[str, ...],
     most: int,
+    record: Path | None,
 ) -> None:
     """Print the table, in Markdown's form."""
-    made = tools(peers, litert, tensorflow)
+    made = {title: make for title, make in tools(peers, litert, tensorflow).items() if not columns or title in columns}
     print("|", " | ".join(["", "float", *made]), "|")
     print("|---" * (len(made) + 2) + "|")
     for path in sorted(input_dir.glob("*.onnx")):
         if not names or path.stem in names:
-            print("|", " | ".join([path.stem, *cells(load(path, most), made)]), "|", flush=True)
+            print("|", " | ".join([path.stem, *cells(path, most, made, Record(record))]), "|", flush=True)
 
 
 if __name__ == "__main__":
