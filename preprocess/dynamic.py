@@ -9,6 +9,7 @@ onnxruntime's quantize_dynamic and PyTorch's dynamic modules find the range of a
 But for the rounding of x, that is a float layer with weights on a grid. So
 
     MatMulInteger, ConvInteger -> Cast -> Mul(xs, ws)     =>  MatMul, Conv of x and DQ(wq, ws, wz)
+    the same with a bias in front of the Cast (dynamic_bias.py)                      =>  and Add
     MatMulIntegerToFloat, DynamicQuantizeMatMul           =>  MatMul -> [Add bias]
     DynamicQuantizeLSTM(x, wq, rq, ...)                   =>  LSTM(x, DQ(wq), DQ(rq), ...), gates in front of the inputs
     DynamicQuantizeLinear -> DequantizeLinear             =>  x
@@ -21,7 +22,7 @@ Source: ONNX DynamicQuantizeLinear-11, MatMulInteger-10, ConvInteger-10; onnxrun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
 
@@ -30,8 +31,9 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from drpai_qat.core.errors import ModelError
-from drpai_qat.core.moving import PLACED, VIEWS
+from drpai_qat.core.moving import PLACED
 from preprocess.dynamic_arithmetic import find_written, scale_is_of
+from preprocess.dynamic_bias import behind_bias, factors
 from preprocess.passlog import PassLog
 from preprocess.quantize_nodes import DEQUANTIZE, QUANTIZE
 from preprocess.surgery import (
@@ -160,19 +162,35 @@ def _product(node: gs.Node, graph: gs.Graph, writer: Writer) -> None:
     attrs = {name: node.attrs[name] for name in _CONV_ATTRIBUTES if name in node.attrs}
     points = [optional_input(node, 2), optional_input(node, 3)]
     dynamic = [_quantized(tensor, writer) for tensor in node.inputs[:2]]
-    scale, output = _scaled(node, graph, [one.scale for one in dynamic if one is not None], None in dynamic)
+    wanted = [one.scale for one in dynamic if one is not None]
+    sums, bias, step = behind_bias(graph, node.outputs[0])
+    scale, output = _scaled(node, graph, sums, wanted, None in dynamic)
+    if bias is not None and not _is_step(step, wanted, scale):
+        _unknown(node)
     reals = []
     for at, (tensor, found) in enumerate(zip(node.inputs[:2], dynamic, strict=True)):
         reals.append(found.real if found is not None else _weights(node, at, tensor, scale, points[at], writer))
     detach(node)
     for maker in list(output.inputs):
         maker.outputs.clear()
-    writer.emit(op, reals, output, **attrs)
+    product = writer.emit(op, reals, output if bias is None else None, **attrs)
+    if bias is not None:
+        writer.emit("Add", [product, writer.constant(bias)], output)
 
 
-def _scaled(node: gs.Node, graph: gs.Graph, wanted: list[gs.Tensor], has_weights: bool) -> tuple[Array, gs.Tensor]:
-    """What the sums are multiplied by behind the node, besides the scales that are computed; and the result."""
-    cast = sole_consumer(graph, node.outputs[0])
+def _is_step(step: list[gs.Tensor], wanted: list[gs.Tensor], scale: Array) -> bool:
+    """These factors are the scales that are computed, and constants that come to `scale`."""
+    constants = [value for one in step if (value := value_of(one)) is not None]
+    rest = [id(one) for one in step if value_of(one) is None]
+    product = np.prod([np.float32(1)] if not constants else [one.reshape(-1) for one in constants], axis=0)
+    return sorted(rest) == sorted(map(id, wanted)) and bool(np.array_equal(product, scale.reshape(-1)))
+
+
+def _scaled(
+    node: gs.Node, graph: gs.Graph, sums: gs.Tensor, wanted: list[gs.Tensor], has_weights: bool
+) -> tuple[Array, gs.Tensor]:
+    """What `sums` is multiplied by behind the node, besides the scales that are computed; and the result."""
+    cast = sole_consumer(graph, sums)
     if not wanted or cast is None or cast.op != "Cast" or cast.attrs.get("to") != onnx.TensorProto.FLOAT:
         _unknown(node)
     tensor, constants = cast.outputs[0], list[Array]()
@@ -181,7 +199,7 @@ def _scaled(node: gs.Node, graph: gs.Graph, wanted: list[gs.Tensor], has_weights
         if times is None or times.op != "Mul":
             break
         others = [one for one in times.inputs if one is not tensor]
-        for factor in (leaf for one in others for leaf in _factors(one)):
+        for factor in (leaf for one in others for leaf in factors(one)):
             value, place = value_of(factor), _place(factor, wanted)
             if place is None and value is None:
                 _unknown(node)
@@ -196,18 +214,6 @@ def _scaled(node: gs.Node, graph: gs.Graph, wanted: list[gs.Tensor], has_weights
     for value in constants:
         scale = value if scale.ndim == 0 and scale == 1 else scale * value
     return scale, tensor
-
-
-def _factors(tensor: gs.Tensor) -> Iterator[gs.Tensor]:
-    """The tensors that one is the product of; a scale may have been given another shape."""
-    maker = producer(tensor)
-    if maker is not None and maker.op == "Mul":
-        for one in maker.inputs:
-            yield from _factors(one)
-    elif maker is not None and maker.op in VIEWS:
-        yield from _factors(maker.inputs[0])
-    else:
-        yield tensor
 
 
 def _place(tensor: gs.Tensor, among: list[gs.Tensor]) -> int | None:

@@ -161,6 +161,18 @@ FORMS = {
   f = Cast <to = 1> (i)
   a = Mul (t, f)
   y = Mul (a, s)""",
+    "a bias rounded in the run": """
+  q, s, z = DynamicQuantizeLinear (x)
+  p = Mul (s, t)
+  e = Div (b, p)
+  g = Floor (e)
+  h = Cast <to = 6> (g)
+  o = Reshape (h, k)
+  i = MatMulInteger (q, w, z)
+  j = Add (i, o)
+  f = Cast <to = 1> (j)
+  l = Mul (s, t)
+  y = Mul (f, l)""",
     "to a float in one operator": "q, s, z = DynamicQuantizeLinear (x)\n"
     "y = com.microsoft.MatMulIntegerToFloat (q, w, s, t, z, , b)",
 }
@@ -173,7 +185,7 @@ def test_forms(form: str, expanded: bool) -> None:
     text = f"{head} net (float[4,16] x) => (float[4,8] y)\n{{\n{FORMS[form]}\n}}"
     steps = np.arange(-64, 64, dtype=np.int8).reshape(16, 8)
     source = onnx.parser.parse_model(text)
-    for name, value in {"w": steps, "t": np.float32(0.01), "b": normal(8)}.items():
+    for name, value in {"w": steps, "t": np.float32(0.01), "b": normal(8), "k": [1, -1]}.items():
         source.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
     if expanded:
         source = onnx.inliner.inline_selected_functions(
@@ -249,6 +261,8 @@ net (float[4,16] x, float[16,3] v) => (float[4,3] y)
     [
         "q, s, z = DynamicQuantizeLinear (x)\n i = MatMulInteger (q, w, z)\n y = Cast <to = 1> (i)",
         "q, s, z = DynamicQuantizeLinear (x)\n i = MatMulInteger (q, w, z)\n f = Cast <to = 1> (i)\n y = Mul (f, t)",
+        "q, s, z = DynamicQuantizeLinear (x)\n e = Div (b, s)\n g = Floor (e)\n h = Cast <to = 6> (g)\n"  # not of s * t
+        " i = MatMulInteger (q, w, z)\n j = Add (i, h)\n f = Cast <to = 1> (j)\n p = Mul (s, t)\n y = Mul (f, p)",
         "q, s, z = DynamicQuantizeLinear (x)\n y = Add (x, s)",
         "y = If (c) <then_branch = a () => (float[4,16] e) { q, s, z = DynamicQuantizeLinear (x)\n e = Mul (x, s) },"
         " else_branch = b () => (float[4,16] f) { f = Relu (x) }>",
@@ -257,7 +271,7 @@ net (float[4,16] x, float[16,3] v) => (float[4,3] y)
 def test_other_forms_are_refused(text: str) -> None:
     head = '<ir_version: 8, opset_import: ["" : 17]>\n'
     source = onnx.parser.parse_model(f"{head} net (float[4,16] x, bool c) => (float[4,16] y)\n{{\n{text}\n}}")
-    for name, value in {"w": np.eye(16, dtype=np.int8), "t": np.float32(0.01)}.items():
+    for name, value in {"w": np.eye(16, dtype=np.int8), "t": np.float32(0.01), "b": normal(16)}.items():
         source.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
     with pytest.raises(ModelError, match=r"node \w+ \(\w+\): quantized dynamically in a form that is not known"):
         preprocess(source, has_data=True)
