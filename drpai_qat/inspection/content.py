@@ -35,6 +35,7 @@ from drpai_qat.source.static_shapes import missing_shapes, specialize
 from drpai_qat.source.structure import network_inputs
 
 _ACTIVATION = "uint8"  # both 8-bit types are two labels of one grid: the answers are the same
+_IMAGE_RANK = 4
 _TENSOR_TYPES = onnx.TensorProto.DataType
 
 
@@ -176,20 +177,22 @@ def inspect(options: ModelOptions) -> Inspection:
         quantized = False
     except (ModelError, QuantizationError, LoweringError) as error:
         refused = _why(error, shapes)
+    inputs = _tensors(network_inputs(source.model.graph))
+    takes_images = len(inputs) == 1 and len(inputs[0].shape) == _IMAGE_RANK
     return Inspection(
         path=path,
         size=path.stat().st_size,
         opset=next((one.version for one in source.model.opset_import if one.domain in ("", "ai.onnx")), 0),
         ir_version=source.model.ir_version,
         origin=find_origin(source.model),
-        inputs=_tensors(network_inputs(source.model.graph)),
+        inputs=inputs,
         outputs=_tensors(source.model.graph.output),
         shapes=shapes,
         scales=doubts_of_scales(source.model),
         network=network,
         quantized=quantized,
         refused=refused,
-        next="" if refused else _next(options, shapes, network),
+        next="" if refused else _next(options, shapes, network, takes_images),
     )
 
 
@@ -239,12 +242,13 @@ def _flags(shapes: tuple[InputShape, ...]) -> list[str]:
     return [f"-s {shlex.quote(str(shape))}" for shape in shapes]
 
 
-def _next(options: ModelOptions, shapes: tuple[InputShape, ...], network: Network | None) -> str:
+def _next(options: ModelOptions, shapes: tuple[InputShape, ...], network: Network | None, takes_images: bool) -> str:
     words = ["drpai-qat compile", shlex.quote(str(options.model))]
     trained = network is not None and not network.dynamic
     words += [f"-a -m {network.qat_type}"] if network is not None and trained else []
     words += _flags(options.input_shapes or shapes)
     if options.output_names:
         words.append(f"--outputs {shlex.quote(','.join(options.output_names))}")
-    words += [] if trained else ["--images DIR"]
+    if not trained:
+        words.append("--images DIR" if takes_images else "--calibration FILE.npz")
     return " ".join(words)

@@ -110,15 +110,22 @@ def test_dynamic_shapes_are_asked_for_and_given(tmp_path, capsys):
     assert network_of(path, input_shape="1,3,8,8").macs == 8 * 8 * 4 * 27
 
 
-def test_a_float_model_is_calibrated_next(tmp_path, capsys):
-    text = '<ir_version: 8, opset_import: ["" : 13]> net (float[1,3,8,8] x) => (float[1,4,8,8] y) { y = Conv (x, w) }'
-    model = onnx.parser.parse_model(text)
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((4, 3, 1, 1), np.float32), "w"))
+@pytest.mark.parametrize(
+    ("network", "weights", "data"),
+    [
+        ("(float[1,3,8,8] x) => (float[1,4,8,8] y) { y = Conv (x, w) }", (4, 3, 1, 1), "--images DIR"),
+        ("(float[1,40] x) => (float[1,4] y) { y = MatMul (x, w) }", (40, 4), "--calibration FILE.npz"),
+    ],
+)
+def test_a_float_model_is_calibrated_next(network, weights, data, tmp_path, capsys):
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 13]> net {network}')
+    values = np.random.default_rng(0).normal(size=weights).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(values, "w"))
     path = saved(model, tmp_path)
     status, out, _ = run(capsys, path)
     assert status == 0
     assert "a float model" in out
-    assert out.endswith(f"next: drpai-qat compile {path} --images DIR\n")
+    assert out.endswith(f"next: drpai-qat compile {path} {data}\n")
 
 
 @pytest.mark.parametrize(
