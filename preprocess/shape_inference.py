@@ -12,6 +12,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from drpai_qat.core.errors import ModelError
+from drpai_qat.core.shape_inference import inferred
 from preprocess.constants import evaluate_constants
 from preprocess.loops import unroll_loops
 from preprocess.passlog import PassLog
@@ -50,9 +51,9 @@ def infer_shapes(graph: gs.Graph, log: PassLog) -> gs.Graph:
 
     Raises: ModelError: inference finds a contradiction.
     """
-    inferred = _inferred(graph, strict=False)
+    known = _inferred(graph, strict=False)
     tensors = graph.tensors()
-    for info in (*inferred.graph.value_info, *inferred.graph.output):
+    for info in (*known.graph.value_info, *known.graph.output):
         tensor = tensors.get(info.name)
         kind = info.type.tensor_type
         if not isinstance(tensor, gs.Variable) or not info.type.HasField("tensor_type"):
@@ -111,7 +112,7 @@ def _inferred(graph: gs.Graph, *, strict: bool) -> onnx.ModelProto:
     """The graph with value infos; in strict mode operators that don't accept their inputs are errors."""
     skeleton = without_large_values(gs.export_onnx(graph, do_type_check=False))
     try:
-        return onnx.shape_inference.infer_shapes(skeleton, data_prop=True, strict_mode=strict)
+        return inferred(skeleton, strict=strict)
     except onnx.shape_inference.InferenceError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ModelError(f"shapes contradict each other: {lines[-1]}") from error

@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 
 from drpai_qat.core.errors import ModelError
 from drpai_qat.core.memory_limit import LARGEST_TENSOR
+from drpai_qat.core.shape_inference import inferred
 from preprocess.passlog import PassLog, label
 
 _LARGE = 1024
@@ -48,11 +49,11 @@ def inferred_bytes(model: onnx.ModelProto) -> dict[str, int]:
     Raises: ModelError: a tensor has more elements than kernels can count.
     """
     try:
-        inferred = onnx.shape_inference.infer_shapes(without_large_values(model), data_prop=True)
+        known = inferred(without_large_values(model))
     except onnx.shape_inference.InferenceError:
         return {}  # said where shapes are wanted
     found = {}
-    for info in (*inferred.graph.value_info, *inferred.graph.output):
+    for info in (*known.graph.value_info, *known.graph.output):
         tensor = info.type.tensor_type
         if tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim):
             count = math.prod(dim.dim_value for dim in tensor.shape.dim)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
-import onnx.shape_inference
 
 import preprocess
 from drpai_qat.compare.lite_side import LiteSide
 from drpai_qat.compare.onnx_side import OnnxSide
 from drpai_qat.compare.structure import Side
 from drpai_qat.core.errors import DeploymentError, ModelError, OptionError
+from drpai_qat.core.shape_inference import inferred
 from drpai_qat.deployment import manifest
 from drpai_qat.deployment.folder import CANONICAL
 from drpai_qat.runtimes import network
@@ -60,13 +60,13 @@ def _onnx(path: Path, shapes: tuple[InputShape, ...]) -> Side:
     with naming(path):
         runnable = preprocess.reference_model(model)
         if not any(node.op_type in _QUANTIZERS for node in runnable.graph.node):
-            return OnnxSide(path.name, "float ONNX", _inferred(runnable))
+            return OnnxSide(path.name, "float ONNX", inferred(runnable))
         if _is_canonical(loaded):  # with the shapes in it
             return OnnxSide(path.name, "canonical QDQ", loaded)
         try:
             folded = preprocess.preprocess(model).model
         except ModelError:
-            return OnnxSide(path.name, "QDQ ONNX, not folded", _inferred(runnable))
+            return OnnxSide(path.name, "QDQ ONNX, not folded", inferred(runnable))
         return OnnxSide(path.name, "QAT ONNX", folded, run=Reference(runnable, path.name).run)
 
 
@@ -76,8 +76,3 @@ def _is_canonical(model: onnx.ModelProto) -> bool:
     except ModelError:
         return False
     return True
-
-
-def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
-    """With the shape of every tensor, as onnx infers them."""
-    return onnx.shape_inference.infer_shapes(model, data_prop=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import onnx
 
+from drpai_qat.core.shape_inference import inferred
+
 _UNNAMED = "network"
 _OTHERS = "not.onnx"
 
@@ -20,10 +22,10 @@ def complete_declarations(model: onnx.ModelProto) -> None:
     if not unknown:
         return
     try:
-        inferred = onnx.shape_inference.infer_shapes(_skeleton(model), data_prop=True)
+        found_out = inferred(_skeleton(model))
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
         return  # whatever is wrong is said where the model is checked
-    for found in (*inferred.graph.output, *inferred.graph.value_info):
+    for found in (*found_out.graph.output, *found_out.graph.value_info):
         value = unknown.get(found.name)
         if value is not None and found.type.HasField("tensor_type"):
             value.type.CopyFrom(found.type)
