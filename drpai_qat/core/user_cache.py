@@ -7,14 +7,19 @@ to this user, and that no other may write.
 from __future__ import annotations
 
 import contextlib
+import errno
+import grp
 import os
+import pwd
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import platformdirs
 
 PARTIAL = ".partial"
+_MOST_LINKS = 40  # as Linux follows
 
 
 def user_cache() -> Path | None:
@@ -25,14 +30,69 @@ def user_cache() -> Path | None:
 
 
 def why_not_trusted(folder: Path) -> str:
-    """Why what lies in a folder may be somebody else's; "" if it is this user's alone, or not there yet."""
+    """Why what lies in a folder of the cache may be somebody else's; "" if it is this user's alone, or not there yet.
+
+    Whoever may write a folder on the way to it could put another one in its place. So those, and links among them, have
+    to be this user's or root's, and nobody else's to write, but for folders like /tmp, where names stay their owner's.
+
+    Args:
+        folder: the cache, or one below it.
+    """
+    cache = user_cache() or folder
+    own = {os.path.realpath(one) for one in (folder, *folder.parents) if one == folder or one.is_relative_to(cache)}
+    user = os.geteuid()
     try:
-        about = folder.stat()
-    except OSError:
+        for place, about in _way(folder):
+            ours = str(place) in own
+            if about.st_uid != user and (ours or about.st_uid != 0):
+                return f"{place} belongs to another user"
+            if stat.S_ISLNK(about.st_mode) or (about.st_mode & stat.S_ISVTX and not ours):
+                continue
+            group = about.st_mode & stat.S_IWGRP and (ours or not _is_alone_in(about.st_gid))
+            if group or about.st_mode & stat.S_IWOTH:
+                return f"others may write into {place}"
+    except FileNotFoundError:
         return ""
-    if about.st_uid != os.geteuid():
-        return f"{folder} belongs to another user"
-    return f"others may write into {folder}" if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else ""
+    except OSError as error:
+        return f"{folder} can't be looked at ({error.strerror})"
+    return ""
+
+
+def _way(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Each folder and each link on the way to a path, the root first.
+
+    Raises: OSError: there is no further.
+    """
+    ahead = list(reversed(path.absolute().parts))
+    here, links = Path(ahead.pop()), 0
+    yield here, here.lstat()
+    while ahead:
+        name = ahead.pop()
+        if name == "..":
+            here = here.parent
+            continue
+        place = here / name
+        about = place.lstat()
+        yield place, about
+        if not stat.S_ISLNK(about.st_mode):
+            here = place
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        target = Path(os.readlink(place))
+        ahead += reversed(target.parts)
+        if target.is_absolute():
+            here = Path(ahead.pop())
+
+
+def _is_alone_in(group: int) -> bool:
+    """True for the group that many systems make for each user, and let write what he makes."""
+    try:
+        user, found = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
+    except KeyError:
+        return False
+    return found.gr_gid == user.pw_gid and found.gr_name == user.pw_name and not set(found.gr_mem) - {user.pw_name}
 
 
 def make_private(folder: Path) -> None:

@@ -17,6 +17,7 @@ from drpai_qat.core.io_types import FLOAT32
 from drpai_qat.core.progress import Stages
 from drpai_qat.graph.edges import ElemTypes, with_edges
 from drpai_qat.runtimes.apart import NetworkApart
+from preprocess.passlog import Note
 
 
 class CpuBackend:
@@ -56,7 +57,14 @@ class CpuBackend:
         exact_sums = self._options.sums == "exact"
         edged, notes = with_edges(canonical, self._options.io or FLOAT32, source or {})
         made = compilation.compile_network(edged, target, self._linker, cache, exact_sums, folder, apart, progress)
-        return replace(made, notes=(*made.notes, *notes))
+        return replace(made, notes=(*made.notes, *notes, *_unused(cache)))
+
+
+def _unused(cache: KernelCache) -> tuple[Note, ...]:
+    if not cache.refused:
+        return ()
+    text = f"not used, {cache.refused}: every kernel is compiled anew; set DRPAI_QAT_CACHE_DIR to a folder of your own"
+    return (Note("warning", "cache", "cache", text),)
 
 
 def _machine(options: TargetOptions) -> str:

@@ -21,7 +21,7 @@ from drpai_qat.backends.cpu.targets import Target, by_name
 from drpai_qat.backends.cpu.toolchain import Linker, find_linker, own_compiler
 from drpai_qat.core.errors import DeploymentError, OptionError
 from drpai_qat.core.text import one_line
-from drpai_qat.core.user_cache import make_private, read_own, user_cache, write_whole
+from drpai_qat.core.user_cache import make_private, read_own, user_cache, why_not_trusted, write_whole
 from drpai_qat.deployment import manifest
 from drpai_qat.deployment.files import check_hash, opened_inside
 from drpai_qat.deployment.folder import hashes, named_os_errors, staged
@@ -45,6 +45,7 @@ _BESIDE = ("run_inference.py", "README.md")
 _ROOMS = ("core", "data", "deployment", "runtimes")  # of this package, for run_inference.py
 _FOLDERS = ("lib", "python", "src")
 _PLATFORMS = ("2_17", "2_24", "2_27", "2_28")
+_OWN_FOLDER = "set DRPAI_QAT_CACHE_DIR to a folder that only you may write, or give --runtime"
 _INSTALL_CXX = "apt-get install g++-aarch64-linux-gnu"
 
 
@@ -97,11 +98,13 @@ def bundle(
         for name, sha256 in found.files.items():
             if name in _NOT_FOR_THE_BOARD:
                 continue
-            (staging / name).parent.mkdir(parents=True, exist_ok=True)
-            with opened_inside(folder, name) as file, (staging / name).open("x+b") as copy:
-                shutil.copyfileobj(file, copy)
-                copy.seek(0)
-                check_hash(copy, sha256, folder / name)
+            with opened_inside(folder, name) as file:
+                check_hash(file, sha256, folder / name)  # nothing else takes room on the disk
+                (staging / name).parent.mkdir(parents=True, exist_ok=True)
+                with (staging / name).open("x+b") as copy:
+                    shutil.copyfileobj(file, copy)
+                    copy.seek(0)
+                    check_hash(copy, sha256, folder / name)  # the file may have been changed meanwhile
         _copy_libraries(staging / "lib", machine, runtime_dir, found.versions)
         source = sources()
         for name in _BESIDE:
@@ -177,6 +180,8 @@ def _from_wheel(package: str, versions: Mapping[str, str], machine: str) -> byte
         raise DeploymentError("no folder to keep the board's libraries in: set DRPAI_QAT_CACHE_DIR, or give --runtime")
     inside = LIBRARIES[package]
     kept = cache / "runtime" / machine / f"{package}-{version}" / Path(inside).name
+    if reason := why_not_trusted(kept.parent):
+        raise DeploymentError(f"{reason}: {_OWN_FOLDER}")
     with contextlib.suppress(FileNotFoundError):
         return _own(kept)
     with (
@@ -194,9 +199,7 @@ def _own(kept: Path) -> bytes:
     try:
         return read_own(kept)
     except PermissionError:
-        raise DeploymentError(
-            f"{kept} is not this user's alone: set DRPAI_QAT_CACHE_DIR to a folder that is, or give --runtime"
-        ) from None
+        raise DeploymentError(f"{kept} is not this user's alone: {_OWN_FOLDER}") from None
 
 
 def _download(package: str, version: str, machine: str, folder: Path) -> Path:

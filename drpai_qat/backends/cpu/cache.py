@@ -7,7 +7,7 @@ hold what was written (its first 32 bytes are the SHA-256 of the rest) is remove
 Folder: $DRPAI_QAT_CACHE_DIR, else $XDG_CACHE_HOME/drpai-qat, else ~/.cache/drpai-qat; kernels lie in kernels/ below it.
 Size: $DRPAI_QAT_CACHE_MB, default 256; 0 keeps nothing. Beyond it, the least recently used go first.
 Whoever may write there can put code into your networks: the folder is made for its owner alone, and one that is not, or
-a file in it, is not used.
+a file in it, is not used (core/user_cache.py).
 """
 
 from __future__ import annotations
@@ -36,10 +36,12 @@ class KernelCache:
     Attributes:
         folder: where they lie; it need not exist. None: nothing is kept.
         limit: bytes that `trim` leaves at most.
+        refused: why the folder that the environment names is not used; "": it is, or none is wanted.
     """
 
     folder: Path | None
     limit: int = DEFAULT_MEGABYTES << 20
+    refused: str = ""
 
     @classmethod
     def of_user(cls) -> KernelCache:
@@ -47,9 +49,10 @@ class KernelCache:
         size = os.environ.get("DRPAI_QAT_CACHE_MB", "")
         limit = (int(size) if size.isdecimal() and len(size) < _DIGITS else DEFAULT_MEGABYTES) << 20
         folder = user_cache()
-        if folder is None or not limit or why_not_trusted(folder / KERNELS):
+        if folder is None or not limit:
             return cls(None, limit)
-        return cls(folder / KERNELS, limit)
+        reason = why_not_trusted(folder / KERNELS)
+        return cls(None if reason else folder / KERNELS, limit, reason)
 
     def get(self, key: str) -> bytes | None:
         """The content kept under this key; None if there is none, or it is damaged."""

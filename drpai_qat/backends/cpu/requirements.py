@@ -100,7 +100,7 @@ def _cache() -> Finding:
     if folder is None:
         return Finding(what, "no home folder", todo, needed=False)
     if reason := why_not_trusted(folder / KERNELS):
-        return Finding(what, f"not used: {reason}", f"chmod go-w {folder / KERNELS}, or {todo}", needed=False)
+        return Finding(what, f"not used: {reason}", todo.replace("you may", "only you may"), needed=False)
     try:
         existing = next(one for one in (folder, *folder.parents) if one.exists())
         with tempfile.TemporaryFile(dir=existing):

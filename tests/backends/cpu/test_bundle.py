@@ -81,6 +81,10 @@ def test_changed_missing_and_strange_files(out: Path, capsys: pytest.CaptureFixt
     assert "out/deploy.so is missing" in refused(capsys)
     os.mkfifo(library)
     assert "out/deploy.so is not a regular file" in refused(capsys)
+    library.unlink()
+    library.touch()
+    os.truncate(library, 1 << 40)
+    assert "out/deploy.so has more than 8 GiB" in refused(capsys)
 
 
 def test_a_bundle_is_not_bundled(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
