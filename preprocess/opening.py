@@ -78,6 +78,16 @@ def allow_16_bit_grids(graph: gs.Graph, log: PassLog) -> gs.Graph:
         for node in graph.nodes
     ):
         return graph
+    return with_16_bit_opset(graph, log)
+
+
+def with_16_bit_opset(graph: gs.Graph, log: PassLog) -> gs.Graph:
+    """Raise the opset to the one from which on 16-bit grids are standard, if it is older.
+
+    Raises: ModelError: an operator can't be converted.
+    """
+    if graph.opset >= MIN_OPSET_16_BIT:
+        return graph
     raised = gs.import_onnx(_at_least_opset(gs.export_onnx(graph), MIN_OPSET_16_BIT, log))
     return evaluate_constants(raised, log)  # axes that were attributes come as Constant nodes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 
 import onnx
@@ -15,7 +15,7 @@ from drpai_qat.calibration.bias_correction import correct_bias
 from drpai_qat.calibration.collection import Frame, Observed
 from drpai_qat.calibration.fitting import Fitted, fit
 from drpai_qat.calibration.insertion import insert_grids, quantize_biases, quantize_weights
-from drpai_qat.calibration.max_drop import KeptInFloat, keep_within
+from drpai_qat.calibration.max_drop import Kept, keep_within
 from drpai_qat.calibration.observers import Ends
 from drpai_qat.calibration.passes import OtherFramesError, Passes, expected, mark_of
 from drpai_qat.calibration.placement import Site
@@ -23,6 +23,7 @@ from drpai_qat.calibration.recipe import Recipe
 from drpai_qat.calibration.reconstruction import reconstruct
 from drpai_qat.calibration.record import Record
 from drpai_qat.calibration.seen import Mark, Seen
+from drpai_qat.calibration.sixteen_bits import largest_values, wide_grids
 from drpai_qat.calibration.unfinished import Unfinished
 from drpai_qat.calibration.walk import Visit, frames_in_memory, spread, walk
 from drpai_qat.core.errors import OptionError
@@ -30,6 +31,8 @@ from drpai_qat.core.progress import Stages
 from drpai_qat.core.quantization import QuantParams
 from drpai_qat.core.workers import ALONE, Sharing
 from drpai_qat.graph.scaled_channels import ScaledChannels
+from preprocess.opening import with_16_bit_opset
+from preprocess.passlog import PassLog
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Calibrated:
         tensors: names of the tensors that were given a grid.
         frames: how many were looked at.
         unseen: tensors that should have one, but held no finite value.
-        kept: which layers --max-drop left in float; None: it was not asked for.
+        kept: which layers --max-drop gave 16 bits or left in float; None: it was not asked for.
         reused: the ranges are recorded ones, and the data was not looked at for them.
         equalized: names of tensors that hold the source's with their channels scaled.
         fitted: what `--ptq best` came to; None: it was not asked for.
@@ -51,7 +54,7 @@ class Calibrated:
     tensors: tuple[str, ...]
     frames: int = 0
     unseen: tuple[str, ...] = ()
-    kept: KeptInFloat | None = None
+    kept: Kept | None = None
     reused: bool = False
     equalized: tuple[str, ...] = ()
     fitted: Fitted | None = None
@@ -92,27 +95,38 @@ def quantize_float(
     if recipe.corrects or recipe.max_drop is not None:
         kept_frames = spread(frames, count, frames_in_memory(model))
 
-    def make(visit: Visit, floating: Container[str], shown: Sequence[Frame], told: Stages) -> onnx.ModelProto:
-        graph = gs.import_onnx(model)
+    @cache
+    def for_16_bits() -> tuple[onnx.ModelProto, dict[str, float]]:
+        raised = with_16_bit_opset(gs.import_onnx(model), PassLog())
+        return gs.export_onnx(raised, do_type_check=False), largest_values(model, list(grids), kept_frames)
+
+    def make(
+        visit: Visit, floating: Container[str], wide: Container[str], shown: Sequence[Frame], told: Stages
+    ) -> onnx.ModelProto:
+        source, largest = for_16_bits() if wide else (model, {})
+        graph = gs.import_onnx(source)
         reals = placement.nodes_in_float(graph, floating)
-        insert_grids(graph, _serving_others(find_sites(graph), reals), grids, reals)
+        found = _serving_others(find_sites(graph), reals)
         quantize_weights(graph, floating)
+        insert_grids(graph, found, {**grids, **wide_grids(graph, found, grids, wide, largest)}, reals)
         if recipe.corrects:
-            walk(gs.import_onnx(model), graph, shown, visit, told)
+            walk(gs.import_onnx(source), graph, shown, visit, told)
         quantize_biases(graph)
         return gs.export_onnx(graph, do_type_check=False)
 
     with progress.stage("correcting biases, layer by layer" if recipe.corrects else "quantizing weights"):
-        made, kept, visit = make(correct_bias, (), kept_frames, progress), None, correct_bias
+        made, kept, visit = make(correct_bias, (), (), kept_frames, progress), None, correct_bias
     fitted = None
     if recipe.fits:
         with progress.stage("fitting weights, layer by layer"):
-            fitted = fit(model, partial(make, correct_bias, ()), partial(make, reconstruct, ()), kept_frames, progress)
+            fitted = fit(
+                model, partial(make, correct_bias, (), ()), partial(make, reconstruct, (), ()), kept_frames, progress
+            )
         if fitted.model is not None:
             made, visit = fitted.model, reconstruct
     if recipe.max_drop is not None:
         made, kept = keep_within(recipe.max_drop, model, made, partial(make, visit), kept_frames, progress)
-    left = placement.nodes_in_float(graph, {name for name, _, _ in kept.layers} if kept is not None else ())
+    left = placement.nodes_in_float(graph, {layer.name for layer in kept.floating} if kept is not None else ())
     scaled.write(made)
     rounded = (site.name for site in _serving_others(sites, left))
     return Calibrated(

@@ -51,15 +51,25 @@ def _quantize(graph: gs.Graph, tensor: gs.Tensor, params: QuantParams, names: Na
         gs.Constant(names(f"{tensor.name}_zero_point"), np.asarray(params.zero_point, params.dtype)),
     ]
     q = gs.Variable(names(f"{tensor.name}_quantized"), params.dtype, shape)
+    source = tensor if params.full_range else _clipped(graph, tensor, params, names)
     real = gs.Variable(names(f"{tensor.name}_dequantized"), np.dtype(np.float32), shape)
     for node in after:
         for index, one in enumerate(node.inputs):
             if one is tensor:
                 node.inputs[index] = real
     graph.nodes += [
-        gs.Node(QUANTIZE, names(f"{tensor.name}_quantize"), {}, [tensor, *constants], [q]),
+        gs.Node(QUANTIZE, names(f"{tensor.name}_quantize"), {}, [source, *constants], [q]),
         gs.Node(DEQUANTIZE, names(f"{tensor.name}_dequantize"), {}, [q, *constants], [real]),
     ]
+
+
+def _clipped(graph: gs.Graph, tensor: gs.Tensor, params: QuantParams, names: Names) -> gs.Tensor:
+    """The tensor within a range that is narrower than the grid's type."""
+    ends = zip(("min", "max"), params.real_range(), strict=True)
+    bounds = [gs.Constant(names(f"{tensor.name}_{side}"), real) for side, real in ends]
+    output = gs.Variable(names(f"{tensor.name}_clipped"), np.dtype(np.float32), list(tensor.shape))
+    graph.nodes.append(gs.Node("Clip", names(f"{tensor.name}_range"), {}, [tensor, *bounds], [output]))
+    return output
 
 
 def weight_scale(weights: NDArray[np.float32], axis: int) -> NDArray[np.float32]:

@@ -24,7 +24,9 @@ def kinds_of_tensors(model: onnx.ModelProto, calibrated: Container[str]) -> dict
     graph = read_graph(expand_recurrent(model))
     grids = find_grids(graph, "uint8")
     bounds = find_bounds(graph, grids)
+    clipped = {node.output: node.inputs[0] for node in graph.nodes if node.op == "Clip"}
     rounded = {node.output: node.inputs[0] for node in graph.nodes if node.op == FAKE_QUANT}
+    rounded.update((name, clipped[one]) for name, one in rounded.items() if clipped.get(one, "") in calibrated)
     sources = dict.fromkeys(rounded.values())
     return {
         "calibrated": [name for name in sources if name in calibrated],

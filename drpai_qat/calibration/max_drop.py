@@ -1,11 +1,14 @@
-"""--max-drop: the layers whose quantization costs most stay in float, until the network's outputs are near enough.
+"""--max-drop: the layers whose quantization costs most get 16-bit activations, or stay in float, until the network's
+outputs are near enough.
 
     drop = 100 * sqrt(sum (y^ - y)^2 / sum y^2)        percent; y of the float network, y^ of the quantized one
 
 over the calibration frames that the walk keeps, of the output that has the largest: 10 is an SQNR of 20 dB, 1 of 40 dB.
-Labels are not needed, and it means the same for classes, boxes and images. Layers are ranked by the drop of a network
-in which that one alone is quantized, its bias corrected. How many of the worst have to stay is then measured on whole
-networks, quantized and corrected anew: errors of layers may amplify each other, or cancel.
+Labels are not needed, and it means the same for classes, boxes and images. Of each layer two drops are known: those of
+networks in which that one alone is quantized, with activations of 8 and of 16 bits, its bias corrected. 16 bits come
+first, for the layers where they gain most. If all layers with 16 bits are not near enough, those that are worst with
+16 bits, because of their weights, stay in float. How many it takes of each is measured on whole networks, quantized and
+corrected anew: errors of layers may amplify each other, or cancel.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,7 +25,8 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from drpai_qat.calibration.collection import Frame
-from drpai_qat.calibration.placement import LAYERS, RECURRENT, multiplied
+from drpai_qat.calibration.placement import LAYERS, RECURRENT
+from drpai_qat.calibration.sixteen_bits import layers_on_16_bits
 from drpai_qat.core.errors import OptionError
 from drpai_qat.core.progress import Silent, Stages, counted
 from drpai_qat.graph.canonical import read_graph
@@ -30,93 +35,135 @@ from drpai_qat.runtimes.onnxruntime import Reference
 
 RANKING_FRAMES = 16
 
-Make = Callable[[Container[str], Sequence[Frame], Stages], onnx.ModelProto]
-"""Quantizes the network but for the layers named, with biases corrected on these frames; tells of each layer."""
+Make = Callable[[Container[str], Container[str], Sequence[Frame], Stages], onnx.ModelProto]
+"""Quantizes the network but for the layers named, and those named second with 16-bit activations, with biases corrected
+on these frames; tells of each layer."""
 
 
 @dataclass(frozen=True)
-class KeptInFloat:
+class Layer:
+    """One layer.
+
+    Attributes:
+        drop, wide_drop: percent, with that layer alone quantized, and with 16-bit activations.
+    """
+
+    name: str
+    op: str
+    drop: float
+    wide_drop: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As report.json has it."""
+        drops = {"drop_alone": round(self.drop, 4), "drop_alone_int16": round(self.wide_drop, 4)}
+        return {"name": self.name, "op": self.op, **drops}
+
+    @property
+    def gain(self) -> float:
+        """What 16 bits take off the drop's square."""
+        return self.drop**2 - self.wide_drop**2
+
+
+@dataclass(frozen=True)
+class Kept:
     """What --max-drop came to.
 
     Attributes:
         limit: of the drop, percent.
-        drop, before: of the network as it is now, and with every layer in integers.
-        layers: those in float, the worst first: name, operator, drop with that layer alone quantized.
-        macs: their share of all multiply-accumulates, 0..1.
+        drop, before: of the network as it is now, and with 8 bits in every layer.
+        floating: layers in float, the worst first.
+        wide: layers with 16-bit activations; that includes those that read a tensor which another one made so.
+        float_macs, wide_macs: their shares of all multiply-accumulates, 0..1.
         of: number of layers.
     """
 
     limit: float
     drop: float
     before: float
-    layers: tuple[tuple[str, str, float], ...] = ()
-    macs: float = 0.0
+    floating: tuple[Layer, ...] = ()
+    wide: tuple[Layer, ...] = ()
+    float_macs: float = 0.0
+    wide_macs: float = 0.0
     of: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As report.json has it."""
-        layers = [{"name": name, "op": op, "drop_alone": round(drop, 4)} for name, op, drop in self.layers]
         return {
             "limit": self.limit, "drop": round(self.drop, 4), "drop_all_int8": round(self.before, 4),
-            "float_layers": layers, "layers": self.of, "float_mac_fraction": self.macs,
+            "int16_layers": [one.to_json() for one in self.wide], "int16_mac_fraction": self.wide_macs,
+            "float_layers": [one.to_json() for one in self.floating], "float_mac_fraction": self.float_macs,
+            "layers": self.of,
         }  # fmt: skip
 
 
 def keep_within(
     limit: float, model: onnx.ModelProto, whole: onnx.ModelProto, make: Make, frames: Sequence[Frame], progress: Stages
-) -> tuple[onnx.ModelProto, KeptInFloat]:
-    """Leave as few of the worst layers in float as the limit allows.
+) -> tuple[onnx.ModelProto, Kept]:
+    """Leave as few layers in float as the limit allows, and then as many as it allows at 8 bits.
 
     Args:
         limit: of the drop, percent.
         model: the float network.
-        whole: the quantized one with every layer in integers.
-        make: quantizes with layers left out.
+        whole: the quantized one with 8 bits in every layer.
+        make: quantizes with layers left out, and others on 16 bits.
         frames: some of the calibration data, in memory.
     Raises: OptionError: no layer could be in integers.
     """
     wanted = outputs_of(model, frames)
     drop = drop_of(outputs_of(whole, frames), wanted)
-    layers = [
-        node for node in gs.import_onnx(model).nodes if node.op in (*LAYERS, *RECURRENT) and multiplied(node)
-    ]  # fmt: skip
+    nodes = [node for node in gs.import_onnx(model).nodes if node.op in (*LAYERS, *RECURRENT)]
     if drop <= limit:
-        return whole, KeptInFloat(limit, drop, drop, of=len(layers))
+        return whole, Kept(limit, drop, drop, of=len(nodes))
+    few, names = frames[:RANKING_FRAMES], {node.name for node in nodes}
+
+    def alone(name: str, wide: Container[str]) -> float:
+        return drop_of(outputs_of(make(names - {name}, wide, few, Silent()), few), wanted)
+
     with progress.stage("ranking layers by what their quantization costs"):
-        names = [node.name for node in layers]
-        few = frames[:RANKING_FRAMES]
-        alone = {
-            name: drop_of(outputs_of(make({*names} - {name}, few, Silent()), few), wanted)
-            for name in counted(names, len(names), progress)
-        }
-        ranked = sorted(names, key=lambda name: -alone[name])
-    made: dict[int, tuple[float, onnx.ModelProto]] = {0: (drop, whole)}
+        layers = [
+            Layer(node.name, node.op, alone(node.name, ()), alone(node.name, {node.name}))
+            for node in counted(nodes, len(nodes), progress)
+        ]
+    by_gain = sorted(layers, key=lambda layer: -layer.gain)
+    by_rest = sorted(layers, key=lambda layer: -layer.wide_drop)
 
-    def passes(count: int) -> bool:
-        if count not in made:
-            found = make(set(ranked[:count]), frames, progress)
-            made[count] = drop_of(outputs_of(found, frames), wanted), found
-        return made[count][0] <= limit
+    @cache
+    def made(floats: int, wides: int) -> tuple[float, onnx.ModelProto]:
+        if not floats and not wides:
+            return drop, whole
+        floating = {layer.name for layer in by_rest[:floats]}
+        wide = [layer.name for layer in by_gain if layer.name not in floating][:wides]
+        found = make(floating, set(wide), frames, progress)
+        return drop_of(outputs_of(found, frames), wanted), found
 
-    with progress.stage(f"leaving layers in float until the drop is {limit:g}% or less"):
-        count = fewest(passes, _guess([alone[name] for name in ranked], drop, limit), len(ranked))
-    if count is None:
-        least = min(one for one, _ in made.values())
-        raise OptionError(
-            f"--max-drop {limit:g}: all {len(ranked)} layers would have to stay in float (the least reached with "
-            f"one in integers is {least:.3g}%, with all {drop:.3g}%): give more, or train it quantization-aware"
-        )
-    now, found = made[count]
-    kinds = {node.name: node.op for node in layers}
-    kept = tuple((name, kinds[name], alone[name]) for name in ranked[:count])
-    return found, KeptInFloat(limit, now, drop, kept, _share_of_macs(model, set(ranked[:count])), len(ranked))
+    total = len(layers)
+    with progress.stage(f"giving layers 16 bits, or float, until the drop is {limit:g}% or less"):
+        floats, finest = 0, made(0, total)[0]
+        if finest > limit:
+            guess = _guess([layer.wide_drop**2 for layer in by_rest], finest, 0, limit)
+            floats = fewest(lambda count: made(count, total - count)[0] <= limit, guess, total)
+        if floats == total:
+            raise OptionError(
+                f"--max-drop {limit:g}: all {total} layers would have to stay in float ({drop:.3g}% with all in "
+                f"integers, {finest:.3g}% with 16-bit activations in all): give more, or train it quantization-aware"
+            )
+        wides, coarsest = 0, made(floats, 0)[0]
+        if coarsest > limit:
+            gains = [layer.gain for layer in by_gain if layer not in by_rest[:floats]]
+            guess = _guess(gains, coarsest, made(floats, total - floats)[0], limit)
+            wides = fewest(lambda count: made(floats, count)[0] <= limit, guess, total - floats)
+    now, found = made(floats, wides)
+    worst = sorted(layers, key=lambda layer: -layer.drop)
+    kept = [
+        tuple(layer for layer in worst if layer.name in some)
+        for some in ({layer.name for layer in by_rest[:floats]}, set(layers_on_16_bits(found)))
+    ]
+    shares = [_share_of_macs(model, {layer.name for layer in some}) for some in kept]
+    return found, Kept(limit, now, drop, kept[0], kept[1], shares[0], shares[1], total)
 
 
-def fewest(passes: Callable[[int], bool], guess: int, total: int) -> int | None:
-    """The smallest count from 1 to total - 1 that passes, looked for from a guess on; 0 is known to fail.
-
-    Returns: None if total - 1 fails.
-    """
+def fewest(passes: Callable[[int], bool], guess: int, total: int) -> int:
+    """The smallest count from 1 to total that passes, looked for from a guess on; 0 is known to fail, total to pass."""
     fails, good, step = 0, total, 1
     at = min(max(guess, 1), total - 1)
     while good - fails > 1:
@@ -127,14 +174,19 @@ def fewest(passes: Callable[[int], bool], guess: int, total: int) -> int | None:
             fails = at
             at = min(fails + step, good - 1) if good == total else (fails + good) // 2
         step *= 2
-    return good if good < total else None
+    return good
 
 
-def _guess(alone: Sequence[float], drop: float, limit: float) -> int:
-    """How many of the worst have to go if errors add up as independent ones do."""
-    power = np.square(np.asarray(alone, np.float64))
-    left = np.concatenate([power[::-1].cumsum()[::-1], [0.0]])
-    return int(np.argmax(left <= (limit / drop) ** 2 * max(left[0], 1e-300)))
+def _guess(gains: Sequence[float], before: float, after: float, limit: float) -> int:
+    """How many of the first are needed if errors add up as independent ones do.
+
+    Args:
+        gains: what each takes off the drop's square, the largest first.
+        before, after: drop with none of them, and with all.
+    """
+    left = np.concatenate([np.cumsum(np.maximum(gains[::-1], 0))[::-1], [0.0]])
+    share = (limit**2 - after**2) / max(before**2 - after**2, 1e-300)
+    return int(np.argmax(left <= share * max(left[0], 1e-300)))
 
 
 def outputs_of(model: onnx.ModelProto, frames: Iterable[Frame]) -> list[list[NDArray]]:

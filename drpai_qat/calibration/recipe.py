@@ -25,7 +25,7 @@ class Recipe:
         equalizes: bring the channels of activations to like ranges, where layers compute more exactly by it.
         corrects: take the mean error of each layer's outputs off its bias.
         fits: fit weights layer by layer, and keep the network if it is nearer to the float one.
-        max_drop: largest relative error of the outputs, in percent; layers stay in float until it is met.
+        max_drop: largest relative error of the outputs, in percent; until then layers get 16 bits or stay in float.
     """
 
     method: str = "mse"

@@ -21,6 +21,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from drpai_qat.calibration.bias_correction import correct_bias
+from drpai_qat.calibration.sixteen_bits import MOST_GROWTH, is_wide, sum_of_weights
 from drpai_qat.calibration.walk import Arrays, Step
 from preprocess.quantize_nodes import DEQUANTIZE
 from preprocess.surgery import channel_axis, params_of, producer, readers
@@ -99,6 +100,9 @@ def _fitted(step: Step) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
         return None
     more, others = held_out.centred()
     integers, scale = _fit(weights, (squares + more) / 2, (products + others) / 2, damping)
+    before = sum_of_weights(step.layer)
+    if is_wide(step.layer.inputs[0]) and np.abs(integers).sum(axis=2).max() > MOST_GROWTH * before:
+        return None  # its accumulators could leave int32
     back = _unmatrix(step.layer, integers.astype(np.int8), step.weights.shape)
     return back, np.asarray(scale.reshape(-1), np.float32)
 

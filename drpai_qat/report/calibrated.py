@@ -36,16 +36,18 @@ def fitted(calibration: Told) -> str:
     )
 
 
-def kept_in_float(calibration: Told) -> str:
+def kept_within(calibration: Told) -> str:
     """What --max-drop came to."""
     told = None if calibration is None else calibration.get("max_drop")
     if told is None:
         return ""
     drop = f"{told['drop']:.3g}%, at most {told['limit']:g}% asked for"
-    left = [one["name"] for one in told["float_layers"]]
-    if not left:
-        return f"{drop}: no layer has to stay in float"
-    return (
-        f"{drop}, {told['drop_all_int8']:.3g}% with all layers in integers: {len(left)} of {told['layers']} layers "
-        f"stay in float, {told['float_mac_fraction']:.1%} of the MACs: {listed(left)}"
-    )
+    wide, floating = ([one["name"] for one in told[f"{kind}_layers"]] for kind in ("int16", "float"))
+    if not wide and not floating:
+        return f"{drop}: no layer needs 16 bits or float"
+    parts = []
+    for names, kind, share in ((wide, "with 16-bit activations", "int16"), (floating, "in float", "float")):
+        if names:
+            macs = f"{told[f'{share}_mac_fraction']:.1%} of the MACs"
+            parts.append(f"{len(names)} of {told['layers']} layers {kind}, {macs}: {listed(names)}")
+    return f"{drop}, {told['drop_all_int8']:.3g}% with 8 bits in all layers: {'; '.join(parts)}"

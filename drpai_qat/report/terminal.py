@@ -15,7 +15,7 @@ from drpai_qat.check.fidelity import CheckResult
 from drpai_qat.check.figures import OutputFigures
 from drpai_qat.core.text import listed, one_line, seconds, shortened
 from drpai_qat.graph.remedies import told
-from drpai_qat.report.calibrated import calibrated, fitted, kept_in_float
+from drpai_qat.report.calibrated import calibrated, fitted, kept_within
 from drpai_qat.report.content import Report
 from drpai_qat.report.size import Size
 from drpai_qat.report.warnings import warnings
@@ -63,7 +63,7 @@ def _facts(report: Report) -> Table:
         "quantized": f"{report.weights} weights, {report.activations} activations",
         "calibrated": calibrated(report.calibration),
         "ptq best": fitted(report.calibration),
-        "max drop": kept_in_float(report.calibration),
+        "max drop": kept_within(report.calibration),
         "against source": "; ".join(_loss(one) for one in report.loss),
         "integer MACs": f"{report.int8_mac_fraction:.1%}{_int16_share(report)}",
         "float nodes": "; ".join(_float_nodes(report)) or "none",
