@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from drpai_qat.calibration.placement import ELEMENTWISE, LAYERS
-from drpai_qat.graph.scaled_channels import Along, ScaledChannels
+from drpai_qat.graph.scaled_channels import SCALED, Along, ScaledChannels
 from preprocess.recover_weights import exact_grid
 from preprocess.surgery import Names, channel_axis, is_graph_output, optional_input, producer, readers
 
@@ -69,7 +69,7 @@ def find_groups(graph: gs.Graph, *, multiplies: bool) -> list[Group]:
         tensor = node.inputs[0]
         group = growing.with_tensor(Group(axis, int(tensor.shape[axis])), tensor)
         seen.add(str(tensor.name))
-        if group is not None:
+        if group is not None and not _scaled_twice(group):
             seen.update(group.tensors)
             found.append(group)
     return found
@@ -149,6 +149,16 @@ class _Growing:
         return None
 
 
+def _scaled_twice(group: Group) -> bool:
+    """A Mul would scale the result of a node through which the scale of another tensor passes already."""
+    makers = (producer(group.tensors[name]) for name in group.multiplied)
+    return any(
+        _passes(maker, group, one)
+        for maker in makers if maker is not None
+        for one in maker.inputs if str(one.name) in group.tensors
+    )  # fmt: skip
+
+
 def _passes(node: gs.Node, group: Group, tensor: gs.Tensor) -> bool:
     """Scaling this input of the node (all inputs, of a sum) scales its result."""
     if node.op == "Add":
@@ -202,7 +212,7 @@ def apply(graph: gs.Graph, scales: list[tuple[Group, Scale]]) -> ScaledChannels:
             if name in group.multiplied:
                 made[_multiply(graph, tensor, along, names)] = along
             else:
-                tensor.name = names(f"{name}_scaled")
+                tensor.name = names(name + SCALED)
                 made[tensor.name] = along
     graph.cleanup().toposort()
     return ScaledChannels(made)
@@ -230,7 +240,7 @@ def _put(node: gs.Node, at: int, values: NDArray[np.float32], names: Names) -> N
 
 
 def _multiply(graph: gs.Graph, tensor: gs.Tensor, along: Along, names: Names) -> str:
-    scaled = gs.Variable(names(f"{tensor.name}_scaled"), tensor.dtype, list(tensor.shape))
+    scaled = gs.Variable(names(tensor.name + SCALED), tensor.dtype, list(tensor.shape))
     after = list(readers(tensor))
     for node in after:
         for at, one in enumerate(node.inputs):

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 _KEY = "drpai_qat.scaled_channels"
 
+SCALED = "_scaled"
+"""Ends the name of such a tensor."""
+
 Along = NDArray[np.float32]
 """One positive factor per channel, shaped to multiply the tensor."""
 

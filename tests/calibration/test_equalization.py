@@ -3,6 +3,8 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import preprocess
 from drpai_qat.calibration import scaling
@@ -91,13 +93,48 @@ def test_any_scale_leaves_the_function_as_it_is(network, multiplies, wanted):
     groups = scaling.find_groups(graph, multiplies=multiplies)
     behind_a_mul = [[f"{name}*" if name in one.multiplied else name for name in sorted(one.tensors)] for one in groups]
     assert [" ".join(names) for names in behind_a_mul] == wanted
-    generator = np.random.default_rng(1)
-    scaling.apply(graph, [(one, (10 ** generator.uniform(-2, 2, one.channels)).astype(np.float32)) for one in groups])
+    same_function(model, multiplies)
+
+
+def same_function(model, multiplies):
+    """Scale whatever can be, by anything."""
+    graph, generator = gs.import_onnx(model), np.random.default_rng(1)
+    groups = scaling.find_groups(graph, multiplies=multiplies)
+    scaling.apply(graph, [(one, (10 ** generator.uniform(-1, 1, one.channels)).astype(np.float32)) for one in groups])
     scaled = gs.export_onnx(graph, do_type_check=False)
     assert [one.name for one in scaled.graph.output] == [one.name for one in model.graph.output]
     for frame in frames(model, 3):
         for one, other in zip(reference(scaled, frame), reference(model, frame), strict=True):
             assert sqnr_db(one, other) > 100
+
+
+@st.composite
+def networks(draw):
+    """Layers, curves, sums and paddings of four channels, each of tensors in front of it; 1 to 60 nodes."""
+    known, lines = ["x"], []
+    shapes: dict[str, tuple[int, ...]] = {}
+    for index in range(draw(st.integers(1, 60))):
+        one, other = draw(st.sampled_from(known[-4:])), draw(st.sampled_from(known[-4:]))
+        shapes |= {f"w{index}": (4, 4, 1, 1), f"slope{index}": (4, 1, 1)}
+        forms = {
+            "layer": f"Conv <kernel_shape=[1,1]> ({one}, w{index})", "sum": f"Add ({one}, {other})",
+            "prelu": f"PRelu ({one}, slope{index})", "curve": f"Sigmoid ({one})", "relu": f"Relu ({one})",
+            "pool": f"MaxPool <kernel_shape=[2,2], pads=[0,0,1,1]> ({one})", "moved": f"Pad ({one}, none)",
+        }  # fmt: skip
+        kinds = ["layer", "layer", "sum", "sum", "prelu", "relu", "curve", "pool", "moved"]
+        lines.append(f"t{index} = {forms[draw(st.sampled_from(kinds))]}")
+        known.append(f"t{index}")
+    head = '<ir_version: 8, opset_import: ["" : 17]>\nnet (float[1,4,4,4] x) => (float[1,4,4,4] y)\n'
+    body = "\n".join([*lines, f"y = Conv <kernel_shape=[1,1]> ({known[-1]}, last)"])
+    return make(head + "<int64[8] none = {0, 0, 0, 0, 0, 0, 0, 0}>\n{\n" + body + "\n}", last=(4, 4, 1, 1), **shapes)
+
+
+@given(networks(), st.integers(2, 48))
+def test_a_scale_is_applied_once(network, most):
+    model = folded(network)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(scaling, "_MOST_TENSORS", most)
+        same_function(model, multiplies=True)
 
 
 def quantized(model, recipe):
