@@ -19,7 +19,7 @@ from drpai_qat.compare.compare_options import CompareOptions
 from drpai_qat.compare.layers import LayerComparison, LayerFigures, first_divergence
 from drpai_qat.compare.matching import Matching, match
 from drpai_qat.compare.onnx_side import OnnxSide
-from drpai_qat.compare.opening import open_side
+from drpai_qat.compare.opening import open_both
 from drpai_qat.compare.parameters import Parameters, compare_parameters
 from drpai_qat.compare.structure import Feeds, Side
 from drpai_qat.compare.suspect import Cause
@@ -108,7 +108,7 @@ def compare(options: CompareOptions, progress: Stages) -> Comparison:
     Raises: DrpaiQatError: one can't be read or run, or they have nothing in common.
     """
     with progress.stage("opening both"):
-        a, b = (open_side(Path(path), options.input_shapes) for path in (options.a, options.b))
+        a, b = open_both(Path(options.a), Path(options.b), options.input_shapes)
         given = None if options.given is None else read_samples(options.given)
         samples = choose_samples(_sampled(a, b), given, options)
     with progress.stage("matching tensors"):

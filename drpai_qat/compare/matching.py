@@ -7,7 +7,7 @@ and the values of one run decide. A tensor without a twin is left out, and the p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,17 +113,30 @@ def match(a: Side, b: Side, sample: Feeds) -> Matching:
     values = a.exposed(wanted)(sample)
     others = b.exposed(candidates)(begun.feeds(sample, b.inputs))
     pairs = {pair.ours: pair for pair in _start(a, b, inputs)}
-    for name in wanted:
-        if name in others and theirs.tensors[name].size == ours.tensors[name].size:
-            score, order = best_order(others[name], values[name])
+    for name, other in _namesakes(ours, theirs, wanted, candidates):
+        if theirs.tensors[other].size == ours.tensors[name].size:
+            score, order = best_order(others[other], values[name])
             if score >= 0:
-                pairs[name] = Pair(name, name, order)
+                pairs[name] = Pair(name, other, order)
     _grow(ours, theirs, values, others, pairs)
     points = tuple(pairs[name] for name in wanted if name in pairs)
     layers = _layer_pairs(ours, theirs, points, {pair.ours: pair for pair in pairs.values()})
     found = Matching(inputs, outputs, points, layers, tuple(name for name in wanted if name not in pairs))
     _refuse_strangers(a, b, found, values, others)
     return found
+
+
+def _namesakes(
+    ours: Structure, theirs: Structure, wanted: Sequence[str], candidates: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    """Tensors of one name; or one is, or both are, the rounding of that name."""
+    yours = {theirs.tensors[name].rounds: name for name in candidates if theirs.tensors[name].rounds}
+    yours |= {name: name for name in candidates if name not in yours}
+    for name in wanted:
+        known = ours.tensors[name].rounds
+        other = name if name in candidates else yours.get(known or name)
+        if other is not None:
+            yield name, other
 
 
 def _may_be_compared(structure: Structure, name: str) -> bool:

@@ -17,7 +17,7 @@ from drpai_qat.core.quantization import QuantParams
 from drpai_qat.core.tensor_info import TensorInfo
 from drpai_qat.graph.canonical import DEQUANTIZE, FAKE_QUANT, QUANTIZE, Graph, Node, Weight, read_graph
 from drpai_qat.graph.ranges import clip_limits
-from drpai_qat.graph.scaled_channels import Along, ScaledChannels
+from drpai_qat.graph.scaled_channels import SCALED, Along, ScaledChannels
 from drpai_qat.runtimes.onnxruntime import Reference
 
 FED = "/fed"
@@ -172,8 +172,9 @@ def _structure(graph: Graph, factors: Mapping[str, Along]) -> tuple[Structure, d
         operators += node.op not in _QUANTIZERS
         if node.op == QUANTIZE or not parents:  # what reads constants alone is one
             continue
-        op, made_by = (node.op, node.name)
+        op, made_by, rounds = node.op, node.name, ""
         if node.op == FAKE_QUANT:
+            rounds = node.inputs[0].removesuffix(SCALED) if node.inputs[0] in factors else node.inputs[0]
             op, made_by = _behind(tensors, parents[0])
             integers[node.output] = node.source[0].output[0]
             quantized.append(node.output)
@@ -181,7 +182,7 @@ def _structure(graph: Graph, factors: Mapping[str, Along]) -> tuple[Structure, d
             computed.append(node.output)
         for name in filter(None, node.outputs):
             grid = _limited(graph, node, makers) if node.op in _QUANTIZERS else None
-            tensors[name] = Tensor(name, op, made_by, parents, graph.shapes[name], grid)
+            tensors[name] = Tensor(name, op, made_by, parents, graph.shapes[name], grid, rounds)
         layer = _layer(graph, node, factors)
         if layer is not None:
             layers[node.output] = layer

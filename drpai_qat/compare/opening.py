@@ -23,6 +23,20 @@ from drpai_qat.source.static_shapes import specialize
 from drpai_qat.source.tflite_file import LiteFile, is_tflite
 
 _QUANTIZERS = {"QuantizeLinear", "DequantizeLinear"}
+_FLOAT = "float ONNX"
+
+
+def open_both(a: Path, b: Path, shapes: tuple[InputShape, ...] = ()) -> tuple[Side, Side]:
+    """Open two files or folders; a float model's batch norms are in its weights if the other side has none.
+
+    Raises: see open_side.
+    """
+    ours, theirs = open_side(a, shapes), open_side(b, shapes)
+    if _has_norms(ours) and not _has_norms(theirs):
+        return _without_norms(ours), theirs
+    if _has_norms(theirs) and not _has_norms(ours):
+        return ours, _without_norms(theirs)
+    return ours, theirs
 
 
 def open_side(path: Path, shapes: tuple[InputShape, ...] = ()) -> Side:
@@ -39,6 +53,21 @@ def open_side(path: Path, shapes: tuple[InputShape, ...] = ()) -> Side:
     if is_tflite(path):
         return LiteSide(path.name, LiteFile.read(path))
     return _onnx(path, shapes)
+
+
+def _has_norms(side: Side) -> bool:
+    return any(one.op == "BatchNormalization" for one in side.structure.tensors.values())
+
+
+def _without_norms(side: Side) -> Side:
+    """A float model as calibration has it first; any other side as it is."""
+    if not isinstance(side, OnnxSide) or side.kind != _FLOAT:
+        return side
+    try:
+        folded = preprocess.preprocess(side.model, may_be_float=True)
+    except ModelError:
+        return side
+    return OnnxSide(side.name, _FLOAT, folded.model, run=side.run) if folded.is_float else side
 
 
 def _folder(path: Path) -> Side:
@@ -60,7 +89,7 @@ def _onnx(path: Path, shapes: tuple[InputShape, ...]) -> Side:
     with naming(path):
         runnable = preprocess.reference_model(model)
         if not any(node.op_type in _QUANTIZERS for node in runnable.graph.node):
-            return OnnxSide(path.name, "float ONNX", inferred(runnable))
+            return OnnxSide(path.name, _FLOAT, inferred(runnable))
         if _is_canonical(loaded):  # with the shapes in it
             return OnnxSide(path.name, "canonical QDQ", loaded)
         try:

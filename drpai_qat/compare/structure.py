@@ -92,6 +92,7 @@ class Tensor:
         node: the operator's name.
         parents: activations that it is computed from.
         grid: what its integers mean; None for reals.
+        rounds: name of the reals that it is a rounding of, before channels were scaled; "" if it is none.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Tensor:
     parents: tuple[str, ...]
     shape: tuple[int, ...]
     grid: QuantParams | None
+    rounds: str = ""
 
     @property
     def size(self) -> int:

@@ -8,12 +8,16 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+import preprocess
+from drpai_qat.calibration.calibrate import quantize_float
+from drpai_qat.calibration.recipe import Recipe
 from drpai_qat.cli.main import main
 from drpai_qat.compare.compare_options import CompareOptions
 from drpai_qat.compare.comparison import compare
 from drpai_qat.compare.layers import first_divergence
 from drpai_qat.compare.text import described
 from drpai_qat.core.progress import Silent
+from tests.calibration.float_models import frames, residual
 from tests.compare import faults
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -53,6 +57,21 @@ def test_weights_that_were_quantized_after_training_are_no_others(folder):
     found = compared(folder / "float.onnx", folder / "a.onnx")
     assert found.cause is not None
     assert found.cause.name == "quantized weights", found.verdict
+
+
+def test_a_float_network_beside_itself_quantized_after_training(tmp_path):
+    source = residual()  # with a batch norm
+    folded = preprocess.preprocess(source, may_be_float=True).model
+    onnx.save(source, tmp_path / "float.onnx")
+    onnx.save(quantize_float(folded, frames(source, 16), Recipe(), Silent()).model, tmp_path / "int8.onnx")
+    np.savez(tmp_path / "s.npz", x=np.stack([one["x"] for one in frames(source, 4)]))
+    found = compared(tmp_path / "float.onnx", tmp_path / "int8.onnx", samples=tmp_path / "s.npz")
+    assert found.cause is not None
+    assert found.cause.name == "quantized weights", found.verdict
+    pairs = {one.pair.ours: one.pair.theirs.split("_")[0] for one in found.layers}
+    assert {"r1", "m2"} <= pairs.keys()
+    assert all(ours == theirs for ours, theirs in pairs.items()), pairs
+    assert min(one.single.sqnr_db for one in found.layers) > 25
 
 
 def test_the_first_layer_is_where_the_fault_is(folder):
