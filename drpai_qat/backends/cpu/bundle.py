@@ -93,6 +93,11 @@ def bundle(
     if ours:
         raise DeploymentError(f"{folder} holds {sorted(ours)[0]}, as a bundle does: give the folder of the compilation")
     machine = by_name(compiled_for)
+    if found.target.get("machine") != machine.machine:
+        raise DeploymentError(
+            f"{folder / manifest.FILE} is damaged: target.name is {compiled_for}, and target.machine is not "
+            f"{machine.machine}: compile it again"
+        )
     linker = _cxx(find_linker(machine.machine, toolchain_dir, cross_compiler))
     with staged(output_dir) as staging:
         for name, sha256 in found.files.items():

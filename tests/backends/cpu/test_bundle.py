@@ -87,6 +87,12 @@ def test_changed_missing_and_strange_files(out: Path, capsys: pytest.CaptureFixt
     assert "out/deploy.so has more than 8 GiB" in refused(capsys)
 
 
+def test_a_name_of_another_machine(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    machine = json.loads((out / "deploy.json").read_text())["target"]["machine"]
+    change(out, target={"name": "avx2" if machine == "aarch64" else "rzv2h"})
+    assert "deploy.json is damaged: target.name is" in refused(capsys)
+
+
 def test_a_bundle_is_not_bundled(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (out / "lib").mkdir()
     (out / "lib" / "libevil.so").write_text("")
