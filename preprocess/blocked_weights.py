@@ -58,7 +58,10 @@ def _input_axis(node: gs.Node) -> int | None:
         return 1
     if node.op == "Gemm":
         return 0 if node.attrs.get("transA", 0) else 1
-    return len(node.inputs[0].shape) - 1 if node.op == "MatMul" and len(node.inputs[0].shape) > 1 else None
+    if node.op != "MatMul":
+        return None
+    shape = node.inputs[0].shape  # None: of unknown rank, which is refused later
+    return len(shape) - 1 if shape is not None and len(shape) > 1 else None
 
 
 def _blocks_of(node: gs.Node) -> _Blocks | None:

@@ -22,6 +22,9 @@ _MAX_ROUNDS = 8
 _LIKE_INPUT = ("GroupNormalization",)
 """Operators whose output has type and shape of the first input, and that onnx cannot infer."""
 
+_DEFAULT_AXES = [0, 2, 3]
+"""Of MeanVarianceNormalization: onnx's function for it knows no default, and fails in inference and in the checker."""
+
 _RUN_TIME = {
     "Loop": "how often it runs is decided while it runs; export the model with a constant number of steps",
     "Scan": "loops of this kind are not written out; export the model with its steps unrolled",
@@ -34,6 +37,9 @@ def make_shapes_static(graph: gs.Graph, log: PassLog) -> gs.Graph:
 
     Raises: ModelError: shapes contradict each other.
     """
+    for node in graph.nodes:
+        if node.op == "MeanVarianceNormalization":
+            node.attrs.setdefault("axes", _DEFAULT_AXES)
     for _ in range(_MAX_ROUNDS):
         infer_shapes(graph, log)
         folded = _infer_the_rest(graph)

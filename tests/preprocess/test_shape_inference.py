@@ -37,6 +37,20 @@ net (float[2,4,6] x) => (float[a,b] y)
     assert [d.dim_value for d in result.model.graph.output[0].type.tensor_type.shape.dim] == [2, 12]
 
 
+def test_what_onnx_cannot_infer() -> None:
+    """Its function for the operator has no default for the axes."""
+    text = """
+net (float[1,3,4,4] x) => (float[1,3,4,4] y)
+{
+  q = QuantizeLinear (x, s, z)
+  d = DequantizeLinear (q, s, z)
+  n = MeanVarianceNormalization (d)
+  y = Relu (n)
+}"""
+    (found,) = [one for one in fold(model(text, **BASE)).model.graph.value_info if one.name == "n"]
+    assert [dim.dim_value for dim in found.type.tensor_type.shape.dim] == [1, 3, 4, 4]
+
+
 def test_every_tensor_has_a_shape() -> None:
     text = """
 net (float[2,4] x) => (float[2,4] y)
