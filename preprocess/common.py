@@ -24,6 +24,7 @@ from preprocess.inference_form import name_nodes, remove_identities, use_inferen
 from preprocess.int8_weights import canonical_weights
 from preprocess.layer_norm import write_layer_norm
 from preprocess.loops import write_out_loops
+from preprocess.lost_sums import refuse_lost_sums
 from preprocess.misfits import refuse_misfits
 from preprocess.opening import allow_16_bit_grids
 from preprocess.padding import explicit_pads
@@ -85,6 +86,7 @@ FOLD: tuple[Pass, ...] = (
     fold_depthwise_scales,
     canonical_weights,  # after the affine folds, which may flip signs
     canonical_biases,  # after all that changes the scales of weights or of a layer's input
+    refuse_lost_sums,  # after weights are integers behind one DQ
 )
 """Behind these, all invariants of the graph hold."""
 

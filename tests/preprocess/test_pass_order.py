@@ -15,7 +15,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from drpai_qat.core.errors import DrpaiQatError, ModelError
+from drpai_qat.core.errors import DrpaiQatError
 from preprocess import validate
 from preprocess.activations import clip_before_quantize
 from preprocess.affine import fold_affine_steps
@@ -38,6 +38,7 @@ from preprocess.inference_form import name_nodes, remove_identities
 from preprocess.int8_weights import canonical_weights
 from preprocess.layer_norm import write_layer_norm
 from preprocess.loops import write_out_loops
+from preprocess.lost_sums import refuse_lost_sums
 from preprocess.misfits import refuse_misfits
 from preprocess.opening import open_graph
 from preprocess.padding import explicit_pads, fold_pads
@@ -82,7 +83,7 @@ class Case:
     def check(self, passes: tuple[Pass, ...]) -> None:
         """Fold the model with `passes` and compare."""
         if self.refused is not None:
-            with pytest.raises(ModelError, match=self.refused):
+            with pytest.raises(DrpaiQatError, match=self.refused):
                 self._folded(passes)
             return
         made, log = self._folded(passes)
@@ -401,6 +402,13 @@ CASES: dict[str, Case] = {
                "r = ReduceSum <keepdims = 0> (e)\n y = Add (d, r)"),
         {**GRID, "far": np.array([10**12, 4, 16])}, refused=r"tensor e has 6\.4e\+13 values",
     ),
+    "sums that float32 loses": Case(
+        image("i = QuantizeLinear (w, sw, zw)\n k = DequantizeLinear (i, sw, zw)\n c = Conv (d, k)\n r = Relu (c)\n"
+              "p = QuantizeLinear (r, st, z)\n y = DequantizeLinear (p, st, z)"),
+        {**LAYER, "w": BYTES.reshape(4, 9)[:, :4].reshape(4, 4, 1, 1) * np.float32(0.01),
+         "s": np.float32(1e20), "st": np.float32(0.02)},
+        refused=r"node Conv_c \(Conv\), tensor s: scale = 1e\+20 makes sums .* of QuantizeLinear_p, spans 5.1",
+    ),
     "many tensors joined": Case(
         vector("q = QuantizeLinear (x, s, z)\n d = DequantizeLinear (q, s, z)\n"
                + "\n".join(f"m{i} = Mul (d, k{i})" for i in range(40))
@@ -491,6 +499,7 @@ ORDER: tuple[tuple[tuple[str, ...], Pass, Pass, str], ...] = (
     (BOTH, translate_fused_operators, make_shapes_static, "shape arithmetic behind fused operators"),
     (BOTH, make_shapes_static, refuse_too_large, "a tensor that nothing could hold"),
     (BOTH, make_shapes_static, refuse_misfits, "an index outside"),
+    (BOTH, fold_weight_fake_quant, refuse_lost_sums, "sums that float32 loses"),
     (BOTH, make_shapes_static, remove_idle_casts, "a Cast to the type that is inferred"),
     (BOTH, make_shapes_static, explicit_pads, "automatic padding"),
     (BOTH, make_shapes_static, complete_quantize_nodes, "a scale that depends on a shape"),
