@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
-from itertools import islice
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import onnx
 import onnx_graphsurgeon as gs
 
 from drpai_qat.calibration import equalization, placement, ranges
+from drpai_qat.calibration.alternatives import Comparison, Tried
 from drpai_qat.calibration.bias_correction import correct_bias
 from drpai_qat.calibration.collection import Frame, Observed
-from drpai_qat.calibration.fitting import Fitted, fit
-from drpai_qat.calibration.insertion import insert_grids, quantize_biases, quantize_weights
+from drpai_qat.calibration.fitting import Fitted
+from drpai_qat.calibration.insertion import insert_grids
+from drpai_qat.calibration.kept import few_of, keep, parted
 from drpai_qat.calibration.max_drop import Kept, keep_within
 from drpai_qat.calibration.observers import Ends
 from drpai_qat.calibration.passes import OtherFramesError, Passes, expected, mark_of
 from drpai_qat.calibration.placement import Site
+from drpai_qat.calibration.ranged import FindSites, Ranged
 from drpai_qat.calibration.recipe import Recipe
 from drpai_qat.calibration.reconstruction import reconstruct
 from drpai_qat.calibration.record import Record
 from drpai_qat.calibration.seen import Mark, Seen
-from drpai_qat.calibration.sixteen_bits import largest_values, wide_grids
 from drpai_qat.calibration.unfinished import Unfinished
-from drpai_qat.calibration.walk import Visit, frames_in_memory, spread, walk
+from drpai_qat.calibration.walk import Visit, frames_in_memory
 from drpai_qat.core.errors import OptionError
-from drpai_qat.core.progress import Stages
+from drpai_qat.core.progress import Silent, Stages
 from drpai_qat.core.quantization import QuantParams
 from drpai_qat.core.workers import ALONE, Sharing
 from drpai_qat.graph.scaled_channels import ScaledChannels
-from preprocess.opening import with_16_bit_opset
-from preprocess.passlog import PassLog
+
+_LEAST_TO_COMPARE, _LEAST_TO_FIT = 16, 8
+"""Frames from which on some are left aside."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Calibrated:
         reused: the ranges are recorded ones, and the data was not looked at for them.
         equalized: names of tensors that hold the source's with their channels scaled.
         fitted: what `--ptq best` came to; None: it was not asked for.
+        compared: networks quantized in several ways, as report.json tells of them; None: too few frames for that.
     """
 
     model: onnx.ModelProto
@@ -58,6 +62,7 @@ class Calibrated:
     reused: bool = False
     equalized: tuple[str, ...] = ()
     fitted: Fitted | None = None
+    compared: Mapping[str, Any] | None = None
 
 
 def quantize_float(
@@ -81,63 +86,80 @@ def quantize_float(
     Raises: OptionError: there are no frames, or --max-drop can't be met. WorkerError: see `sharing`.
     """
     find_sites = placement.sites_everywhere if everywhere else placement.sites_between_kernels
-    scaled = ScaledChannels()
+    looks = recipe.equalizes or recipe.corrects or recipe.max_drop is not None
+    kept_frames = keep(frames, model) if looks else []
+    made_of, aside = _parted(kept_frames, recipe)
+    compared = Comparison(model, few_of(aside, frames_in_memory(model)))
+    way, plain, scaled = replace(recipe, fits=False, equalizes=False), model, ScaledChannels()
     if recipe.equalizes:
         with progress.stage("bringing channels to like ranges"):
-            count, most = expected(frames), equalization.FRAMES
-            few = list(islice(frames, most)) if count is None else spread(frames, max(count, 1), most)
+            few = few_of(made_of, equalization.FRAMES)
             model, scaled = equalization.equalize(model, few, recipe, progress, multiplies=not everywhere)
+    if scaled.factors:
+        way = replace(way, equalizes=True)
+        if recipe.fits and compared.decides:
+            with progress.stage("comparing networks with and without scaled channels"):
+                way = _nearer_without_scale(compared, way, model, plain, find_sites, made_of)
+            if not way.equalizes:
+                model, scaled = plain, ScaledChannels()
     graph = gs.import_onnx(model)
     sites = find_sites(graph)
     grids, count, reused = _find_grids(model, sites, frames, recipe, progress, record, sharing)
     unseen = tuple(site.name for site in sites if site.name not in grids)
-    kept_frames: list[Frame] = []
-    if recipe.corrects or recipe.max_drop is not None:
-        kept_frames = spread(frames, count, frames_in_memory(model))
-
-    @cache
-    def for_16_bits() -> tuple[onnx.ModelProto, dict[str, float]]:
-        raised = with_16_bit_opset(gs.import_onnx(model), PassLog())
-        return gs.export_onnx(raised, do_type_check=False), largest_values(model, list(grids), kept_frames)
-
-    def make(
-        visit: Visit, floating: Container[str], wide: Container[str], shown: Sequence[Frame], told: Stages
-    ) -> onnx.ModelProto:
-        source, largest = for_16_bits() if wide else (model, {})
-        graph = gs.import_onnx(source)
-        reals = placement.nodes_in_float(graph, floating)
-        found = _serving_others(find_sites(graph), reals)
-        quantize_weights(graph, floating)
-        insert_grids(graph, found, {**grids, **wide_grids(graph, found, grids, wide, largest)}, reals)
-        if recipe.corrects:
-            walk(gs.import_onnx(source), graph, shown, visit, told)
-        quantize_biases(graph)
-        return gs.export_onnx(graph, do_type_check=False)
-
+    few = few_of(kept_frames, frames_in_memory(model))
+    ranged = Ranged(model, grids, find_sites, few)
+    visit: Visit | None = correct_bias if recipe.corrects else None
     with progress.stage("correcting biases, layer by layer" if recipe.corrects else "quantizing weights"):
-        made, kept, visit = make(correct_bias, (), (), kept_frames, progress), None, correct_bias
-    fitted = None
-    if recipe.fits:
+        made = ranged.quantized(visit, (), (), made_of, progress)
+    if visit is not None and compared.decides:
+        with progress.stage("comparing networks with and without corrected biases"):
+            without = ranged.quantized(None, (), (), (), Silent())
+            one, other = compared.add(way, made), compared.add(replace(way, corrects=False), without)
+            if other.is_nearer(one):
+                way, made, visit = other.way, without, None
+    fitted = Fitted(len(kept_frames)) if recipe.fits else None
+    if recipe.fits and aside:
         with progress.stage("fitting weights, layer by layer"):
-            fitted = fit(
-                model, partial(make, correct_bias, (), ()), partial(make, reconstruct, (), ()), kept_frames, progress
-            )
-        if fitted.model is not None:
-            made, visit = fitted.model, reconstruct
+            best = compared.add(replace(way, fits=True), ranged.quantized(reconstruct, (), (), made_of, progress))
+            fitted = Fitted(len(compared.frames), compared.of(made) or compared.add(way, made), best)
+        if fitted.is_kept:
+            made, visit = best.model, reconstruct
+    told = compared.to_json(made) if compared.tried else None
+    kept = None
     if recipe.max_drop is not None:
-        made, kept = keep_within(recipe.max_drop, model, made, partial(make, visit), kept_frames, progress)
+        made, kept = keep_within(recipe.max_drop, model, made, partial(ranged.quantized, visit), few, progress)
     left = placement.nodes_in_float(graph, {layer.name for layer in kept.floating} if kept is not None else ())
     scaled.write(made)
-    rounded = (site.name for site in _serving_others(sites, left))
+    rounded = (site.name for site in ranged.sites(graph, left))
     return Calibrated(
         made, tuple(name for name in rounded if name in grids), count, unseen, kept, reused, tuple(scaled.factors),
-        fitted,
+        fitted, told,
     )  # fmt: skip
 
 
-def _serving_others(sites: Sequence[Site], nodes: Container[str]) -> list[Site]:
-    """Sites that more than these nodes read."""
-    return [site for site in sites if not placement.serves_only(site.tensor, nodes)]
+def _parted(frames: Sequence[Frame], recipe: Recipe) -> tuple[Sequence[Frame], Sequence[Frame]]:
+    """Frames that the network is made of, and those that compare ways to make it; where they are few there are none."""
+    least = _LEAST_TO_FIT if recipe.fits else _LEAST_TO_COMPARE
+    return parted(frames) if recipe.compares and len(frames) >= least else (frames, ())
+
+
+def _nearer_without_scale(
+    compared: Comparison,
+    way: Recipe,
+    scaled: onnx.ModelProto,
+    plain: onnx.ModelProto,
+    find_sites: FindSites,
+    frames: Sequence[Frame],
+) -> Recipe:
+    """The way with the nearer network: with scaled channels, or without; of these frames alone."""
+
+    def tried(model: onnx.ModelProto, way: Recipe) -> Tried:
+        grids, _, _ = _find_grids(model, find_sites(gs.import_onnx(model)), frames, way, Silent(), None, ALONE)
+        visit = correct_bias if way.corrects else None
+        return compared.add(way, Ranged(model, grids, find_sites).quantized(visit, (), (), frames, Silent()))
+
+    one, other = tried(scaled, way), tried(plain, replace(way, equalizes=False))
+    return other.way if other.is_nearer(one) else way
 
 
 def fill_gaps(

@@ -24,6 +24,7 @@ class Recipe:
         symmetric: activations have zero point 0.
         equalizes: bring the channels of activations to like ranges, where layers compute more exactly by it.
         corrects: take the mean error of each layer's outputs off its bias.
+        compares: leave out a step without which the whole network is nearer to the float one, on frames left aside.
         fits: fit weights layer by layer, and keep the network if it is nearer to the float one.
         max_drop: largest relative error of the outputs, in percent; until then layers get 16 bits or stay in float.
     """
@@ -33,5 +34,6 @@ class Recipe:
     symmetric: bool = False
     equalizes: bool = True
     corrects: bool = True
+    compares: bool = True
     fits: bool = False
     max_drop: float | None = None

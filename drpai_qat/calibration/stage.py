@@ -126,6 +126,8 @@ def _told(found: Calibrated, kind: str, recipe: Recipe, data: str, record_dir: s
     }
     if found.equalized:
         calibration["equalized"] = list(found.equalized)
+    if found.compared is not None:
+        calibration["compared"] = found.compared
     if found.fitted is not None:
         calibration["ptq"] = found.fitted.to_json()
     if record_dir is not None:

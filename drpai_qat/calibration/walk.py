@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import onnx
@@ -66,12 +65,6 @@ def frames_in_memory(model: onnx.ModelProto) -> int:
     shapes = (value.type.tensor_type.shape.dim for value in (*model.graph.value_info, *model.graph.input))
     largest = max((math.prod(dim.dim_value for dim in dims) for dims in shapes), default=1)
     return int(np.clip(_BUDGET // (4 * _ALIVE * max(largest, 1)), _LEAST_FRAMES, _MOST_FRAMES))
-
-
-def spread(frames: Iterable[Frame], count: int, most: int) -> list[Frame]:
-    """At most `most` of `count` frames, equally far apart."""
-    step = -(-count // most)
-    return list(islice(frames, 0, None, step))
 
 
 def walk(floating: gs.Graph, quantized: gs.Graph, frames: Iterable[Frame], visit: Visit, progress: Stages) -> None:

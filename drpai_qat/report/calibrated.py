@@ -28,12 +28,23 @@ def fitted(calibration: Told) -> str:
     told = None if calibration is None else calibration.get("ptq")
     if told is None:
         return ""
-    if not told["drop_best"] and not told["drop_fast"]:
+    if told["drop_best"] is None:
         return f"weights are not fitted: {told['frames']} frames are too few"
     kept = "fitted weights kept" if told["kept"] == "best" else "fitted weights are no better, and not kept"
-    return (
-        f"{kept}: drop {told['drop_best']:.3g}%, {told['drop_fast']:.3g}% without, on {told['frames']} frames left out"
-    )
+    sqnr = f"{told['sqnr_db_best']:.1f} dB on the average frame, {told['sqnr_db_fast']:.1f} dB without"
+    return f"{kept}: {sqnr}, of {told['frames']} left aside"
+
+
+def left_out(calibration: Told) -> str:
+    """Steps that the whole network is nearer without."""
+    told = None if calibration is None else calibration.get("compared")
+    if told is None:
+        return ""
+    usual, kept = told["networks"][0], next(one for one in told["networks"] if one["kept"])
+    steps = {"equalized": "scaled channels", "biases_corrected": "corrected biases"}
+    found = [text for key, text in steps.items() if usual[key] and not kept[key]]
+    sqnr = f"{kept['sqnr_db']:.1f} dB on the average frame, {usual['sqnr_db']:.1f} dB with all steps"
+    return f"{' and '.join(found)}: {sqnr}, of {told['frames']} left aside" if found else ""
 
 
 def kept_within(calibration: Told) -> str:

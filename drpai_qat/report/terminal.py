@@ -15,7 +15,7 @@ from drpai_qat.check.fidelity import CheckResult
 from drpai_qat.check.figures import OutputFigures
 from drpai_qat.core.text import listed, one_line, seconds, shortened
 from drpai_qat.graph.remedies import told
-from drpai_qat.report.calibrated import calibrated, fitted, kept_within
+from drpai_qat.report.calibrated import calibrated, fitted, kept_within, left_out
 from drpai_qat.report.content import Report
 from drpai_qat.report.size import Size
 from drpai_qat.report.warnings import warnings
@@ -62,6 +62,7 @@ def _facts(report: Report) -> Table:
         "model": f"{report.model['name']} ({_kind(report)})",
         "quantized": f"{report.weights} weights, {report.activations} activations",
         "calibrated": calibrated(report.calibration),
+        "left out": left_out(report.calibration),
         "ptq best": fitted(report.calibration),
         "max drop": kept_within(report.calibration),
         "against source": "; ".join(_loss(one) for one in report.loss),

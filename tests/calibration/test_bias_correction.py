@@ -9,7 +9,7 @@ import preprocess
 from drpai_qat.calibration.bias_correction import mean_shift
 from drpai_qat.calibration.calibrate import quantize_float
 from drpai_qat.calibration.recipe import Recipe
-from drpai_qat.calibration.walk import frames_in_memory, spread, walk
+from drpai_qat.calibration.walk import frames_in_memory, walk
 from drpai_qat.core.progress import Silent
 from tests.calibration.float_models import attention, frames, residual
 from tests.reference import reference
@@ -70,5 +70,4 @@ def test_the_walk_sees_what_both_networks_compute(make, layers):
 
 
 def test_frames_that_fit():
-    assert [int(one["x"]) for one in spread([{"x": np.array(i)} for i in range(10)], 10, 4)] == [0, 3, 6, 9]
     assert 4 <= frames_in_memory(residual()) <= 64

@@ -10,14 +10,16 @@ import pytest
 
 import preprocess
 from drpai_qat.calibration import reconstruction
+from drpai_qat.calibration.alternatives import Tried
 from drpai_qat.calibration.calibrate import quantize_float
-from drpai_qat.calibration.fitting import fit
+from drpai_qat.calibration.fitting import Fitted
 from drpai_qat.calibration.recipe import Recipe
 from drpai_qat.calibration.walk import walk
 from drpai_qat.cli.main import compile_main
 from drpai_qat.core.errors import OptionError
 from drpai_qat.core.progress import Silent
 from drpai_qat.options import CompileOptions
+from drpai_qat.report.calibrated import fitted
 from tests.calibration.float_models import attention, frames, make, residual
 
 FORMS = """
@@ -70,23 +72,28 @@ def test_a_layer_is_a_matrix_product(network, layers):
 def test_fitted_weights_are_nearer_on_other_frames():
     found = quantize_float(folded(residual()), frames(residual(), 48), Recipe(fits=True), Silent())
     assert found.fitted is not None
-    assert found.fitted.model is not None
+    assert found.fitted.is_kept
     assert found.fitted.frames == 12
-    assert found.fitted.after < 0.95 * found.fitted.before
+    told = found.fitted.to_json()
+    assert told["drop_best"] < 0.95 * told["drop_fast"]
     preprocess.validate(found.model)
 
 
-def too_few(shown, told):
-    pytest.fail("too few frames to tell")
+def tried(errors):
+    return Tried(Recipe(), None, np.array(errors)[:, None])
 
 
 def test_what_is_no_better_is_not_kept():
-    model = folded(residual())
-    fast = quantize_float(model, frames(model, 16), Recipe(), Silent()).model
-    same = fit(model, lambda shown, told: fast, lambda shown, told: fast, frames(model, 16), Silent())
-    assert (same.model, same.frames, same.before) == (None, 4, same.after)
-    few = fit(model, too_few, too_few, frames(model, 7), Silent())
-    assert few.model is None
+    fast = tried([0.01, 0.01, 0.01])
+    assert Fitted(3, fast, tried([0.005, 0.005, 0.011])).is_kept
+    assert not Fitted(3, fast, fast).is_kept
+    assert not Fitted(3, fast, tried([0.005, 0.005, 0.1])).is_kept  # one frame loses too much
+    exact = Fitted(3, tried([0.0, 0.0, 0.0]), tried([0.0, 0.0, 0.0]))
+    assert "no better" in fitted({"ptq": exact.to_json()})
+    few = quantize_float(folded(residual()), frames(residual(), 7), Recipe(fits=True), Silent())
+    assert few.model == quantize_float(folded(residual()), frames(residual(), 7), Recipe(), Silent()).model
+    assert few.fitted is not None
+    assert fitted({"ptq": few.fitted.to_json()}) == "weights are not fitted: 7 frames are too few"
 
 
 def test_through_the_command(tmp_path, capsys):
@@ -94,7 +101,7 @@ def test_through_the_command(tmp_path, capsys):
     np.savez(tmp_path / "data.npz", x=np.concatenate([one["x"] for one in frames(residual(), 48)]))
     arguments = ["-o", str(tmp_path / "out"), "--calibration", str(tmp_path / "data.npz"), "--ptq", "best"]
     assert compile_main([str(tmp_path / "net.onnx"), *arguments, "--check", "layers"]) == 0
-    assert "fitted weights kept: drop 0." in " ".join(capsys.readouterr().out.split())
+    assert "fitted weights kept: " in " ".join(capsys.readouterr().out.split())
     told = json.loads((tmp_path / "out/report.json").read_text())["calibration"]["ptq"]
     assert (told["kept"], told["frames"]) == ("best", 12)
 

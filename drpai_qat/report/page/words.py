@@ -9,7 +9,7 @@ from typing import Any
 from drpai_qat.check.fidelity import CheckResult
 from drpai_qat.check.figures import OutputFigures
 from drpai_qat.check.used_ranges import UsedRange
-from drpai_qat.report.calibrated import calibrated, fitted, kept_within
+from drpai_qat.report.calibrated import calibrated, fitted, kept_within, left_out
 from drpai_qat.report.content import Report
 from drpai_qat.report.size import CodeUse, Size
 
@@ -140,7 +140,8 @@ def facts(report: Report) -> list[tuple[str, str]]:
     rows = [("Quantized", f"{report.weights} weights, {report.activations} activations ({how})")]
     told = report.calibration
     for name, text in (
-        ("Calibrated", calibrated(told)), ("PTQ best", fitted(told)), ("Max drop", kept_within(told)),
+        ("Calibrated", calibrated(told)), ("Left out", left_out(told)), ("PTQ best", fitted(told)),
+        ("Max drop", kept_within(told)),
     ):  # fmt: skip
         if text:
             rows.append((name, text))

@@ -199,7 +199,9 @@ def test_verdicts():
 def test_heads_and_what_calibration_cost():
     head = Head("y", 1, 4, 9, 51.0, 12.5)
     tensors = {"calibrated": ["a", "b"], "trained": [], "inherited": ["c"], "derived": []}
-    fitted = {"kept": "best", "frames": 2, "drop_best": 1.25, "drop_fast": 2.5}
+    fitted = {
+        "kept": "best", "frames": 2, "drop_best": 1.25, "drop_fast": 2.5, "sqnr_db_best": 38.06, "sqnr_db_fast": 32.04,
+    }  # fmt: skip
     told = {"tensors": tensors, "method": "minmax", "frames": 8, "data": "<photos>", "ptq": fitted}
     one = report(check([[1, 2, 3]], heads=(head,)))
     loss = check([[1, 2, 4]]).outputs
@@ -208,7 +210,7 @@ def test_heads_and_what_calibration_cost():
     assert "equals the quantized model bit for bit" in text
     assert "Quantizing left 11.5 dB SQNR of the source file" in text
     assert "2 tensors by minmax, 8 frames of &lt;photos&gt;" in text
-    assert "fitted weights kept: drop 1.25%, 2.5% without, on 2 frames left out" in text
+    assert "fitted weights kept: 38.1 dB on the average frame, 32.0 dB without, of 2 left aside" in text
     assert "beside model_int8.onnx in onnxruntime" in text
 
 
