@@ -37,6 +37,7 @@ from preprocess.quantize_nodes import complete_quantize_nodes
 from preprocess.served_forms import write_served_forms
 from preprocess.shape_inference import make_shapes_static, require_static_shapes
 from preprocess.sizes import refuse_too_large
+from preprocess.undefined import warn_if_undefined
 from preprocess.warnings import warn_if_never_calibrated
 from preprocess.weights import fold_weight_fake_quant
 from preprocess.wide_nodes import split_wide_nodes
@@ -93,5 +94,6 @@ FOLD: tuple[Pass, ...] = (
 FINISH: tuple[Pass, ...] = (
     allow_16_bit_grids,
     require_static_shapes,
+    warn_if_undefined,  # of what is left when all is folded
 )
 """Behind these, the model is canonical."""

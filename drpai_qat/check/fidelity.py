@@ -138,7 +138,8 @@ def check_outputs(
         filter(None, (*(text for one in outputs for text in one.shortfalls(thresholds)),
                       *(head.shortfall(thresholds) for head in heads)))
     )  # fmt: skip
-    used = folded.used() if isinstance(folded, Watched) else ()
+    used, undefined = (folded.used(), folded.undefined()) if isinstance(folded, Watched) else ((), ())
+    shortfalls += undefined
     return CheckResult(len(samples), outputs, fold, shortfalls=shortfalls, by_sample=by_sample, used=used, heads=heads)
 
 

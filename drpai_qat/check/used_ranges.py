@@ -53,8 +53,16 @@ class UsedRange:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
 
+_UNDEFINED_SOMEWHERE = frozenset(
+    ("Div", "Reciprocal", "Log", "Sqrt", "Pow", "Exp", "Mod", "Acos", "Acosh", "Asin", "Atanh")
+)
+"""Operators that have no finite result for some inputs: NaN comes from them, or from constants."""
+
+
 class Watched:
-    """The canonical model in onnxruntime; the first runs also count the integers of every quantized activation."""
+    """The canonical model in onnxruntime; the first runs also count the integers of every quantized activation, and NaN
+    in front of quantizers.
+    """
 
     def __init__(self, model: onnx.ModelProto, name: str) -> None:
         """Start a session.
@@ -76,7 +84,15 @@ class Watched:
             ):
                 kind = types[node.input[2]]
                 exposed.graph.output.append(onnx.helper.make_tensor_value_info(node.output[0], kind, None))
+        floats = _may_be_nan(model)
+        have = {one.name for one in exposed.graph.output}
+        exposed.graph.output.extend(
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+            for name in floats
+            if name not in have
+        )
         self._reference = Reference(exposed, name)
+        self._nan: dict[str, tuple[int, int]] = dict.fromkeys(floats, (0, 0))
         self._seen: dict[str, _Seen] = {name: _Seen(grid) for name, grid in self._grids.items()}
         self._runs = 0
 
@@ -88,11 +104,22 @@ class Watched:
         found = self._reference.run(sample)
         for name, seen in self._seen.items():
             seen.add(found[name])
+        for name, (nan, count) in self._nan.items():
+            self._nan[name] = nan + int(np.isnan(found[name]).sum()), count + found[name].size
         return {name: found[name] for name in self._outputs}
 
     def used(self) -> tuple[UsedRange, ...]:
         """What was counted, in order of computation."""
         return tuple(seen.used(name) for name, seen in self._seen.items() if seen.count)
+
+    def undefined(self) -> tuple[str, ...]:
+        """Where NaN was quantized, in words, in order of computation."""
+        return tuple(
+            f"{name}: {nan} of {count} values are NaN where they are quantized, in onnxruntime too: what integers "
+            "those become is up to the CPU"
+            for name, (nan, count) in self._nan.items()
+            if nan
+        )
 
 
 @dataclass(frozen=True)
@@ -140,6 +167,23 @@ class _Seen:
             at_most=self._at_most / self.count,
             histogram=tuple(int(count) for count in np.add.reduceat(self._counts, edges)),
         )
+
+
+def _may_be_nan(model: onnx.ModelProto) -> tuple[str, ...]:
+    """The tensors that are quantized behind operators, or constants, that can make NaN."""
+    suspects = {
+        one.name
+        for one in model.graph.initializer
+        if one.data_type == onnx.TensorProto.FLOAT and not np.isfinite(onnx.numpy_helper.to_array(one)).all()
+    }
+    found = []
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear":
+            if node.input[0] in suspects:
+                found.append(node.input[0])
+        elif node.op_type in _UNDEFINED_SOMEWHERE or not suspects.isdisjoint(node.input):
+            suspects.update(node.output)
+    return tuple(dict.fromkeys(found))
 
 
 def _grids_of(model: onnx.ModelProto) -> dict[str, _Grid]:

@@ -46,7 +46,8 @@ class ModelOptions(Group):
     strict: bool = option(
         "--strict", kind=bool, default=False,
         help="Refuse a file that a warning is due for: exported in training mode, never calibrated, not of the "
-        "framework that -m names, quantized after training or in its weights alone.",
+        "framework that -m names, quantized after training or in its weights alone, dividing by what its ranges let be "
+        "0.",
     )  # fmt: skip
     max_memory: str | None = option(
         "--max_memory", metavar="SIZE", default_text="80% of what the machine has available",

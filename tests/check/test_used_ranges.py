@@ -38,6 +38,16 @@ def test_later_samples_run_and_are_not_counted():
     assert sum(watched.used()[0].histogram) == 4 * 8
 
 
+def test_what_is_not_a_number_where_it_is_quantized():
+    model = onnx.parser.parse_model(MODEL.replace("c = Clip (x, low, high)", "r = Sqrt (x)\n c = Clip (r, low, high)"))
+    watched = Watched(model, "net")
+    assert set(watched.run({"x": np.ones((1, 8), np.float32)})) == {"y"}
+    assert watched.undefined() == ()
+    watched.run({"x": np.array([[-9, -2, 0, 0, 1, 2, 10, 10]], np.float32)})
+    (told,) = watched.undefined()
+    assert told.startswith("c: 2 of 16 values are NaN where they are quantized")
+
+
 def test_errors_of_one_run():
     wanted = np.array([[3, 13, 23, 33, 3, 3, 3, 3]], np.int8)
     (one,) = accumulated(onnx.parser.parse_model(MODEL), {"q": wanted + (wanted == 33)}, {"q": wanted})

@@ -409,6 +409,10 @@ CASES: dict[str, Case] = {
          "s": np.float32(1e20), "st": np.float32(0.02)},
         refused=r"node Conv_c \(Conv\), tensor s: scale = 1e\+20 makes sums .* of QuantizeLinear_p, spans 5.1",
     ),
+    "a division by what may be 0": Case(
+        vector("q = QuantizeLinear (x, s, z)\n d = DequantizeLinear (q, s, z)\n y = Div (one, d)"),
+        {**GRID, "one": np.float32(1)}, holds=lambda made, log: any("range holds 0" in one.reason for one in log),
+    ),
     "many tensors joined": Case(
         vector("q = QuantizeLinear (x, s, z)\n d = DequantizeLinear (q, s, z)\n"
                + "\n".join(f"m{i} = Mul (d, k{i})" for i in range(40))
