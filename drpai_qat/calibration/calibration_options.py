@@ -20,7 +20,7 @@ class CalibrationOptions(Group):
     calibrate_method: str | None = option(
         "--calibrate_method", choices=METHODS, any_case=True, default_text="mse",
         help="How a range is read off the data: least squared error, smallest and largest value, their moving average, "
-        "a share of the values, or the nearest histogram.",
+        "a share of the values, the nearest histogram, or least error of the layers that read it.",
     )  # fmt: skip
 
     ptq: str | None = option(

@@ -4,6 +4,7 @@ minmax           the smallest and the largest value: nothing is clipped, one out
 moving_average   averages of each frame's ends (Krishnamoorthi 2018): outliers of single frames count little
 percentile       the ends leave out a share of the values (Wu et al. 2020: 99.99%)
 mse              the range whose rounding and clipping together cost least, squared (Banner et al. 2019, and others)
+layer            that of mse or a wider one, whichever costs the layers that read the tensor least (layer_error.py)
 entropy          the range whose quantized histogram is nearest to the true one by Kullback-Leibler (Migacz 2017)
 """
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-METHODS = ("mse", "minmax", "moving_average", "percentile", "entropy")
-"""How a range is read off data; ranges.py has what each does."""
+METHODS = ("mse", "minmax", "moving_average", "percentile", "entropy", "layer")
+"""How a range is read off data; ranges.py has what each does, layer_error.py what `layer` does."""
 
 EFFORTS = ("fast", "best")
 """What `--ptq` takes."""

@@ -164,7 +164,7 @@ def _segment(
 ) -> Callable[[Mapping[str, NDArray]], NDArray]:
     """Something that runs these nodes alone."""
     made: dict[str, gs.Tensor] = {}
-    copies = [_copy(node, made) for node in nodes if not _is_restored(node)]
+    copies = [copy_of(node, made) for node in nodes if not _is_restored(node)]
     inputs = [made[name] for name in sources if name in made]
     reference = _reference(copies, inputs, made[wanted.name], opset)
     return lambda feeds: reference.run(feeds)[wanted.name]
@@ -173,7 +173,7 @@ def _segment(
 def _single(layer: gs.Node, shape: Sequence[int], opset: int) -> Callable[[NDArray], NDArray]:
     """Something that runs a layer alone, its weights as reals."""
     made: dict[str, gs.Tensor] = {}
-    copy = _copy(layer, made)
+    copy = copy_of(layer, made)
     copy.inputs[0] = gs.Variable("x", np.dtype(np.float32), list(shape))
     name = layer.outputs[0].name
     reference = _reference([copy], [copy.inputs[0]], copy.outputs[0], opset)
@@ -189,7 +189,7 @@ def _is_restored(node: gs.Node) -> bool:
     return node.op == DEQUANTIZE and isinstance(node.inputs[0], gs.Constant)
 
 
-def _copy(node: gs.Node, made: dict[str, gs.Tensor]) -> gs.Node:
+def copy_of(node: gs.Node, made: dict[str, gs.Tensor]) -> gs.Node:
     """The node with tensors of its own; constants behind a DequantizeLinear as reals."""
     inputs = []
     for tensor in node.inputs:

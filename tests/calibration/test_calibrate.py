@@ -152,10 +152,11 @@ def without_input_grid():
     return model
 
 
-def test_gaps_of_a_trained_model():
+@pytest.mark.parametrize("method", ["minmax", "layer"])
+def test_gaps_of_a_trained_model(method):
     source = without_input_grid()
     before = preprocess.preprocess(source, "pytorch").model
-    found = fill_gaps(before, frames(source), Recipe(method="minmax"), Silent())
+    found = fill_gaps(before, frames(source, 16), Recipe(method=method), Silent())
     preprocess.validate(found.model)
     assert found.tensors == ("x",)
     old, new = (
