@@ -17,23 +17,26 @@ _MOST_BYTES = 128 << 20  # but not fewer than _LEAST_FRAMES
 
 
 def keep(frames: Iterable[Frame], model: onnx.ModelProto) -> list[Frame]:
-    """At most 80 of the frames, fewer of large ones: equally far apart, from one reading, however many there are."""
+    """At most 80 of the frames, fewer of large ones, in mixed order; from one reading, however many there are.
+
+    Picked and mixed by chance, the same chance each time: data is often sorted by class, or has one class after the
+    other in turn, and every fourth frame of it may be of one kind.
+    """
     size = sum(4 * math.prod(dim.dim_value for dim in one.type.tensor_type.shape.dim) for one in model.graph.input)
-    most = int(np.clip(_MOST_BYTES // max(size, 1), _LEAST_FRAMES, _MOST_FRAMES)) // 2 * 2
-    step = 1
+    most = int(np.clip(_MOST_BYTES // max(size, 1), _LEAST_FRAMES, _MOST_FRAMES))
+    chance = np.random.default_rng(0)
     kept: list[Frame] = []
     for at, frame in enumerate(frames):
-        if at == step * most:
-            step, kept = 2 * step, kept[::2]
-        if at % step == 0:
+        if at < most:
             kept.append(frame)
-    return kept
+        elif (place := int(chance.integers(at + 1))) < most:  # reservoir sampling: Vitter 1985, algorithm R
+            kept[place] = frame
+    return [kept[at] for at in chance.permutation(len(kept))]
 
 
 def few_of(frames: Sequence[Frame], most: int) -> list[Frame]:
-    """At most `most` of the frames, about equally far apart."""
-    count = min(len(frames), most)
-    return [frames[at * len(frames) // count] for at in range(count)]
+    """At most `most` of the frames that were kept."""
+    return list(frames[:most])
 
 
 def parted(frames: Sequence[Frame]) -> tuple[list[Frame], list[Frame]]:

@@ -181,4 +181,4 @@ def test_compare_counts_in_the_sources_units():
         assert min(one.single.sqnr_db, one.accumulated.sqnr_db) > 20
     assert len(found.layers) == 3
     for ours, theirs in found.layers:
-        assert np.abs(ours.real - theirs.real).max() < 0.02 * np.abs(ours.real).max()
+        assert (np.abs(ours.real - theirs.real) <= 0.501 * theirs.steps).all()  # a rounding, and float32's of the scale
