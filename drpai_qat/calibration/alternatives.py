@@ -132,8 +132,12 @@ class Comparison:
 def _judged(model: onnx.ModelProto) -> list[str]:
     """The outputs; of a softmax what goes into it: where it saturates, single frames decide."""
     makers = {name: node for node in model.graph.node for name in node.output}
-    names = [value.name for value in model.graph.output]
-    return [makers[name].input[0] if name in makers and makers[name].op_type in _SOFTMAX else name for name in names]
+    found = []
+    for value in model.graph.output:
+        maker = makers.get(value.name)
+        behind = maker is not None and maker.op_type in _SOFTMAX and maker.input[0] in makers
+        found.append(maker.input[0] if maker is not None and behind else value.name)
+    return found
 
 
 def _power(values: NDArray) -> float:

@@ -6,13 +6,13 @@ import pytest
 
 import preprocess
 from drpai_qat.calibration import calibrate, equalization, scaling
-from drpai_qat.calibration.alternatives import Tried
+from drpai_qat.calibration.alternatives import Comparison, Tried
 from drpai_qat.calibration.bias_correction import add_to_bias, correct_bias
 from drpai_qat.calibration.calibrate import quantize_float
 from drpai_qat.calibration.recipe import Recipe
 from drpai_qat.core.progress import Silent
 from drpai_qat.report.calibrated import left_out
-from tests.calibration.float_models import frames, residual
+from tests.calibration.float_models import frames, make, residual
 
 
 def tried(errors):
@@ -88,6 +88,24 @@ def test_scaled_channels_are_left_out_where_they_harm(monkeypatch):
     assert [one["equalized"] for one in found.compared["networks"]] == [True, False, False, False, False]
     assert left_out({"compared": found.compared}).startswith("scaled channels: ")
     assert quantized(24, Recipe()).equalized  # `fast` does not ask
+
+
+def test_what_goes_into_a_softmax_is_compared():
+    """But not an input of the network itself, which is no result of it."""
+    model = make("""
+    <ir_version: 8, opset_import: ["" : 17]>
+    net (float[1,8] x) => (float[1,8] y, float[1,8] z)
+    { h = MatMul (x, w)
+      y = Softmax (h)
+      z = Softmax (x) }
+    """, w=(8, 8))  # fmt: skip
+    data = frames(model, 4)
+    compared = Comparison(model, data)
+    plain = quantize_float(preprocess.preprocess(model, may_be_float=True).model, data, Recipe(), Silent()).model
+    exact, rounded = compared.add(Recipe(), model), compared.add(Recipe(), plain)
+    assert (exact.errors == 0).all()
+    assert rounded.errors.shape == (4, 2)
+    assert (rounded.errors[:, 0] > 0).all()
 
 
 class Stream:
