@@ -1,4 +1,5 @@
-"""ResNet-18 and MobileNetV2 at 224x224 as QAT exports with random weights: their sizes and structure, untrained.
+"""ResNet-18 and MobileNetV2 at 224x224 as QAT exports with random weights: their sizes and structure, untrained; and
+smaller ones of odd shapes and of 16-bit activations.
 
 Weights and the outputs of layers are fake-quantized, residual sums are not, as eager-mode PyTorch exports them.
 """
@@ -134,3 +135,26 @@ def odd_shapes() -> onnx.ModelProto:
         channels = out
         net.seen.append((x, (1, channels, size, size)))
     return net.model(x, channels)
+
+
+def sixteen_bits() -> onnx.ModelProto:
+    """Activations of 16 bits, symmetric and clipped as `--max-drop` makes them, and asymmetric. All are outputs."""
+    net = _Builder()
+    x = net.node("AveragePool", "image", kernel_shape=[4, 4], strides=[4, 4])
+    channels, size = 3, 56
+    for out, kernel, stride, groups, steps in (
+        (16, 3, 2, 1, 32767), (24, 1, 1, 1, 32767), (24, 3, 1, 24, 32767), (96, 3, 2, 1, 20000), (40, 3, 1, 2, 32767),
+        (64, 3, 1, 1, 9001), (7, 1, 1, 1, 32767),
+    ):  # fmt: skip
+        end = net.value(np.float32(6)), net.value(np.float32(-6))
+        x = net.node("Clip", x, end[1], end[0])
+        if steps == 20000:
+            x = net.fake_quant(x, np.asarray(12 / 40000), np.asarray(20000, np.uint16))
+        else:
+            x = net.fake_quant(x, np.asarray(6 / steps), np.asarray(0, np.int16))
+        x = net.node("Relu", net.conv(x, channels, out, kernel, stride, groups))
+        size, channels = (size - 1) // stride + 1, out
+        net.seen.append((x, (1, channels, size, size)))
+    model = net.model(x, channels)
+    model.opset_import[0].version, model.ir_version = 21, 10
+    return model

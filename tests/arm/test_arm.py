@@ -48,7 +48,9 @@ def test_same_bits_as_here(model: Path, target: str, arm64: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("target", CORES)
-@pytest.mark.parametrize("network", [networks.mobilenet_v2, networks.resnet18, networks.odd_shapes])
+@pytest.mark.parametrize(
+    "network", [networks.mobilenet_v2, networks.resnet18, networks.odd_shapes, networks.sixteen_bits]
+)
 def test_same_bits_of_made_networks(
     network: Callable[[], onnx.ModelProto], target: str, arm64: Path, tmp_path: Path
 ) -> None:

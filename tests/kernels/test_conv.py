@@ -32,15 +32,9 @@ PRODUCTS = {
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]
 
 
-def case(shape: ConvShape, product: Product, seed: int) -> Arrays:
-    """Input, weights, bias and the exact accumulators."""
-    rng = np.random.default_rng(seed)
-    limit = {"int8": 31, "int16": 255, "float32": 31}[product.weight_dtype]
-    low, high = {"uint8": (0, 255), "int16": (-400, 400), "float32": (-20, 20)}[product.in_dtype]
+def accumulators(shape: ConvShape, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """What the integers of a convolution add up to; int64."""
     per_group = shape.out_channels // shape.groups
-    w = rng.integers(-limit, limit + 1, (shape.out_channels, *shape.kernel, shape.channels))
-    x = rng.integers(low, high + 1, (shape.batch, shape.height, shape.width, shape.groups * shape.channels))
-    bias = rng.integers(-999, 999, shape.out_channels).astype(np.int32) if product.acc_dtype == "int32" else None
     acc = np.zeros((shape.batch, shape.out_height, shape.out_width, shape.out_channels), np.int64)
     for g in range(shape.groups):
         inputs, outputs = slice(g * shape.channels, (g + 1) * shape.channels), slice(g * per_group, (g + 1) * per_group)
@@ -50,6 +44,18 @@ def case(shape: ConvShape, product: Product, seed: int) -> Arrays:
                 part = x[:, y:, z:, inputs][:, :: shape.stride[0], :: shape.stride[1]]
                 part = part[:, : shape.out_height, : shape.out_width]
                 acc[..., outputs] += part @ w[outputs, r, s].T
+    return acc
+
+
+def case(shape: ConvShape, product: Product, seed: int) -> Arrays:
+    """Input, weights, bias and the exact accumulators."""
+    rng = np.random.default_rng(seed)
+    limit = {"int8": 31, "int16": 255, "float32": 31}[product.weight_dtype]
+    low, high = {"uint8": (0, 255), "int16": (-400, 400), "float32": (-20, 20)}[product.in_dtype]
+    w = rng.integers(-limit, limit + 1, (shape.out_channels, *shape.kernel, shape.channels))
+    x = rng.integers(low, high + 1, (shape.batch, shape.height, shape.width, shape.groups * shape.channels))
+    bias = rng.integers(-999, 999, shape.out_channels).astype(np.int32) if product.acc_dtype == "int32" else None
+    acc = accumulators(shape, x, w)
     if bias is not None:
         acc += bias
     return x.astype(product.in_dtype), w.astype(product.weight_dtype), bias, acc
@@ -78,6 +84,25 @@ def shapes(draw: st.DrawFn, pack: int) -> ConvShape:
 def test_any_shape(isa: Isa, name: str, data: st.DataObject, seed: int) -> None:
     product = PRODUCTS[name]
     check(data.draw(shapes(product.pack)), product, isa, seed)
+
+
+@on_each_isa
+@few
+@given(data=st.data(), seed=st.integers(0, 9))
+def test_16_bits_by_int8_up_to_the_ends_of_the_accumulators(isa: Isa, data: st.DataObject, seed: int) -> None:
+    """Inputs as large as `--max-drop` makes them: |q| sum |w| reaches 0.79 * 2^31, with either sign."""
+    shape, rng = data.draw(shapes(DOT2.pack)), np.random.default_rng(seed)
+    w = rng.integers(-128, 128, (shape.out_channels, *shape.kernel, shape.channels)).astype(np.int8)
+    end = min(32767, int(0.79 * 2**31 / max(np.abs(w.astype(np.int64)).sum((1, 2, 3)).max(), 1)))
+    x = rng.integers(-end, end + 1, (shape.batch, shape.height, shape.width, shape.groups * shape.channels))
+    rows, columns = ((size - 1) * apart + 1 for size, apart in zip(shape.kernel, shape.dilation, strict=True))
+    signs = np.sign(w[0].astype(np.int64)) * end  # the first output pixel of channel 0 is the largest that there is
+    x[0, : rows : shape.dilation[0], : columns : shape.dilation[1], : shape.channels] = signs * rng.choice([-1, 1])
+    bias = rng.integers(-(2**28), 2**28, shape.out_channels).astype(np.int32)
+    acc = accumulators(shape, x, w.astype(np.int64)) + bias
+    assert np.abs(acc).max() < 2**31
+    got = run(conv(shape, DOT2, isa, raw(), w, bias), isa, x.astype(np.int16))
+    np.testing.assert_array_equal(got, acc.astype(np.float32))  # which is what the kernel makes of its integers
 
 
 @on_each_isa
