@@ -104,17 +104,17 @@ def quantize_float(
     ranged = Ranged(model, grids, find_sites, few)
     visit: Visit | None = correct_bias if recipe.corrects else None
     with progress.stage("correcting biases, layer by layer" if recipe.corrects else "quantizing weights"):
-        made = ranged.quantized(visit, (), (), made_of, progress)
+        made = ranged.quantized(visit, (), (), (), made_of, progress)
     if visit is not None and compared.decides:
         with progress.stage("comparing networks with and without corrected biases"):
-            without = ranged.quantized(None, (), (), (), Silent())
+            without = ranged.quantized(None, (), (), (), (), Silent())
             one, other = compared.add(way, made), compared.add(replace(way, corrects=False), without)
             if other.is_nearer(one):
                 way, made, visit = other.way, without, None
     fitted = Fitted(len(kept_frames)) if recipe.fits else None
     if recipe.fits and aside:
         with progress.stage("fitting weights, layer by layer"):
-            best = compared.add(replace(way, fits=True), ranged.quantized(reconstruct, (), (), made_of, progress))
+            best = compared.add(replace(way, fits=True), ranged.quantized(reconstruct, (), (), (), made_of, progress))
             fitted = Fitted(len(compared.frames), compared.of(made) or compared.add(way, made), best)
         if fitted.is_kept:
             made, visit = best.model, reconstruct
@@ -150,7 +150,7 @@ def _nearer_without_scale(
     def tried(model: onnx.ModelProto, way: Recipe) -> Tried:
         grids, _, _ = find_grids(model, find_sites(gs.import_onnx(model)), frames, frames, way, Silent(), None, ALONE)
         visit = correct_bias if way.corrects else None
-        return compared.add(way, Ranged(model, grids, find_sites).quantized(visit, (), (), frames, Silent()))
+        return compared.add(way, Ranged(model, grids, find_sites).quantized(visit, (), (), (), frames, Silent()))
 
     one, other = tried(scaled, way), tried(plain, replace(way, equalizes=False))
     return other.way if other.is_nearer(one) else way

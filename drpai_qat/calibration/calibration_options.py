@@ -31,9 +31,8 @@ class CalibrationOptions(Group):
 
     max_drop: float | None = option(
         "--max_drop", metavar="X", kind=float, least=0, default_text="8 bits in all",
-        help="For models without QAT: the layers that lose most get 16-bit activations, or stay in float where that is "
-        "not enough, until the outputs' RMS error on the data is at most X percent of their RMS value (10: 20 dB, 1: "
-        "40 dB).",
+        help="For models without QAT: the layers that lose most get 16-bit activations, then 16-bit weights or float, "
+        "until the outputs' RMS error on the data is at most X percent of their RMS value (10: 20 dB, 1: 40 dB).",
     )  # fmt: skip
 
     workers: int = option(

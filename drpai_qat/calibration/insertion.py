@@ -8,6 +8,7 @@ b  =>  int32 initializer -> DequantizeLinear of scale s_x * s_w, where the layer
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
+from types import MappingProxyType
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -22,6 +23,9 @@ from preprocess.surgery import Names, channel_axis, make_dequantize, optional_in
 
 _MOST_STEPS = 2.0**30
 """A bias of more accumulator steps than this would leave no room for the products: its channel gets larger steps."""
+
+_STEPS = 127
+"""Of 8-bit weights, in each direction."""
 
 _LEAST_WEIGHT = 1e-20
 """A channel of smaller weights counts as zero: times a small activation's scale theirs would leave float32."""
@@ -72,11 +76,17 @@ def _clipped(graph: gs.Graph, tensor: gs.Tensor, params: QuantParams, names: Nam
     return output
 
 
-def weight_scale(weights: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """max |w| / 127 of each channel, shape (channels,); 1 / 127 for one that is all zero or next to it."""
+def weight_scale(weights: NDArray[np.float32], axis: int, steps: int = _STEPS) -> NDArray[np.float32]:
+    """max |w| / steps of each channel, shape (channels,); 1 / steps for one that is all zero or next to it."""
     others = tuple(at for at in range(weights.ndim) if at != axis)
     largest = np.abs(weights).max(axis=others)
-    return np.asarray(np.where(largest > _LEAST_WEIGHT, largest, 1) / 127, np.float32)
+    return np.asarray(np.where(largest > _LEAST_WEIGHT, largest, 1) / steps, np.float32)
+
+
+def _params_of_weights(weights: gs.Constant, axis: int, steps: int) -> QuantParams:
+    if steps == _STEPS:
+        return QuantParams.of(_scale_of(weights, axis), 0, np.int8, qmin=-_STEPS, axis=axis)
+    return QuantParams.of(weight_scale(weights.values, axis, steps), 0, np.int16, qmin=-steps, qmax=steps, axis=axis)
 
 
 def _scale_of(weights: gs.Constant, axis: int) -> NDArray[np.float32]:
@@ -87,15 +97,18 @@ def _scale_of(weights: gs.Constant, axis: int) -> NDArray[np.float32]:
     return np.broadcast_to(grid.scale, weights.shape[axis])
 
 
-def quantize_weights(graph: gs.Graph, floating: Container[str] = ()) -> list[str]:
+def quantize_weights(
+    graph: gs.Graph, floating: Container[str] = (), fine: Mapping[str, int] = MappingProxyType({})
+) -> list[str]:
     """Put the float weights of layers on int8 grids.
 
     Args:
         floating: names of layers whose weights stay as they are.
+        fine: layers whose weights get so many steps in each direction, in int16.
     Returns: names of the weights.
     """
     names = Names(graph)
-    made: dict[tuple[int, int], gs.Node] = {}
+    made: dict[tuple[int, int, int], gs.Node] = {}
     done = []
     for layer in graph.nodes:
         if layer.name in floating:
@@ -107,13 +120,14 @@ def quantize_weights(graph: gs.Graph, floating: Container[str] = ()) -> list[str
             if weights.values.ndim < 2 or not np.isfinite(weights.values).all():
                 continue
             axis = channel_axis(layer) if layer.op in LAYERS else 1
-            if (id(weights), axis) not in made:
-                params = QuantParams.of(_scale_of(weights, axis), 0, np.int8, qmin=-127, axis=axis)
+            key = id(weights), axis, fine.get(layer.name, _STEPS)
+            if key not in made:
+                params = _params_of_weights(weights, axis, key[2])
                 output = gs.Variable(names(f"{weights.name}_real"), np.dtype(np.float32), list(weights.shape))
                 q = params.quantize(weights.values)
-                made[id(weights), axis] = make_dequantize(names, weights.name, q, params, output)
+                made[key] = make_dequantize(names, weights.name, q, params, output)
                 done.append(weights.name)
-            layer.inputs[index] = made[id(weights), axis].outputs[0]
+            layer.inputs[index] = made[key].outputs[0]
     graph.nodes.extend(made.values())
     graph.cleanup().toposort()
     return done
@@ -156,7 +170,7 @@ def _coarser(layer: gs.Node, bias: NDArray[np.float64], scale: NDArray[np.float3
         return None
     factor = np.maximum(np.abs(bias) / (_MOST_STEPS * scale.astype(np.float64)), 1.0)
     reals = params.dequantize(maker.inputs[0].values)
-    wider = QuantParams.of(params.scale * factor.astype(np.float32), 0, np.int8, qmin=-127, axis=params.axis)
+    wider = QuantParams.of(params.scale * factor.astype(np.float32), 0, params.dtype, axis=params.axis)
     maker.inputs[0] = gs.Constant(maker.inputs[0].name, wider.quantize(reals))
     maker.inputs[1] = gs.Constant(maker.inputs[1].name, wider.scale)
     return accumulator_scale(layer)

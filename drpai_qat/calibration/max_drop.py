@@ -7,15 +7,16 @@ over the calibration frames that the walk keeps, of the output that has the larg
 Labels are not needed, and it means the same for classes, boxes and images. Of each layer two drops are known: those of
 networks in which that one alone is quantized, with activations of 8 and of 16 bits, its bias corrected. 16 bits come
 first, for the layers where they gain most. If all layers with 16 bits are not near enough, those that are worst with
-16 bits, because of their weights, stay in float. How many it takes of each is measured on whole networks, quantized and
-corrected anew: errors of layers may amplify each other, or cancel.
+16 bits, because of their weights, get weights of more than 8 bits, too, or stay in float where that can't be. How many
+it takes of each is measured on whole networks, quantized and corrected anew: errors of layers may amplify each other,
+or cancel.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -35,9 +36,10 @@ from drpai_qat.runtimes.onnxruntime import Reference
 
 RANKING_FRAMES = 16
 
-Make = Callable[[Container[str], Container[str], Sequence[Frame], Stages], onnx.ModelProto]
-"""Quantizes the network but for the layers named, and those named second with 16-bit activations, with biases corrected
-on these frames; tells of each layer."""
+Make = Callable[[Collection[str], Collection[str], Collection[str], Sequence[Frame], Stages], onnx.ModelProto]
+"""Quantizes the network with biases corrected on these frames, and tells of each layer. Of the layers named, the first
+stay in float, the second get 16-bit activations, and the third fine weights beside them, or stay in float where no
+kernel takes these."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +48,19 @@ class Layer:
 
     Attributes:
         drop, wide_drop: percent, with that layer alone quantized, and with 16-bit activations.
+        weight_bits: of its weights as they are now; 0: of a product of two activations.
     """
 
     name: str
     op: str
     drop: float
     wide_drop: float
+    weight_bits: int = 8
 
     def to_json(self) -> dict[str, Any]:
         """As report.json has it."""
         drops = {"drop_alone": round(self.drop, 4), "drop_alone_int16": round(self.wide_drop, 4)}
-        return {"name": self.name, "op": self.op, **drops}
+        return {"name": self.name, "op": self.op, "weight_bits": self.weight_bits, **drops}
 
     @property
     def gain(self) -> float:
@@ -99,7 +103,7 @@ class Kept:
 def keep_within(
     limit: float, model: onnx.ModelProto, whole: onnx.ModelProto, make: Make, frames: Sequence[Frame], progress: Stages
 ) -> tuple[onnx.ModelProto, Kept]:
-    """Leave as few layers in float as the limit allows, and then as many as it allows at 8 bits.
+    """Leave as many layers' weights at 8 bits as the limit allows, and then as many layers' activations.
 
     Args:
         limit: of the drop, percent.
@@ -116,8 +120,8 @@ def keep_within(
         return whole, Kept(limit, drop, drop, of=len(nodes))
     few, names = frames[:RANKING_FRAMES], {node.name for node in nodes}
 
-    def alone(name: str, wide: Container[str]) -> float:
-        return drop_of(outputs_of(make(names - {name}, wide, few, Silent()), few), wanted)
+    def alone(name: str, wide: Collection[str]) -> float:
+        return drop_of(outputs_of(make(names - {name}, wide, (), few, Silent()), few), wanted)
 
     with progress.stage("ranking layers by what their quantization costs"):
         layers = [
@@ -128,36 +132,35 @@ def keep_within(
     by_rest = sorted(layers, key=lambda layer: -layer.wide_drop)
 
     @cache
-    def made(floats: int, wides: int) -> tuple[float, onnx.ModelProto]:
-        if not floats and not wides:
+    def made(finest: int, wides: int) -> tuple[float, onnx.ModelProto]:
+        if not finest and not wides:
             return drop, whole
-        floating = {layer.name for layer in by_rest[:floats]}
-        wide = [layer.name for layer in by_gain if layer.name not in floating][:wides]
-        found = make(floating, set(wide), frames, progress)
+        worst = {layer.name for layer in by_rest[:finest]}
+        wide = [layer.name for layer in by_gain if layer.name not in worst][:wides]
+        found = make((), wide, worst, frames, progress)
         return drop_of(outputs_of(found, frames), wanted), found
 
     total = len(layers)
     with progress.stage(f"giving layers 16 bits, or float, until the drop is {limit:g}% or less"):
-        floats, finest = 0, made(0, total)[0]
-        if finest > limit:
-            guess = _guess([layer.wide_drop**2 for layer in by_rest], finest, 0, limit)
-            floats = fewest(lambda count: made(count, total - count)[0] <= limit, guess, total)
-        if floats == total:
+        finest, least = 0, made(0, total)[0]
+        if least > limit:
+            guess = _guess([layer.wide_drop**2 for layer in by_rest], least, 0, limit)
+            finest = fewest(lambda count: made(count, total - count)[0] <= limit, guess, total)
+        if finest == total and (made(total, 0)[0] > limit or not layers_on_16_bits(made(total, 0)[1])):
             raise OptionError(
                 f"--max-drop {limit:g}: all {total} layers would have to stay in float ({drop:.3g}% with all in "
-                f"integers, {finest:.3g}% with 16-bit activations in all): give more, or train it quantization-aware"
+                f"integers, {least:.3g}% with 16-bit activations in all): give more, or train it quantization-aware"
             )
-        wides, coarsest = 0, made(floats, 0)[0]
+        wides, coarsest = 0, made(finest, 0)[0]
         if coarsest > limit:
-            gains = [layer.gain for layer in by_gain if layer not in by_rest[:floats]]
-            guess = _guess(gains, coarsest, made(floats, total - floats)[0], limit)
-            wides = fewest(lambda count: made(floats, count)[0] <= limit, guess, total - floats)
-    now, found = made(floats, wides)
-    worst = sorted(layers, key=lambda layer: -layer.drop)
-    kept = [
-        tuple(layer for layer in worst if layer.name in some)
-        for some in ({layer.name for layer in by_rest[:floats]}, set(layers_on_16_bits(found)))
-    ]
+            gains = [layer.gain for layer in by_gain if layer not in by_rest[:finest]]
+            guess = _guess(gains, coarsest, made(finest, total - finest)[0], limit)
+            wides = fewest(lambda count: made(finest, count)[0] <= limit, guess, total - finest)
+    now, found = made(finest, wides)
+    bits = layers_on_16_bits(found)
+    wide = [replace(layer, weight_bits=bits[layer.name]) for layer in layers if layer.name in bits]
+    floating = [layer for layer in by_rest[:finest] if layer.name not in bits]
+    kept = [tuple(sorted(some, key=lambda layer: -layer.drop)) for some in (floating, wide)]
     shares = [_share_of_macs(model, {layer.name for layer in some}) for some in kept]
     return found, Kept(limit, now, drop, kept[0], kept[1], shares[0], shares[1], total)
 

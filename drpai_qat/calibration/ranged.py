@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -15,7 +15,7 @@ from drpai_qat.calibration.collection import Frame
 from drpai_qat.calibration.insertion import insert_grids, quantize_biases, quantize_weights
 from drpai_qat.calibration.kept import few_of
 from drpai_qat.calibration.placement import Site
-from drpai_qat.calibration.sixteen_bits import largest_values, wide_grids
+from drpai_qat.calibration.sixteen_bits import largest_values, steps_of_fine_weights, wide_grids
 from drpai_qat.calibration.walk import Visit, frames_in_memory, walk
 from drpai_qat.core.progress import Stages
 from drpai_qat.core.quantization import QuantParams
@@ -45,8 +45,9 @@ class Ranged:
     def quantized(
         self,
         visit: Visit | None,
-        floating: Container[str],
-        wide: Container[str],
+        floating: Collection[str],
+        wide: Collection[str],
+        finest: Collection[str],
         frames: Sequence[Frame],
         progress: Stages,
     ) -> onnx.ModelProto:
@@ -56,14 +57,19 @@ class Ranged:
             visit: what is done to each layer beside the float network; None: nothing.
             floating: names of layers that stay in float.
             wide: names of layers whose activations take 16 bits.
+            finest: names of those whose weights do, too; they stay in float where no kernel takes that.
             frames: as many of them as memory allows are run by both networks then.
         """
-        source, largest = self._for_16_bits if wide else (self.model, {})
+        source, largest = self._for_16_bits if wide or finest else (self.model, {})
         graph = gs.import_onnx(source)
-        reals = placement.nodes_in_float(graph, floating)
+        steps = {str(layer.name): steps_of_fine_weights(layer) for layer in graph.nodes if layer.name in finest}
+        fine = {name: count for name, count in steps.items() if count}
+        floats = {*floating, *(steps.keys() - fine.keys())}
+        reals = placement.nodes_in_float(graph, floats)
         found = self.sites(graph, reals)
-        quantize_weights(graph, floating)
-        insert_grids(graph, found, {**self.grids, **wide_grids(graph, found, self.grids, wide, largest)}, reals)
+        quantize_weights(graph, floats, fine)
+        finer = wide_grids(graph, found, self.grids, {*wide, *fine}, largest)
+        insert_grids(graph, found, {**self.grids, **finer}, reals)
         if visit is not None:
             walk(gs.import_onnx(source), graph, few_of(frames, frames_in_memory(source)), visit, progress)
         quantize_biases(graph)

@@ -80,7 +80,7 @@ def _fitted(step: Step) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
         return None
     params = params_of(maker)
     now = params.dequantize(maker.inputs[0].values)
-    if params.axis is None or not params.symmetric or np.array_equal(now, step.weights):
+    if params.axis is None or not params.symmetric or params.dtype != np.int8 or np.array_equal(now, step.weights):
         return None
     shape = _matrix(step.layer, step.weights).shape
     if math.prod(shape) == 0 or shape[2] > _MOST_COLUMNS:

@@ -98,15 +98,36 @@ def wide_grids(
     return found
 
 
-def layers_on_16_bits(model: onnx.ModelProto) -> list[str]:
-    """Names of the layers of a canonical model that multiply 16-bit activations, by weights or by each other."""
-    return [
-        str(node.name)
-        for node in gs.import_onnx(model).nodes
-        if node.op in (*LAYERS, *RECURRENT)
-        and not any(isinstance(one, gs.Constant) for one in node.inputs[:2])
-        and any(is_wide(one) for one in multiplied(node))
-    ]
+def steps_of_fine_weights(layer: gs.Node) -> int:
+    """How far integers of weights and activations may go where both have more than 8 bits: as far as each other.
+
+    Returns: 0 where that is not enough, or where no kernel takes such weights: depthwise and recurrent layers.
+    """
+    weights = layer.inputs[1] if layer.op in ("Conv", "Gemm", "MatMul") else None
+    if not isinstance(weights, gs.Constant) or weights.values.ndim < 2 or not weights.values.size:
+        return 0
+    if layer.op == "Conv" and layer.attrs.get("group", 1) == weights.shape[0]:
+        return 0
+    axis = channel_axis(layer)
+    sizes = np.abs(np.moveaxis(weights.values, axis, 0).reshape(weights.shape[axis], -1).astype(np.float64))
+    sizes = sizes[sizes.any(axis=1)]  # without channels that are all zero
+    if not sizes.size or not np.isfinite(sizes).all():
+        return 0
+    steps = min(_LARGEST, int(math.sqrt(_MOST / (sizes.sum(axis=1) / sizes.max(axis=1)).max())))
+    return steps if steps >= _LEAST_STEPS else 0
+
+
+def layers_on_16_bits(model: onnx.ModelProto) -> dict[str, int]:
+    """The layers of a canonical model that multiply 16-bit activations, and the bits of their weights (0: none)."""
+    found = {}
+    for node in gs.import_onnx(model).nodes:
+        if node.op not in (*LAYERS, *RECURRENT) or any(isinstance(one, gs.Constant) for one in node.inputs[:2]):
+            continue
+        if any(is_wide(one) for one in multiplied(node)):
+            weights = producer(node.inputs[1])
+            constant = len(multiplied(node)) == 1 or node.op in RECURRENT
+            found[str(node.name)] = 8 * weights.inputs[0].dtype.itemsize if constant and weights is not None else 0
+    return found
 
 
 def is_wide(tensor: gs.Tensor) -> bool:

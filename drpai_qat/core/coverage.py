@@ -41,7 +41,7 @@ class KernelCall:
 
 
 def int8_mac_fraction(coverage: Iterable[LoweredNode]) -> float:
-    """Share of multiply-accumulates done in integers (int8 weights; int8 or int16 activations); 1.0 without any."""
+    """Share of multiply-accumulates done in integers (weights and activations of int8 or int16); 1.0 without any."""
     nodes = list(coverage)
     total = sum(node.macs for node in nodes)
     return sum(node.macs for node in nodes if node.compute in INTEGER) / total if total else 1.0

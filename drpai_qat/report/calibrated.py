@@ -56,8 +56,10 @@ def kept_within(calibration: Told) -> str:
     wide, floating = ([one["name"] for one in told[f"{kind}_layers"]] for kind in ("int16", "float"))
     if not wide and not floating:
         return f"{drop}: no layer needs 16 bits or float"
+    fine = sum(one["weight_bits"] == 16 for one in told["int16_layers"])
+    integers = "with 16-bit activations" + (f" ({fine} with 16-bit weights, too)" if fine else "")
     parts = []
-    for names, kind, share in ((wide, "with 16-bit activations", "int16"), (floating, "in float", "float")):
+    for names, kind, share in ((wide, integers, "int16"), (floating, "in float", "float")):
         if names:
             macs = f"{told[f'{share}_mac_fraction']:.1%} of the MACs"
             parts.append(f"{len(names)} of {told['layers']} layers {kind}, {macs}: {listed(names)}")

@@ -50,12 +50,14 @@ class _Builder:
         return self.fake_quant(x, np.asarray(scale), np.asarray(zero_point, np.uint8))
 
     def conv(
-        self, x: str, cin: int, cout: int, kernel: int, stride: int = 1, groups: int = 1, dilation: int = 1
-    ) -> str:
+        self, x: str, cin: int, cout: int, kernel: int, stride: int = 1, groups: int = 1, dilation: int = 1,
+        steps: int = 127,
+    ) -> str:  # fmt: skip
         fan_in = cin // groups * kernel**2
         weights = self.rng.normal(0, np.sqrt(2 / fan_in), (cout, cin // groups, kernel, kernel)).astype(np.float32)
-        scale = np.abs(weights).max((1, 2, 3)) / 127
-        quantized = self.fake_quant(self.value(weights), scale, np.zeros(cout, np.int8), axis=0)
+        scale = np.abs(weights).max((1, 2, 3)) / steps
+        zero_point = np.zeros(cout, np.int8 if steps == 127 else np.int16)
+        quantized = self.fake_quant(self.value(weights), scale, zero_point, axis=0)
         bias = self.value(self.rng.normal(0, 0.1, cout).astype(np.float32))
         pads, dilations = [kernel // 2 * dilation] * 4, [dilation] * 2
         attributes = {
@@ -138,21 +140,22 @@ def odd_shapes() -> onnx.ModelProto:
 
 
 def sixteen_bits() -> onnx.ModelProto:
-    """Activations of 16 bits, symmetric and clipped as `--max-drop` makes them, and asymmetric. All are outputs."""
+    """16 bits as `--max-drop` makes them: symmetric, clipped, of weights, too; and asymmetric. All are outputs."""
     net = _Builder()
     x = net.node("AveragePool", "image", kernel_shape=[4, 4], strides=[4, 4])
     channels, size = 3, 56
     for out, kernel, stride, groups, steps in (
         (16, 3, 2, 1, 32767), (24, 1, 1, 1, 32767), (24, 3, 1, 24, 32767), (96, 3, 2, 1, 20000), (40, 3, 1, 2, 32767),
-        (64, 3, 1, 1, 9001), (7, 1, 1, 1, 32767),
+        (64, 3, 1, 1, 9001), (28, 3, 1, 1, 1500), (7, 1, 1, 1, 32767),
     ):  # fmt: skip
-        end = net.value(np.float32(6)), net.value(np.float32(-6))
+        end = net.value(np.asarray(6, np.float32)), net.value(np.asarray(-6, np.float32))
         x = net.node("Clip", x, end[1], end[0])
         if steps == 20000:
             x = net.fake_quant(x, np.asarray(12 / 40000), np.asarray(20000, np.uint16))
         else:
             x = net.fake_quant(x, np.asarray(6 / steps), np.asarray(0, np.int16))
-        x = net.node("Relu", net.conv(x, channels, out, kernel, stride, groups))
+        weights = 1500 if steps == 1500 else 127
+        x = net.node("Relu", net.conv(x, channels, out, kernel, stride, groups, steps=weights))
         size, channels = (size - 1) // stride + 1, out
         net.seen.append((x, (1, channels, size, size)))
     model = net.model(x, channels)

@@ -47,7 +47,7 @@ def kept(source, limit):
 
 
 def kinds_of_layers(model):
-    """By name: float32, or the type of the integers that the layer multiplies."""
+    """By name: float32, or the type of the integers that the layer multiplies, and of its weights."""
     makers = {output: node for node in model.graph.node for output in node.output}
     types = {
         tensor.name: onnx.TensorProto.DataType.Name(tensor.data_type).lower() for tensor in model.graph.initializer
@@ -62,7 +62,7 @@ def kinds_of_layers(model):
         return kind(maker.input[0]) if maker.op_type in ("Flatten", "MaxPool", "Concat") else "float32"
 
     layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
-    return {node.name: kind(node.input[0]) if kind(node.input[1]) == "int8" else "float32" for node in layers}
+    return {node.name: tuple(map(kind, node.input[:2])) for node in layers}
 
 
 def test_the_worst_layers_get_16_bits_and_then_float():
@@ -76,15 +76,22 @@ def test_the_worst_layers_get_16_bits_and_then_float():
     assert told.before == whole.before
     assert told.of == 7
     for layers in (told.wide, told.floating):
-        assert len(layers) >= 2
         drops = [layer.drop for layer in layers]
         assert drops == sorted(drops, reverse=True)
-    least_mended = min(layer.wide_drop for layer in told.floating)
     kinds = kinds_of_layers(model)
-    assert {name for name, kind in kinds.items() if kind == "int16"} == {layer.name for layer in told.wide}
-    assert {name for name, kind in kinds.items() if kind == "float32"} == {layer.name for layer in told.floating}
-    assert all(layer.wide_drop <= least_mended for layer in told.wide)
+    assert {name for name, (kind, _) in kinds.items() if kind == "int16"} == {layer.name for layer in told.wide}
+    assert {name for name, (kind, _) in kinds.items() if kind == "float32"} == {layer.name for layer in told.floating}
+    assert [layer.name for layer in told.floating] == ["Conv_c3"]  # depthwise: no kernel takes finer weights
+    fine = {layer.name for layer in told.wide if layer.weight_bits == 16}
+    assert fine == {name for name, (_, weights) in kinds.items() if weights == "int16"}
+    assert fine
+    worst = min(layer.wide_drop for layer in told.wide if layer.name in fine)
+    assert all(layer.wide_drop <= worst for layer in told.wide if layer.name not in fine)
     assert 0 < told.wide_macs < told.wide_macs + told.float_macs <= 1 + 1e-9
+    network = lowered(model)
+    assert {n.node: n.compute for n in network.coverage if n.macs} == {
+        name: {"uint8": "int8", "int8": "int8"}.get(kind, kind) for name, (kind, _) in kinds.items()
+    }
 
 
 def test_products_of_two_activations_get_16_bits():
@@ -159,6 +166,7 @@ def test_through_the_command(tmp_path, capsys):
     assert told["drop"] <= told["limit"] == 0.5 < told["drop_all_int8"]
     assert [one["name"] for one in told["int16_layers"]] == ["Gemm_y"]
     assert told["float_layers"] == []
+    assert told["int16_layers"][0]["weight_bits"] == 8
     assert told["int16_layers"][0]["drop_alone_int16"] < told["int16_layers"][0]["drop_alone"]
 
 

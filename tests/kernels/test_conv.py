@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drpai_qat.kernels.conv import conv, conv_sum
@@ -87,12 +87,16 @@ def test_any_shape(isa: Isa, name: str, data: st.DataObject, seed: int) -> None:
 
 
 @on_each_isa
-@few
+@pytest.mark.parametrize(("product", "steps"), [(DOT2, 127), (DOT2_WIDE, 9000)], ids=["int8", "int16"])
+@settings(max_examples=2)
 @given(data=st.data(), seed=st.integers(0, 9))
-def test_16_bits_by_int8_up_to_the_ends_of_the_accumulators(isa: Isa, data: st.DataObject, seed: int) -> None:
+def test_16_bits_up_to_the_ends_of_the_accumulators(
+    isa: Isa, product: Product, steps: int, data: st.DataObject, seed: int
+) -> None:
     """Inputs as large as `--max-drop` makes them: |q| sum |w| reaches 0.79 * 2^31, with either sign."""
-    shape, rng = data.draw(shapes(DOT2.pack)), np.random.default_rng(seed)
-    w = rng.integers(-128, 128, (shape.out_channels, *shape.kernel, shape.channels)).astype(np.int8)
+    shape, rng = data.draw(shapes(product.pack)), np.random.default_rng(seed)
+    size = (shape.out_channels, *shape.kernel, shape.channels)
+    w = rng.integers(-steps, steps + 1, size).astype(product.weight_dtype)
     end = min(32767, int(0.79 * 2**31 / max(np.abs(w.astype(np.int64)).sum((1, 2, 3)).max(), 1)))
     x = rng.integers(-end, end + 1, (shape.batch, shape.height, shape.width, shape.groups * shape.channels))
     rows, columns = ((size - 1) * apart + 1 for size, apart in zip(shape.kernel, shape.dilation, strict=True))
@@ -101,7 +105,7 @@ def test_16_bits_by_int8_up_to_the_ends_of_the_accumulators(isa: Isa, data: st.D
     bias = rng.integers(-(2**28), 2**28, shape.out_channels).astype(np.int32)
     acc = accumulators(shape, x, w.astype(np.int64)) + bias
     assert np.abs(acc).max() < 2**31
-    got = run(conv(shape, DOT2, isa, raw(), w, bias), isa, x.astype(np.int16))
+    got = run(conv(shape, product, isa, raw(), w, bias), isa, x.astype(np.int16))
     np.testing.assert_array_equal(got, acc.astype(np.float32))  # which is what the kernel makes of its integers
 
 
