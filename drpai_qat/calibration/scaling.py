@@ -112,7 +112,7 @@ class _Growing:
         if (
             isinstance(tensor, gs.Constant) or tensor.dtype != np.float32 or is_graph_output(self._graph, tensor)
             or not isinstance(shape, (list, tuple)) or len(shape) <= group.axis
-            or shape[group.axis] != group.channels or len(group.tensors) >= _MOST_TENSORS
+            or shape[group.axis] != group.channels or 0 in shape or len(group.tensors) >= _MOST_TENSORS
         ):  # fmt: skip
             return None
         joined: Group | None = replace(group, tensors={**group.tensors, name: tensor})

@@ -137,6 +137,17 @@ def test_a_scale_is_applied_once(network, most):
         same_function(model, multiplies=True)
 
 
+def test_empty_tensors_are_left_alone():
+    model = make(
+        """<ir_version: 8, opset_import: ["" : 17]> net (float[1,8,4] x) => (float[1,0,4] y)
+        <int64[1] at = {8}, int64[1] end = {9}, int64[1] axis = {1}> {
+          s = Slice (x, at, end, axis) c = MatMul (s, w1) r = Relu (c) y = MatMul (r, w2)
+        }""",
+        w1=(4, 4), w2=(4, 4),
+    )  # fmt: skip
+    assert not scaling.find_groups(gs.import_onnx(folded(model)), multiplies=True)
+
+
 def quantized(model, recipe):
     data, samples = frames(model, 24), frames(model, 8, seed=9)
     found = quantize_float(folded(model), data, recipe, Silent())
