@@ -30,7 +30,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from drpai_qat.kernels.conv_shape import ConvShape, Index, runs_of
-from drpai_qat.kernels.epilogue import Epilogue, EpilogueEmitter, Kernel, flat_arg
+from drpai_qat.kernels.epilogue import Epilogue, EpilogueEmitter, Kernel, flat_arg, largest_acc
 from drpai_qat.kernels.isa import Isa, Vector, splat, vector
 from drpai_qat.kernels.product import Product
 from drpai_qat.kernels.term import Term, TermEmitter
@@ -65,7 +65,8 @@ def conv_sum(
     suffixes = [str(i) if i else "" for i in range(len(terms))]
     ratios = np.asarray([term.ratio for term in terms], np.float32)
     out_shape = (shape.batch, shape.out_height, shape.out_width, shape.out_channels)
-    emitter = EpilogueEmitter(epilogue, out_shape, isa)
+    largest = sum(largest_acc(term.product.acc_dtype) * term.ratio for term in terms)
+    emitter = EpilogueEmitter(epilogue, out_shape, isa, largest)
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name("conv")
         T.func_attr({"global_symbol": "conv", "tirx.noalias": True})

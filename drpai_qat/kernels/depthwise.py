@@ -20,7 +20,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from drpai_qat.kernels.conv_shape import ConvShape
-from drpai_qat.kernels.epilogue import Constant, Epilogue, EpilogueEmitter, Kernel, flat_arg
+from drpai_qat.kernels.epilogue import Constant, Epilogue, EpilogueEmitter, Kernel, flat_arg, largest_acc
 from drpai_qat.kernels.interleave import interleave, load_row, shuffle
 from drpai_qat.kernels.isa import Isa, Vector, dot2, dot4_int16, dot4_int32, multiply_add, vector, widen_pairs
 from drpai_qat.kernels.loops import Index, function, sweep, tasks
@@ -65,7 +65,7 @@ def depthwise(
         isa = replace(isa, lanes=isa.lanes // 2)
     unrolled = isa.lanes * _REGISTERS <= channels and rows * columns <= _MAX_TAPS
     out_shape = (shape.batch, shape.out_height, shape.out_width, channels)
-    emitter = EpilogueEmitter(epilogue, out_shape, isa)
+    emitter = EpilogueEmitter(epilogue, out_shape, isa, largest_acc(acc_dtype))
     layouts = choose_layouts(weights, isa, in_dtype, _REGISTERS, qmax) if unrolled else ()
     constants: list[Constant] = [layout.weights for layout in layouts] or [np.ascontiguousarray(weights).reshape(-1)]
     if len(layouts) > 1:

@@ -151,6 +151,11 @@ class Row:
     place: Any
 
 
+def largest_acc(dtype: str) -> float:
+    """Bound of the magnitude of accumulators of this type."""
+    return math.inf if dtype == "float32" else E.INT32
+
+
 class EpilogueEmitter:
     """Emits one epilogue inside a kernel under construction.
 
@@ -159,8 +164,14 @@ class EpilogueEmitter:
     `declare_constants()`, `declare_output()`; then `fill_border()`, where supported, and `store()` for each vector.
     """
 
-    def __init__(self, epilogue: Epilogue, out_shape: tuple[int, ...], isa: Isa) -> None:
+    def __init__(self, epilogue: Epilogue, out_shape: tuple[int, ...], isa: Isa, largest_acc: float = E.INT32) -> None:
+        """See above.
+
+        Args:
+            largest_acc: bound of the accumulator's magnitude; infinite for float32.
+        """
         self.epilogue = epilogue
+        self._largest_acc = largest_acc
         assert epilogue.out_shape is None or epilogue.out_shape[-1] == out_shape[-1], "rows of another length"
         self._image = out_shape
         self.out_shape = out_shape = epilogue.out_shape or out_shape
@@ -198,7 +209,8 @@ class EpilogueEmitter:
         root, dtype, zero_point = self.epilogue.expr, self.epilogue.out_dtype, self.epilogue.zero_point
         if not isinstance(root, E.Snap) or registers_per_pack(self.isa, dtype) == 1 or self.epilogue.more:
             return None
-        if not E.magnitude(root.x, [operand.dtype for operand in self.epilogue.operands]) < 2.0**31 - 2**17:
+        dtypes = [operand.dtype for operand in self.epilogue.operands]
+        if not E.magnitude(root.x, dtypes, self._largest_acc) < E.INT32 - 2**17:
             return None
         limits = np.iinfo(dtype)
         return root.lo + zero_point > limits.min, root.hi + zero_point < limits.max

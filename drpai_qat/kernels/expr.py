@@ -204,23 +204,26 @@ def _is_integer(node: Expr, args: list[bool], integer_operands: frozenset[int]) 
     return False
 
 
-def magnitude(x: Expr, dtypes: Sequence[str]) -> float:
-    """A bound of the value's magnitude; infinite where nothing is known. Accumulators are int32.
+INT32 = 2.0**31
+"""Bound of the magnitude of int32 accumulators."""
+
+
+def magnitude(x: Expr, dtypes: Sequence[str], largest_acc: float = INT32) -> float:
+    """A bound of the value's magnitude; infinite where nothing is known.
 
     Args:
         dtypes: of the tensors that Load nodes name.
+        largest_acc: bound of the accumulator's magnitude; infinite for float32.
     """
     bounds: dict[int, float] = {}
     for node in walk(x):
         args = [bounds[id(child)] for child in node.children]
-        bounds[id(node)] = _magnitude_of(node, args, dtypes)
+        bounds[id(node)] = largest_acc if isinstance(node, Acc) else _magnitude_of(node, args, dtypes)
     return bounds[id(x)]
 
 
 def _magnitude_of(node: Expr, args: list[float], dtypes: Sequence[str]) -> float:
     match node:
-        case Acc():
-            return 2.0**31
         case Load(index=index):
             if "int" not in dtypes[index]:
                 return math.inf

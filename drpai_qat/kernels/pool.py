@@ -9,7 +9,7 @@ import numpy.typing as npt
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from drpai_qat.kernels.epilogue import Epilogue, EpilogueEmitter, Kernel, flat_arg
+from drpai_qat.kernels.epilogue import Epilogue, EpilogueEmitter, Kernel, flat_arg, largest_acc
 from drpai_qat.kernels.isa import Isa, Vector, span, splat, vector
 from drpai_qat.kernels.loops import Index, Registers, byte_lanes, function, sweep, tasks
 
@@ -117,7 +117,7 @@ def average_pool(
     batch, height, width, channels = shape
     out_shape = (batch, *out_size, channels)
     acc_dtype = "float32" if dtype == "float32" else "int32"
-    emitter = EpilogueEmitter(epilogue, out_shape, isa)
+    emitter = EpilogueEmitter(epilogue, out_shape, isa, largest_acc(acc_dtype))
     with function("average_pool") as builder:
         data = flat_arg("data", shape, dtype)
         emitter.declare_operands()

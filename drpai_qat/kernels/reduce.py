@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,7 +32,7 @@ def reduce(
     Returns: kernel of (data); output (outer, inner).
     """
     acc_dtype = "float32" if dtype == "float32" else "int32"
-    emitter = EpilogueEmitter(epilogue, (outer, inner), isa)
+    emitter = EpilogueEmitter(epilogue, (outer, inner), isa, math.inf)  # sums of parts may leave int32
     parts = 1 if outer >= _TASKS else max(1, min(_TASKS, inner // (isa.lanes * _REGISTERS)))
     size = -(-inner // parts // isa.lanes) * isa.lanes if parts > 1 else inner
     with function("reduce") as builder:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from drpai_qat.kernels.epilogue import Epilogue, EpilogueEmitter, Kernel, flat_arg
+from drpai_qat.kernels.epilogue import Epilogue, EpilogueEmitter, Kernel, flat_arg, largest_acc
 from drpai_qat.kernels.isa import Isa, Vector, splat, vector
 from drpai_qat.kernels.loops import Index, copy_run, function, sweep, tasks
 
@@ -73,7 +73,7 @@ def resize_linear(
     batch, height, width, channels = shape
     out_height, out_width = len(rows.left), len(columns.left)
     out_shape = (batch, out_height, out_width, channels)
-    emitter = EpilogueEmitter(epilogue, out_shape, isa)
+    emitter = EpilogueEmitter(epilogue, out_shape, isa, largest_acc(in_dtype))
     with function("resize_linear") as builder:
         data = flat_arg("data", shape, in_dtype)
         emitter.declare_operands()

@@ -29,6 +29,7 @@ import numpy.typing as npt
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
+from drpai_qat.kernels import expr as E
 from drpai_qat.kernels.epilogue import Epilogue, EpilogueEmitter, Kernel, flat_arg
 from drpai_qat.kernels.isa import (
     Vector,
@@ -91,7 +92,8 @@ def winograd(
     """
     shape = plan.shape
     out_shape = (shape.batch, shape.out_height, shape.out_width, shape.out_channels)
-    emitter = EpilogueEmitter(epilogue, out_shape, plan.isa)
+    largest = E.INT32 * (1.0 if ratios is None else float(ratios.sum()))
+    emitter = EpilogueEmitter(epilogue, out_shape, plan.isa, largest)
     body = _WeightsAhead(plan) if plan.ahead == "weights" else _WindowsAhead(plan)
     with function("winograd") as builder:
         body.declare_inputs()

@@ -9,7 +9,7 @@ does not.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -177,30 +177,33 @@ class TableSplit:
 def _table_split(context: Context, nodes: tuple[Node, ...], builder: _Builder, anchored: bool) -> TableSplit | None:
     """Where the rest of a group becomes a table: it must hold a function that costs more than the look-up."""
     graph = context.graph
-    outputs = [node.output for node in nodes]
-    candidates = [(i + 1, node.output) for i, node in enumerate(nodes) if node.op == FAKE_QUANT]
+    sources = {at: node.output for at, node in enumerate(nodes, 1) if node.op == FAKE_QUANT}  # by where the rest begins
+    places = {node.output: at for at, node in enumerate(nodes, 1)}
     if not anchored and nodes:
         read = [n for n in data_operands(graph, nodes[0]) if not graph.is_constant(n)]
-        candidates = [(0, name) for name in read[:1]] + candidates
-    for start, source in candidates:
-        grid = context.plan.grids.get(source)
-        rest = nodes[start:]
-        if grid is None or grid.dtype not in ("int8", "uint8") or not any(n.op not in CHEAP for n in rest):
-            continue
-        inside = {source, *outputs[start:]}
-        if all(_only_reads(context, node, inside) for node in rest):
-            return TableSplit(start, source, grid)
-    return None
+        if read:
+            sources[0], places[read[0]] = read[0], 0
+    found, costly, earliest = None, False, len(nodes)
+    for start in range(len(nodes) - 1, -1, -1):  # backwards: each node is looked at once, however long the group is
+        costly |= nodes[start].op not in CHEAP
+        earliest = min(earliest, _earliest_read(context, nodes[start], places))
+        source = sources.get(start)
+        grid = None if source is None else context.plan.grids.get(source)
+        if costly and earliest >= start and source is not None and grid is not None and grid.dtype in ("int8", "uint8"):
+            found = TableSplit(start, source, grid)
+    return found
 
 
-def _only_reads(context: Context, node: Node, inside: set[str]) -> bool:
+def _earliest_read(context: Context, node: Node, places: Mapping[str, int]) -> int:
+    """The first place that a node reads, apart from single constants; -1 if it reads something that has none."""
     if node.op == "BatchNormalization":
-        return False
-    for name in data_operands(context.graph, node):
-        constant = context.graph.constant(name)
-        if name not in inside and (constant is None or constant.size != 1):
-            return False
-    return True
+        return -1
+    read = [
+        places.get(name, -1)
+        for name in data_operands(context.graph, node)
+        if (constant := context.graph.constant(name)) is None or constant.size != 1
+    ]
+    return min(read, default=len(places))
 
 
 class _Builder:
