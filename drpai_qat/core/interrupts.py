@@ -18,7 +18,7 @@ class Interrupts:
     """While entered, the signals raise KeyboardInterrupt and are remembered.
 
     An exception that a signal raises is lost where Python is inside a finalizer or a callback from C++; so the
-    stages look whether a signal came, too.
+    stages look whether a signal came, too. In an import none is raised.
 
     Attributes:
         received: signal numbers, in order.
@@ -58,11 +58,12 @@ class Interrupts:
         """From here on, signals are ignored."""
         self.settled = True
 
-    def _stop(self, number: int, _frame: FrameType | None) -> None:
+    def _stop(self, number: int, frame: FrameType | None) -> None:
         if self.settled or _unwinding(sys.exception()):  # a second Ctrl-C must not stop what the first one cleans up
             return
         self.received.append(number)
-        raise KeyboardInterrupt
+        if not _importing(frame):
+            raise KeyboardInterrupt
 
 
 def settle() -> None:
@@ -71,6 +72,13 @@ def settle() -> None:
         active = getattr(signal.getsignal(number), "__self__", None)
         if isinstance(active, Interrupts):
             active.settle()
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """True in an import: libraries in C++ abort the process if one of theirs raises; the next stage looks."""
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
 
 
 def _unwinding(error: BaseException | None) -> bool:

@@ -61,6 +61,23 @@ def test_a_signal_during_the_imports(number: signal.Signals) -> None:
     assert ended(code, "--help", stdout=subprocess.DEVNULL) == (128 + number, "interrupted\n")
 
 
+@pytest.mark.parametrize("module", ["drpai_qat.pipeline", "tvm"])
+def test_a_signal_during_the_imports_of_the_work(models: Path, tmp_path: Path, module: str) -> None:
+    """An exception in there would be std::terminate's where a library in C++ imports."""
+    code = (
+        "import os, sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        f"        if name == '{module}':\n"
+        "            try: os.kill(os.getpid(), 15)\n"
+        "            except BaseException: os._exit(66)\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+    )
+    out = tmp_path / "out"
+    assert ended(code, "compile", str(models / "tf_cnn_op13.onnx"), "-o", str(out), "--quiet") == (143, "interrupted\n")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_between_work_and_end(number: signal.Signals) -> None:
     code = (
