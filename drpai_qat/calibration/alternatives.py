@@ -2,8 +2,8 @@
 
 Each step beyond plain ranges is decided, or computed, layer by layer, and what is best for the layers is now and then
 not best for the network: a bias corrected on few frames, or where positions depend on each other; a scaled channel; a
-fitted weight. A network without the step takes the place of the one with it if its error is less on most frames, by
-more than chance would have it, and no larger over all of them together.
+fitted weight. A network without the step takes the place of the one with it if its error is less on the average frame,
+by more than its standard error, and not much larger over all of them together.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from drpai_qat.runtimes.onnxruntime import Reference
 
 _LEAST_FRAMES = 4
 _LEAST_GAIN_DB = 0.2
+_MOST_LOST = 1.1
+"""How much larger the drop may be where the average frame is nearer: single frames decide the drop."""
 _LEAST_ERROR, _MOST_ERROR = 1e-24, 1e12
 _SOFTMAX = ("Softmax", "LogSoftmax")
 
@@ -56,13 +58,13 @@ class Tried:
         return np.asarray(-10 * np.log10(np.maximum(self.errors, _LEAST_ERROR)).mean(axis=1))
 
     def is_nearer(self, other: Tried) -> bool:
-        """By 0.2 dB or more on the average frame, 95% sure, and not farther over all frames together."""
+        """On the average frame, by 0.2 dB and a standard error or more, and by the drop little farther at most."""
         gains = self._by_frame - other._by_frame
         count = len(gains)
         if count < 2 or not np.isfinite(gains).all():
             return False
-        chance = (2 + 5 / count) * gains.std(ddof=1) / math.sqrt(count)  # about Student's t
-        return bool(gains.mean() > max(chance, _LEAST_GAIN_DB) and self.drop <= other.drop)
+        chance = (1 + 1 / count) * gains.std(ddof=1) / math.sqrt(count)  # about Student's t
+        return bool(gains.mean() > max(chance, _LEAST_GAIN_DB) and self.drop < _MOST_LOST * other.drop)
 
 
 class Comparison:

@@ -7,8 +7,6 @@ from typing import Any
 
 from drpai_qat.calibration.alternatives import Tried
 
-_MOST_LOST = 1.1
-
 
 @dataclass(frozen=True)
 class Fitted:
@@ -25,10 +23,8 @@ class Fitted:
 
     @property
     def is_kept(self) -> bool:
-        """The fitted network is nearer on the average frame, and little farther, at most, where errors are large."""
-        if self.fast is None or self.best is None:
-            return False
-        return self.best.sqnr_db > self.fast.sqnr_db and self.best.drop < _MOST_LOST * self.fast.drop
+        """The fitted network is nearer."""
+        return self.fast is not None and self.best is not None and self.best.is_nearer(self.fast)
 
     def to_json(self) -> dict[str, Any]:
         """As report.json has it: drops in percent, SQNR of the average frame; null where nothing was fitted."""
