@@ -137,7 +137,7 @@ def keep_within(
             return drop, whole
         worst = {layer.name for layer in by_rest[:finest]}
         wide = [layer.name for layer in by_gain if layer.name not in worst][:wides]
-        found = make((), wide, worst, frames, progress)
+        found = make((), wide, worst, frames, Silent())
         return drop_of(outputs_of(found, frames), wanted), found
 
     total = len(layers)

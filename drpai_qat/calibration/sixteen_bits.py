@@ -80,10 +80,7 @@ def wide_grids(
         if group in wide and site.name in grids:
             ends = [abs(float(one)) for one in grids[site.name].real_range()]
             reals[group] = max(reals[group], *ends, _ROOM * largest.get(site.name, 0.0))
-    for (
-        node,
-        operands,
-    ) in read:  # those of layers with 8 bits, too: whatever else reads the tensor gets it on its one grid
+    for node, operands in read:  # layers with 8 bits, too: whatever else reads the tensor gets it on its one grid
         widened = [groups & wide for groups in operands]
         for group in set().union(*widened):
             steps[group] = min(steps[group], _most_steps(node, all(widened)))
