@@ -30,7 +30,7 @@ def fitted(calibration: Told) -> str:
         return ""
     if told["drop_best"] is None:
         return f"weights are not fitted: {told['frames']} frames are too few"
-    kept = "fitted weights kept" if told["kept"] == "best" else "fitted weights are no better, and not kept"
+    kept = "fitted weights kept" if told["kept"] == "best" else "fitted weights are not clearly better, and not kept"
     sqnr = f"{told['sqnr_db_best']:.1f} dB on the average frame, {told['sqnr_db_fast']:.1f} dB without"
     return f"{kept}: {sqnr}, of {told['frames']} left aside"
 

@@ -89,7 +89,7 @@ def test_what_is_no_better_is_not_kept():
     assert not Fitted(3, fast, fast).is_kept
     assert not Fitted(3, fast, tried([0.005, 0.005, 0.1])).is_kept  # one frame loses too much
     exact = Fitted(3, tried([0.0, 0.0, 0.0]), tried([0.0, 0.0, 0.0]))
-    assert "no better" in fitted({"ptq": exact.to_json()})
+    assert "not clearly better" in fitted({"ptq": exact.to_json()})
     few = quantize_float(folded(residual()), frames(residual(), 7), Recipe(fits=True), Silent())
     assert few.model == quantize_float(folded(residual()), frames(residual(), 7), Recipe(), Silent()).model
     assert few.fitted is not None
