@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,9 @@ if TYPE_CHECKING:  # this room is copied to boards, which have no ONNX
 
 _HEADROOM = 1 << 30
 """Bytes: some seven million values in tensors of one dimension."""
+_COPIES = 6  # of the model, that inference makes on its way, at most
+_limiting = threading.Lock()
+"""The limit is the process's: of two threads, the second would take the first one's for that of before."""
 
 
 def inferred(model: onnx.ModelProto, *, strict: bool = False) -> onnx.ModelProto:
@@ -28,22 +32,22 @@ def inferred(model: onnx.ModelProto, *, strict: bool = False) -> onnx.ModelProto
     from onnx.shape_inference import infer_shapes
 
     try:
-        with _headroom():
+        with _limiting, _headroom(_HEADROOM + _COPIES * model.ByteSize()):
             return infer_shapes(model, data_prop=True, strict_mode=strict)
     except MemoryError:
         return infer_shapes(model, strict_mode=strict)
 
 
 @contextlib.contextmanager
-def _headroom() -> Iterator[None]:
-    """Let the process take no more than some memory beyond what it has."""
+def _headroom(size: int) -> Iterator[None]:
+    """Let the process take no more than so many bytes beyond what it has."""
     before, most = resource.getrlimit(resource.RLIMIT_AS)
     try:
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     except (OSError, ValueError, IndexError):  # not Linux
         yield
         return
-    bound = mapped + _HEADROOM
+    bound = mapped + size
     if before != resource.RLIM_INFINITY:
         bound = min(bound, before)
     resource.setrlimit(resource.RLIMIT_AS, (bound, most))

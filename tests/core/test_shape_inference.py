@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from concurrent.futures import ThreadPoolExecutor
 
 import onnx
 import pytest
@@ -28,6 +29,16 @@ def test_long_vectors_take_no_more_than_the_headroom(monkeypatch: pytest.MonkeyP
     assert [sizes(one) for one in found] == [[3000000], [0, 0]]  # two that are not known
     del model.graph.node[0], model.graph.output[0]
     assert [sizes(one) for one in shape_inference.inferred(model).graph.output] == [[2, 2]]
+
+
+def test_threads_leave_the_limit_as_it_was() -> None:
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["": 17]> g (float[3] x) => (float[3] y) { y = Relu (x) }
+    """)
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: shape_inference.inferred(model), range(400)))
+    assert resource.getrlimit(resource.RLIMIT_AS) == limits
 
 
 def sizes(value: onnx.ValueInfoProto) -> list[int]:
