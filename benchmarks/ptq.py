@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import click
@@ -72,6 +73,11 @@ class Case:
     def input(self) -> str:
         """Name of the network's input."""
         return str(self.model.graph.input[0].name)
+
+    @cached_property
+    def wanted(self) -> Floats:
+        """The float network's scores."""
+        return self.scores(self.onnx(self.model))
 
     def scores(self, network: Network) -> Floats:
         """Of a network on the test frames."""
@@ -181,7 +187,7 @@ def cells(path: Path, most: int, made: dict[str, Callable[[Case], Network]], rec
 
 def cell(case: Case, column: str, made: dict[str, Callable[[Case], Network]]) -> str:
     """One of the row."""
-    wanted = case.scores(case.onnx(case.model))
+    wanted = case.wanted
     answers = answers_of(wanted) if case.labels is None else case.labels
     if column == "float":
         return "" if case.labels is None or answers is None else f"{(answers_of(wanted) == answers).mean():.1%}"

@@ -163,7 +163,11 @@ def test_gaps_of_a_trained_model(method):
         {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer} for model in (before, found.model)
     )
     assert all(np.array_equal(new[name], value) for name, value in old.items())  # nothing trained is touched
-    assert agreement(found.model, source) > 20  # a step of the trained grid behind is 23 dB
+    if method == "minmax":
+        assert agreement(found.model, source) > 30
+    for one in frames(source, 4, seed=9):  # a wider range rounds the input elsewhere: a step of the trained grid behind
+        apart = reference(found.model, one)[0] - reference(source, one)[0]
+        assert np.abs(apart).max() <= 1.001 * old["so"]
 
 
 def test_all_operands_of_a_dynamic_network_get_a_grid(tmp_path):
